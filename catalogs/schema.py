@@ -1,0 +1,147 @@
+"""The columns and quality flags of the catalogue, as one table in code.
+
+Class names come from outside as values (the slugs of a model card), so that this package knows no morphology. Rules
+of the types, each seen to break a reader otherwise: no nullable integers, no lists, no int8; sentinels and a flag
+instead of nulls.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+PROBABILITY_DIGITS = 4  # probabilities are rounded before writing: 58 → 17 bytes a row
+
+
+class QualityFlag(enum.IntFlag):
+    """Bits of `quality_flags`. Only flags that something computes are declared; the gaps belong to later releases."""
+
+    MISSING_BAND = 1 << 0
+    NAN_PIXELS = 1 << 1
+    EDGE_OR_OFF_FOOTPRINT = 1 << 6
+    FOV_MISMATCH = 1 << 8
+    RESAMPLED = 1 << 9
+    PIXSCALE_OUTSIDE_TRAINING = 1 << 11
+    COLOUR_RULE_DIFFERS = 1 << 14
+    UNCLASSIFIED = 1 << 18
+
+
+FLAG_MEANINGS: dict[QualityFlag, str] = {
+    QualityFlag.MISSING_BAND: "a band of the colour rule is absent or blank",
+    QualityFlag.NAN_PIXELS: "some pixels are not finite; they were taken as no flux",
+    QualityFlag.EDGE_OR_OFF_FOOTPRINT: "the survey says that it has no pixels here (OVERLAP = F)",
+    QualityFlag.FOV_MISMATCH: "the stamp is smaller than the field of view (padded), or its pixel scale is unknown",
+    QualityFlag.RESAMPLED: "the stamp was brought from another pixel scale to the training scale",
+    QualityFlag.PIXSCALE_OUTSIDE_TRAINING: "the pixel scale lies outside the range of the training images",
+    QualityFlag.COLOUR_RULE_DIFFERS: "the rendering is not known to be that of the training images",
+    QualityFlag.UNCLASSIFIED: "no label: there was nothing to classify",
+}
+
+UNRELIABLE: QualityFlag = (
+    QualityFlag.MISSING_BAND
+    | QualityFlag.NAN_PIXELS
+    | QualityFlag.EDGE_OR_OFF_FOOTPRINT
+    | QualityFlag.FOV_MISMATCH
+    | QualityFlag.PIXSCALE_OUTSIDE_TRAINING
+    | QualityFlag.COLOUR_RULE_DIFFERS
+    | QualityFlag.UNCLASSIFIED
+)
+RELIABLE_CONFIDENCE = 0.6
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, Arrow type, unit (VO notation; empty if none), UCD and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    ucd: str
+    meaning: str
+
+
+def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
+    """All columns of the primary table, in order; one probability column for each class slug."""
+    probability = "stat.probability;src.morph.type"
+    before = (
+        Column("_healpix_29", pa.int64(), "", "pos.healpix", "nested HEALPix index of order 29"),
+        Column("object_id", pa.int64(), "", "meta.id;meta.main", "DESI TARGETID, or bit 62 and a hash of source_name"),
+        Column("source_name", pa.string(), "", "meta.id", "where the pixels came from"),
+        Column("ra", pa.float64(), "deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
+        Column("dec", pa.float64(), "deg", "pos.eq.dec;meta.main", "declination, ICRS"),
+        Column("release", pa.int16(), "", "meta.version", "Legacy Surveys release number, -1 unknown"),
+        Column("brickid", pa.int32(), "", "meta.id", "brick number, -1 unknown"),
+        Column("objid", pa.int32(), "", "meta.id", "object number in the brick, -1 unknown"),
+        Column("tile_id", pa.string(), "", "meta.id;obs.field", "the sky tile it came with"),
+        Column("label", pa.string(), "", "src.morph.type", "most probable class; empty when not classified"),
+        Column("label_id", pa.int16(), "", "meta.code;src.morph.type", "number of the class, -1 when not classified"),
+        Column("confidence", pa.float32(), "", probability, "calibrated probability of label; 0 when not classified"),
+    )
+    classes = tuple(
+        Column(
+            f"p_{slug}", pa.float32(), "", probability, f"calibrated probability of {slug}; all 0 when not classified"
+        )
+        for slug in class_slugs
+    )
+    after = (
+        Column("confidence_gap", pa.float32(), "", "stat.value;arith.diff", "first minus second probability"),
+        Column("entropy", pa.float32(), "", "stat.value", "entropy of the probabilities, 0 to 1 (even)"),
+        Column("quality_flags", pa.int32(), "", "meta.code.qual", "bits, see the table of flags"),
+        Column("is_reliable", pa.bool_(), "", "meta.code.qual;meta.main", "the recommended cut, see the documentation"),
+        Column(
+            "bad_pixel_fraction", pa.float32(), "", "stat.value;instr.pixel", "share of missing or non-finite pixels"
+        ),
+        Column("pixscale", pa.float32(), "arcsec", "instr.scale;instr.pixel", "pixel scale of the input, NaN unknown"),
+        Column("survey_layer", pa.string(), "", "meta.id;instr.obsty", "survey, data release and bands of the input"),
+        Column("model_id", pa.string(), "", "meta.version;meta.software", "the model that classified"),
+        Column("run_id", pa.string(), "", "meta.id;meta.software", "the run that classified"),
+        Column("input_digest", pa.int64(), "", "meta.checksum", "digest of the model-ready pixels"),
+        Column("mjd_predicted", pa.float64(), "d", "time.processing", "when the run began, UTC as MJD"),
+    )
+    return before + classes + after
+
+
+def arrow_schema(class_slugs: Sequence[str]) -> pa.Schema:
+    """The exact Arrow schema of tile files and releases."""
+    return pa.schema([pa.field(c.name, c.type, nullable=False) for c in catalogue_columns(class_slugs)])
+
+
+def label_columns(
+    probabilities: np.ndarray, classified: np.ndarray, class_slugs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Columns that follow from probabilities: label, confidences, gap, entropy.
+
+    Parameters
+    ----------
+    probabilities : float32 (N, C), rows of unclassified objects are ignored.
+    classified : bool (N,).
+
+    Everything is derived from the *rounded* probabilities, so that readers can check each column against the others.
+    """
+    p = np.where(classified[:, None], probabilities.astype(np.float64).round(PROBABILITY_DIGITS), 0.0)
+    ordered = np.sort(p, axis=1)
+    best = p.argmax(axis=1)
+    share = p / np.maximum(p.sum(axis=1, keepdims=True), 1e-12)
+    entropy = -(share * np.log(np.clip(share, 1e-12, None))).sum(axis=1) / np.log(p.shape[1])
+    return {
+        "label": np.where(classified, np.asarray(class_slugs, dtype=object)[best], ""),
+        "label_id": np.where(classified, best, -1).astype(np.int16),
+        "confidence": ordered[:, -1].astype(np.float32),
+        **{f"p_{slug}": p[:, i].astype(np.float32) for i, slug in enumerate(class_slugs)},
+        "confidence_gap": (ordered[:, -1] - ordered[:, -2]).round(PROBABILITY_DIGITS).astype(np.float32),
+        "entropy": entropy.round(PROBABILITY_DIGITS).astype(np.float32),
+    }
+
+
+def is_reliable(confidence: np.ndarray, flags: np.ndarray) -> np.ndarray:
+    """The recommended cut, bool (N,): confidence of at least 0.6 and none of the flags in `UNRELIABLE`."""
+    return (confidence >= RELIABLE_CONFIDENCE) & ((flags & int(UNRELIABLE)) == 0)
+
+
+def flag_names(flags: int) -> list[str]:
+    """The flags set in one value of `quality_flags`, in lower-case words."""
+    return [f.name.lower() for f in QualityFlag if flags & f and f.name]

@@ -1,0 +1,108 @@
+"""The working store: one committed Parquet file for each sky tile, whose footer says what it was made from.
+
+That file is the only ledger. "Done" is a committed file whose stamp matches what is wanted (input fingerprint, model,
+recipe, software settings); there is no second record that could drift apart from it. A tile that can not be read
+commits zero rows and the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from catalogs.errors import CatalogError
+from catalogs.files import written_whole
+
+_STAMP_KEY = b"morphcat.stamp"
+_ROW_GROUP = 65_536
+
+
+class Quarantined(BaseModel):
+    """One input that got no row: which file and object, a reason code, and the details for a person."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    source_name: str
+    reason: str
+    detail: str
+
+
+class TileStamp(BaseModel):
+    """What a tile file was made from and how its inputs add up: inputs = classified + unclassified + quarantined."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tile_id: str
+    source: str
+    fingerprint: str
+    model_id: str
+    recipe_digest: str
+    run_id: str
+    class_slugs: list[str]
+    classified: int
+    unclassified: int
+    quarantine: list[Quarantined] = []
+    rejected: str = ""
+
+    @property
+    def inputs(self) -> int:
+        """Number of input objects, as far as they could be told apart."""
+        return self.classified + self.unclassified + len(self.quarantine)
+
+    def matches(self, *, fingerprint: str, model_id: str, recipe_digest: str) -> bool:
+        """Whether the file holds what these inputs would give."""
+        return (self.fingerprint, self.model_id, self.recipe_digest) == (fingerprint, model_id, recipe_digest)
+
+
+def tile_path(catalog: Path, model_id: str, tile_id: str) -> Path:
+    """Where the file of a tile lies: `tiles/<model>/<shard>/<tile>.parquet`, 256 shards."""
+    shard = hashlib.sha256(tile_id.encode()).hexdigest()[:2]
+    return catalog / "tiles" / model_id / shard / f"{tile_id}.parquet"
+
+
+def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
+    """Write a tile's rows and stamp atomically: beside the data, read back, synced, renamed.
+
+    Raises
+    ------
+    CatalogError : the rows do not add up with the stamp, or what was written does not read back.
+    """
+    path = tile_path(catalog, stamp.model_id, stamp.tile_id)
+    if table.num_rows != stamp.classified + stamp.unclassified:
+        raise CatalogError(
+            f"tile {stamp.tile_id}: {table.num_rows} rows, but {stamp.classified} classified and {stamp.unclassified} not"
+        )
+    stamped = table.replace_schema_metadata({_STAMP_KEY: stamp.model_dump_json().encode()})
+    with written_whole(path) as beside:
+        pq.write_table(stamped, beside, compression="zstd", row_group_size=_ROW_GROUP)
+        if _stamp_in(beside) != stamp or pq.read_metadata(beside).num_rows != table.num_rows:
+            raise CatalogError(f"{path}: what was written does not read back; is the disk full or failing?")
+    return path
+
+
+def read_stamp(path: Path) -> TileStamp | None:
+    """The stamp of a committed tile; None when there is no file or it can not be trusted (it is then made again)."""
+    try:
+        return _stamp_in(path)
+    except (OSError, pa.ArrowException, ValidationError, KeyError):
+        return None
+
+
+def _stamp_in(path: Path) -> TileStamp:
+    metadata = pq.read_metadata(path).metadata or {}
+    return TileStamp.model_validate_json(metadata[_STAMP_KEY])
+
+
+def committed(catalog: Path, model_id: str) -> Iterator[tuple[Path, TileStamp]]:
+    """Every committed tile of a model with its stamp, in the order of tile ids."""
+    paths = (catalog / "tiles" / model_id).glob("??/*.parquet")
+    for path in sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.name):
+        stamp = read_stamp(path)
+        if stamp is not None:
+            yield path, stamp

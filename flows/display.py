@@ -1,0 +1,95 @@
+"""What the command line shows: progress bars on the error stream, tables and JSON on the output."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.progress import Step
+
+_errors = Console(stderr=True)
+_PLAIN_WIDTH = 100_000  # of an output that is no terminal: never cut or fold a row
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Step]:
+    """A bar on the error stream; where that is no terminal, a line at the end."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_errors, transient=False) as progress:
+        bar = progress.add_task(title, total=total, note="")
+
+        def step(done: int, note: str) -> None:
+            progress.update(bar, advance=done, note=note)
+
+        yield step
+
+
+def say(text: str) -> None:
+    """A line for the person who waits, on the error stream, so that the output stays clean for scripts."""
+    _errors.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
+    """Rows of a table as plain values; a float32 0.9822 is 0.9822, not 0.98220002651."""
+    columns = [
+        [None if v is None else float(str(np.float32(v))) for v in column.to_pylist()]
+        if pa.types.is_float32(column.type)
+        else column.to_pylist()
+        for column in table.columns
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+    """An aligned table on the output."""
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
+    table = Table(*header, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*[_text(value) for value in row])
+    console.print(table)
+
+
+def print_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Comma-separated values on the output; nothing for a null."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+
+
+def print_json(value: Any) -> None:
+    """JSON on the output; what JSON has no word for (NaN, infinity) becomes null."""
+    print(json.dumps(_plain(value), indent=1, default=str))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e6 else repr(value)
+    return "" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

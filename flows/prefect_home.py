@@ -1,0 +1,77 @@
+"""Prefect made ready for a workspace, before Prefect is imported.
+
+With no server configured, Prefect starts a temporary one; each workspace gets its own PREFECT_HOME, so that their run
+histories stay apart and no database is shared by accident. A server that is configured (PREFECT_API_URL, or the
+profile in the user's own PREFECT_HOME) is used as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tomllib
+from pathlib import Path
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+_DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first start migrates a database: 18 s on two cores
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # without a network the attempts end in tracebacks
+    "DO_NOT_TRACK": "1",
+}
+_SERVER = "prefect.server.api.server:create_app"
+
+
+def prepare(workspace: Path, *, debug: bool = False) -> None:
+    """Set Prefect's environment for runs of this workspace; what the user has set stays.
+
+    Failures come to the user as one line of ours; Prefect's own account of them, with tracebacks, is for `debug`.
+    """
+    for name, value in {**_DEFAULTS, "PREFECT_LOGGING_LEVEL": "INFO" if debug else "CRITICAL"}.items():
+        os.environ.setdefault(name, value)
+    if server_configured() or "PREFECT_HOME" in os.environ:
+        return
+    home = workspace / ".prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(home)
+    end_orphaned_servers(home)
+
+
+def server_configured() -> bool:
+    """Whether the user has named a Prefect server, in the environment or in the active profile."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    try:
+        profiles = tomllib.loads((home / "profiles.toml").read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return False
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    return bool(profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL"))
+
+
+def end_orphaned_servers(home: Path) -> int:
+    """End temporary servers of this PREFECT_HOME whose driver was killed; returns how many there were.
+
+    A killed driver leaves its server behind as a child of another process; one with a living driver is left alone.
+    """
+    ended = 0
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        try:
+            if _SERVER in (process.info["cmdline"] or []) and _is_orphan(process, home):
+                logger.warning("ending the temporary Prefect server %d of a run that was killed", process.pid)
+                process.terminate()
+                process.wait(10)
+                ended += 1
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.TimeoutExpired):
+            continue
+    return ended
+
+
+def _is_orphan(process: psutil.Process, home: Path) -> bool:
+    if process.environ().get("PREFECT_HOME") != str(home):
+        return False
+    parent = process.parent()
+    return parent is None or parent.pid == 1 or parent.environ().get("PREFECT_HOME") != str(home)

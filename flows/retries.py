@@ -1,0 +1,16 @@
+"""When a task of a flow is worth another try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import is_transient
+
+
+def if_transient(task: Any, run: Any, state: Any) -> bool:
+    """Retry what the system failed at (disk, network), not what the user has to put right, nor a bug."""
+    try:
+        state.result()
+    except Exception as error:  # whatever the task raised; nothing is swallowed, Prefect keeps the state
+        return is_transient(error)
+    return False

@@ -1,0 +1,90 @@
+"""The survey flow: discover → plan → classify → release → summary. Prefect tells the story, the workers do the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from catalogs.release import ReleaseInfo, current_release
+from flows.retries import if_transient
+from pipeline import survey as story
+from pipeline.settings import Workspace, open_workspace
+from pipeline.sky_tiles import Plan, SkyTile
+from pipeline.survey import Run, Summary
+
+
+class TilesFailed(Exception):
+    """Some sky tiles could not be finished; everything else was. `summary` says which and why."""
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__(f"{len(summary.failed)} of {summary.tiles} sky tiles failed; run again to retry them")
+        self.summary = summary
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, retry_condition_fn=if_transient)
+def discover(workspace: Workspace, roots: list[Path]) -> list[SkyTile]:
+    return story.find_tiles(workspace, roots)
+
+
+@task(cache_policy=NO_CACHE)
+def plan(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> Plan:
+    return story.make_plan(workspace, run, tiles)
+
+
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
+def classify(workspace: Workspace, run: Run, tiles: list[SkyTile], todo: Plan) -> dict[str, str]:
+    if runtime.task_run.run_count > 1:  # the cluster was lost: what is committed by now need not be done again
+        todo = story.make_plan(workspace, run, tiles)
+    return story.classify_tiles(workspace, run, todo)
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)
+def release(workspace: Workspace, run: Run) -> ReleaseInfo | None:
+    return story.release_catalogue(workspace, run)
+
+
+@task(cache_policy=NO_CACHE)
+def summarise(workspace: Workspace, summary: Summary) -> None:
+    story.write_report(workspace, summary)
+    create_markdown_artifact(summary.to_markdown(), key="survey-totals", description="totals of this run")
+
+
+@flow(name="survey", retries=0)
+def survey(
+    workspace: str, tiles: list[str] | None = None, model: str | None = None, overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """Classify every new or changed sky tile of a workspace and publish the catalogue.
+
+    Parameters
+    ----------
+    workspace : folder of the workspace.
+    tiles : roots to look for sky tiles in; the workspace's `incoming` when left out.
+    model : id of the model; the champion when left out.
+    overrides : settings as `section.key=value`.
+
+    Returns
+    -------
+    The totals (`pipeline.survey.Summary`) as plain values.
+
+    Raises
+    ------
+    TilesFailed : some tiles could not be finished; the rest is committed and released.
+    """
+    place = open_workspace(Path(workspace), overrides or [])
+    logger = get_run_logger()
+    run = story.begin(place, model)
+    found = discover(place, [Path(root) for root in tiles or []])
+    todo = plan(place, run, found)
+    logger.info("%d sky tiles: %d to do, %d done", len(found), len(todo.todo), len(todo.done))
+    before = current_release(place.catalog)
+    failed = classify(place, run, found, todo)
+    info = release(place, run)
+    summary = story.sum_up(place, run, found, len(todo.done), failed, info, before)
+    summarise(place, summary)
+    if failed:
+        raise TilesFailed(summary)
+    return summary.to_dict()

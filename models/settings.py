@@ -1,0 +1,40 @@
+"""Settings of the training loop; apart from the loop, so that reading them does not import torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LoopSettings(BaseModel):
+    """What the training loop does. Every setting enters the model id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(30, ge=1, description="passes over the training images")
+    batch_size: int = Field(64, ge=2, description="images a step")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_epochs: float = Field(3.0, ge=0, description="epochs of linear warm-up before the cosine decay")
+    weight_decay: float = Field(
+        0.05, ge=0, description="decoupled weight decay; none on 1-D tensors and position tables"
+    )
+    clip_gradient: float = Field(5.0, ge=0, description="largest gradient norm; 0 leaves gradients alone")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
+    mixup: float = Field(
+        0.2, ge=0, description="alpha of mixup's Beta distribution; 0 switches it off (the paper: 0.8)"
+    )
+    randaugment_ops: int = Field(0, ge=0, description="RandAugment operations a batch; 0 switches it off")
+    randaugment_magnitude: int = Field(9, ge=0, le=30, description="strength of the RandAugment operations")
+    rotate: bool = Field(True, description="rotate images by any angle")
+    mirror: bool = Field(True, description="mirror images at both axes")
+    zoom: float = Field(0.1, ge=0, lt=1, description="magnify by up to this fraction, both ways")
+    shift: float = Field(0.03, ge=0, lt=1, description="move by up to this fraction of the side")
+    drop_path: float = Field(
+        0.1, ge=0, lt=1, description="stochastic depth at the last block; grows from 0 at the first"
+    )
+    head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the head")
+    ema_decay: float = Field(
+        0.998, ge=0, lt=1, description="decay a step of the moving average of weights; 0: plain weights"
+    )
+    stratified: bool = Field(True, description="draw every class equally often, against the class imbalance")
+    mixed_precision: bool = Field(True, description="bfloat16 where the device has it (GPUs)")
+    seed: int = Field(0, ge=0, description="seed of initial weights, order of images and augmentation")

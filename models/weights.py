@@ -1,0 +1,53 @@
+"""Weights of a network to and from a model folder, as safetensors: loading them never runs code from the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.astroformer import create_model
+from models.errors import ModelError
+from models.recipe import Recipe
+from models.registry import WEIGHTS, ModelCard
+
+
+def save_network(network: nn.Module, folder: Path) -> None:
+    """Write the weights of a network into a model folder."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+
+
+def load_network(root: Path, card: ModelCard) -> nn.Module:
+    """Build the network of a card and load its weights, in evaluation mode.
+
+    Raises
+    ------
+    ModelError : the weights are missing, damaged or of another network.
+    """
+    path = root / card.model_id / WEIGHTS
+    network = create_model(
+        card.variant, layout=card.layout, image_size=card.image_size, num_classes=len(card.class_slugs)
+    )
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{path}: the weights can not be loaded ({error}); train the model again") from error
+    return network.eval()
+
+
+def recipe_of(card: ModelCard) -> Recipe:
+    """The recipe of a model, checked against its digest.
+
+    Raises
+    ------
+    ModelError : this version of the software would treat pixels in another way than the training did.
+    """
+    recipe = Recipe.from_dict(card.recipe)
+    if recipe.digest != card.recipe_digest:
+        raise ModelError(
+            f"model {card.model_id} was trained with recipe {card.recipe_digest}, this version of the software would apply "
+            f"{recipe.digest}: use the version that trained it ({card.versions.get('morphcat', 'unknown')}), or train again"
+        )
+    return recipe

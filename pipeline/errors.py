@@ -1,0 +1,85 @@
+"""The vocabulary of failure.
+
+* nothing to do: not an error; * `BadInput`: one object, or a whole tile, that can never be processed as it is:
+quarantined with its reason, not tried again until
+  the input changes;
+* transient: an `OSError` of the system (disk, network), retried, then counted;
+* anything else is a bug: that unit fails with its traceback and the run goes on.
+
+`UserError` is what a person can put right: a wrong setting, an empty folder. The command line prints it without a
+traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import zlib
+from enum import StrEnum
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what was expected, what was found and what to do."""
+
+
+class Reason(StrEnum):
+    """Why an input was quarantined."""
+
+    UNREADABLE_FILE = "unreadable_file"
+    EMPTY_FILE = "empty_file"
+    WRONG_SHAPE = "wrong_shape"
+    TOO_LARGE = "too_large"
+    WRONG_BANDS = "wrong_bands"
+    NO_WCS = "no_wcs"
+    NO_POSITION = "no_position"
+    ARRAYS_DIFFER = "arrays_differ"
+    MISSING_DATASET = "missing_dataset"
+    DUPLICATE_OBJECT_ID = "duplicate_object_id"
+
+
+class BadInput(Exception):
+    """Input that can not be used, with a reason code and details for a person."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[BadInput], tuple[Reason, str]]:
+        return BadInput, (self.reason, self.detail)  # comes back from another process as it was
+
+
+# What parsers of damaged files were seen to raise. `OSError` is among them: astropy and h5py use it for broken content.
+PARSE_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    SyntaxError,
+    struct.error,
+    zlib.error,
+)
+
+# Failures of the system, not of the content: worth another try. A vanished or unreadable file is not among them.
+_TRANSIENT = {
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOSPC,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ECONNRESET,
+    errno.EREMOTEIO,
+}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: the operating system failed, not the content of the file."""
+    return isinstance(error, OSError) and error.errno in _TRANSIENT

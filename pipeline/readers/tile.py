@@ -1,0 +1,38 @@
+"""The one place that knows which reader belongs to which kind of sky tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from catalogs.tile_store import Quarantined
+from pipeline.readers.settings import InputSettings
+from pipeline.sky_tiles import SkyTile, TileKind, inputs_in, table_of
+from pipeline.stamps import Stamp, StampBatch, in_batches
+
+
+def read_tile(tile: SkyTile, settings: InputSettings, batch: int) -> Iterator[StampBatch]:
+    """All stamps and refused inputs of a tile, at most `batch` stamps in memory at a time.
+
+    Raises
+    ------
+    BadInput : nothing of the tile can be used.
+    OSError : the system failed; worth another try.
+    """
+    return in_batches(_items(tile, settings), batch)
+
+
+def _items(tile: SkyTile, settings: InputSettings) -> Iterator[Stamp | Quarantined]:
+    path = Path(tile.path)
+    if tile.kind is TileKind.HDF5:  # readers are imported where they are needed: astropy and h5py are slow to load
+        from pipeline.readers.hdf5 import read_hdf5
+
+        return read_hdf5(path, tile.start, tile.stop, tile.source, settings)
+    names = inputs_in(path, tile.kind)[tile.start : tile.stop]
+    if tile.kind is TileKind.CUTOUTS:
+        from pipeline.readers.cutouts import read_cutouts
+
+        return read_cutouts(path, names, tile.source, settings)
+    from pipeline.readers.pictures import read_pictures
+
+    return read_pictures(path, names, table_of(path), tile.source, settings)

@@ -1,0 +1,182 @@
+"""All settings: one TOML file in the workspace plus `--set section.key=value`.
+
+Each section is a frozen model that stands with its owner; unknown names are errors that say which name is nearest.
+Reading settings has no side effects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.settings import LoopSettings
+from pipeline.errors import UserError
+from pipeline.readers.settings import InputSettings
+from pipeline.workers import WorkerSettings
+
+FILE_NAME = "morphcat.toml"
+
+
+class TrainingSettings(LoopSettings):
+    """Which network is trained on what, and how; the loop's own settings included."""
+
+    variant: str = Field("cpu_small", description="network: cpu_tiny, cpu_small, astroformer_0 … astroformer_5")
+    layout: str = Field("CCCT", description="kinds of the four stages: C convolution, T transformer")
+    image_size: int = Field(0, ge=0, description="side of the network's input in pixels; 0: the variant's usual size")
+    label_column: str = Field("", description="label column of a table of pictures; empty: found by its name")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=0.5, description="share of sky positions for calibration and selection"
+    )
+    test_fraction: float = Field(0.15, ge=0, lt=0.5, description="share of sky positions for the frozen test split")
+    split_seed: int = Field(0, ge=0, description="seed of the split")
+
+
+class SurveySettings(BaseModel):
+    """How sky tiles are cut into units of work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int = Field(1024, ge=1, description="most objects a sky tile; larger folders and files become several tiles")
+    batch: int = Field(64, ge=1, description="stamps read and classified at a time by a worker")
+    device: str = Field("auto", description="torch device: auto, cpu, cuda")
+
+
+class FolderSettings(BaseModel):
+    """Where things lie; relative paths start at the workspace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    incoming: str = Field("incoming", description="sky tiles that arrive")
+    benchmark: str = Field("benchmark", description="labelled data sets")
+    models: str = Field("models", description="trained models")
+    catalog: str = Field("catalog", description="committed tiles and releases")
+    reports: str = Field("reports", description="reports of runs")
+
+
+class Settings(BaseModel):
+    """Every setting of a workspace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: TrainingSettings = TrainingSettings()
+    workers: WorkerSettings = WorkerSettings()
+    survey: SurveySettings = SurveySettings()
+    input: InputSettings = InputSettings()
+    folders: FolderSettings = FolderSettings()
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over every setting."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Workspace(BaseModel):
+    """A folder with its settings; resolves where everything lies."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Path
+    settings: Settings
+
+    @property
+    def incoming(self) -> Path:
+        return self.root / self.settings.folders.incoming
+
+    @property
+    def benchmark(self) -> Path:
+        return self.root / self.settings.folders.benchmark
+
+    @property
+    def models(self) -> Path:
+        return self.root / self.settings.folders.models
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / self.settings.folders.catalog
+
+    @property
+    def reports(self) -> Path:
+        return self.root / self.settings.folders.reports
+
+
+def open_workspace(root: Path, overrides: Iterable[str] = ()) -> Workspace:
+    """Read the settings of a workspace, with `section.key=value` overrides; creates nothing.
+
+    Raises
+    ------
+    UserError : the file is no TOML, or a name or value is not known; the message names the nearest known one.
+    """
+    root = root.absolute()
+    values: dict[str, Any] = {}
+    path = root / FILE_NAME
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not a TOML file ({error})") from error
+    for override in overrides:
+        section, key, value = _split(override)
+        values.setdefault(section, {})[key] = value
+    _check_names(values, str(path))
+    try:
+        return Workspace(root=root, settings=Settings.model_validate(values))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise UserError("settings: " + "; ".join(problems)) from error
+
+
+def with_overrides(workspace: Workspace, overrides: Iterable[str]) -> Workspace:
+    """The same workspace with further settings; later ones win."""
+    values = workspace.settings.model_dump()
+    for override in overrides:
+        section, key, value = _split(override)
+        _check_names({section: {key: value}}, "--set")
+        values[section][key] = value
+    return Workspace(root=workspace.root, settings=Settings.model_validate(values))
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as a TOML file that explains itself."""
+    lines = ["# Settings of a morphcat workspace. Delete what you do not change."]
+    for section, model in settings:
+        lines += ["", f"[{section}]"]
+        for key, field in type(model).model_fields.items():
+            lines.append(f"{key} = {json.dumps(getattr(model, key), ensure_ascii=False)}  # {field.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _split(override: str) -> tuple[str, str, Any]:
+    """`section.key=value`, the value read as TOML where it is TOML, else as a string."""
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise UserError(f"--set {override!r}: expected section.key=value, such as workers.n=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    return section, key, value
+
+
+def _check_names(values: dict[str, Any], where: str) -> None:
+    known = set(_names())
+    for section, keys in values.items():
+        names = [f"{section}.{key}" for key in keys] if isinstance(keys, dict) else [section]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]}?" if near else "`morphcat config` lists all settings"
+                raise UserError(f"{where}: unknown setting {name!r} ({hint})")
+
+
+def _names() -> Iterator[str]:
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        yield from (f"{section}.{key}" for key in model.model_fields)

@@ -1,0 +1,28 @@
+"""A simulated sky: galaxies of the ten Galaxy10 classes drawn by a physical recipe and written as real sky arrives.
+
+It lets anyone try the whole pipeline, with a known truth, before downloading survey data. Everything it writes is
+marked simulated. It must import neither torch nor models: the colour rule comes in as an argument.
+"""
+
+from pipeline.simulated_sky.stamps import SimulatedStamp, simulate_stamp
+from pipeline.simulated_sky.writers import (
+    SimulatedSky,
+    TileTruth,
+    simulate,
+    tile_object,
+    write_cutout_tile,
+    write_galaxy10,
+    write_hdf5_tile,
+)
+
+__all__ = [
+    "SimulatedSky",
+    "SimulatedStamp",
+    "TileTruth",
+    "simulate",
+    "simulate_stamp",
+    "tile_object",
+    "write_cutout_tile",
+    "write_galaxy10",
+    "write_hdf5_tile",
+]

@@ -1,0 +1,114 @@
+"""Stamps: what a reader hands over, whatever it read. Pure values; no files, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from catalogs.schema import QualityFlag
+from catalogs.tile_store import Quarantined
+from pipeline.identity import NO_SURVEY_KEYS, hashed_id, target_id
+
+BANDS = ("g", "r", "z")
+MAX_SIDE = 4096  # pixels; a larger picture is no cutout of one galaxy
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """One object's pixels.
+
+    `pixels` : float32 (3, H, W) flux in nanomaggies, bands g, r, z, row 0 south; or uint8 (H, W, 3) RGB, row 0 north.
+    `ra`, `dec` in degrees (ICRS); `pixscale` in arcsec, NaN where unknown; `quality` bits of `QualityFlag`;
+    `rendering` names the colour rule that pixels have or will get; `survey_keys` are release, brickid, objid or −1.
+    """
+
+    source_name: str
+    pixels: np.ndarray
+    ra: float
+    dec: float
+    pixscale: float
+    quality: int
+    bad_pixel_fraction: float
+    survey_layer: str
+    rendering: str
+    survey_keys: tuple[int, int, int] = NO_SURVEY_KEYS
+
+    @property
+    def object_id(self) -> int:
+        """TARGETID where the survey's keys are known, else a hash of the source name."""
+        if self.survey_keys == NO_SURVEY_KEYS:
+            return hashed_id(self.source_name)
+        return target_id(*self.survey_keys)
+
+
+@dataclass(frozen=True)
+class StampBatch:
+    """Stamps of one kind and size, and the inputs that gave none.
+
+    `pixels` : float32 (N, 3, H, W) flux, or uint8 (N, H, W, 3) RGB. Everything else has N entries in the same order.
+    """
+
+    stamps: list[Stamp] = field(default_factory=list)
+    quarantine: list[Quarantined] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return np.stack([s.pixels for s in self.stamps])
+
+    @property
+    def is_flux(self) -> bool:
+        return self.stamps[0].pixels.dtype != np.uint8
+
+    @property
+    def pixscale(self) -> np.ndarray:
+        """Float64 (N,), arcsec."""
+        return np.array([s.pixscale for s in self.stamps], dtype=np.float64)
+
+
+def in_batches(items: Iterator[Stamp | Quarantined], size: int) -> Iterator[StampBatch]:
+    """Gather stamps of equal shape and type into batches; at most `size` stamps wait at any time."""
+    waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
+    refused: list[Quarantined] = []
+    for item in items:
+        if isinstance(item, Quarantined):
+            refused.append(item)
+            continue
+        waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
+        if sum(len(group) for group in waiting.values()) >= size:
+            largest = max(waiting, key=lambda kind: len(waiting[kind]))
+            yield StampBatch(waiting.pop(largest), refused)
+            refused = []
+    for group in waiting.values():
+        yield StampBatch(group, refused)
+        refused = []
+    if refused:
+        yield StampBatch([], refused)
+
+
+def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True)) -> tuple[np.ndarray, int, float]:
+    """Look at the pixels of one object.
+
+    Parameters
+    ----------
+    flux : (3, H, W) nanomaggies, any byte order; a band that is not there is all zero.
+    present : which bands the file had.
+
+    Returns
+    -------
+    Flux as native float32 (3, H, W); quality bits; share of pixels that are missing or not finite.
+    A blank band (all zero or not finite) counts as missing. Without any band there is nothing to classify.
+    """
+    flux = np.ascontiguousarray(flux, dtype=np.float32)
+    finite = np.isfinite(flux)
+    blank = [not p or not band[good].any() for p, band, good in zip(present, flux, finite, strict=True)]
+    quality = QualityFlag(0)
+    if any(blank):
+        quality |= QualityFlag.MISSING_BAND
+    if all(blank):
+        quality |= QualityFlag.UNCLASSIFIED
+    if not finite.all():
+        quality |= QualityFlag.NAN_PIXELS
+    bad = ~finite | np.array(blank)[:, None, None]
+    return flux, int(quality), float(bad.mean())

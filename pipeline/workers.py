@@ -1,0 +1,150 @@
+"""Where units of work run: in this process, or on the workers of a Dask cluster. The only module that names Dask.
+
+`run_units` maps a plain function over small jobs and yields an `Outcome` for each, as they end. A bounded window of
+jobs is under way at any time, and each future is released as soon as its result is in: kept ones would run again when
+their worker dies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.errors import is_transient
+
+WINDOW = 3  # jobs under way for each worker
+_PAUSE = 0.5  # seconds before a second try, doubled each time
+
+
+class Named(Protocol):
+    """A job with a name for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Job = TypeVar("Job", bound=Named)
+Receipt = TypeVar("Receipt")
+
+
+class WorkerSettings(BaseModel):
+    """Where units of work run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["inline", "local"] = Field(
+        "inline", description="inline: this process; local: a Dask cluster on this machine"
+    )
+    n: int = Field(2, ge=1, description="number of worker processes")
+    threads: int = Field(0, ge=0, description="torch threads a process; 0 shares the cores among the processes")
+    retries: int = Field(2, ge=0, description="further tries after a failure of the system (disk, network)")
+    deaths: int = Field(2, ge=0, description="how often a unit may lose its worker before it counts as failed")
+
+    def torch_threads(self) -> int:
+        """Threads of each process."""
+        processes = 1 if self.kind == "inline" else self.n
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Receipt]):
+    """How one unit ended: with a receipt, or with the error that failed it."""
+
+    name: str
+    receipt: Receipt | None
+    error: str = ""
+
+
+def run_units(
+    function: Callable[[Job], Receipt], jobs: Sequence[Job], settings: WorkerSettings
+) -> Iterator[Outcome[Receipt]]:
+    """Run `function` on every job and yield the outcomes as they come; a failed unit never stops the others."""
+    if not jobs:
+        return
+    if settings.kind == "inline":
+        set_torch_threads(settings.torch_threads())
+        for job in jobs:
+            yield attempt(function, job, settings.retries)
+    else:
+        yield from _run_on_cluster(function, jobs, settings)
+
+
+def attempt(function: Callable[[Job], Receipt], job: Job, retries: int) -> Outcome[Receipt]:
+    """Run one unit; system failures are tried again, anything else that is raised becomes the outcome.
+
+    The only broad `except` of the project: a bug in one unit must not cost the run.
+    """
+    for again in range(retries + 1):
+        try:
+            return Outcome(job.name, function(job))
+        except Exception as error:  # the unit's own failure, reported with its traceback
+            if is_transient(error) and again < retries:
+                time.sleep(_PAUSE * 2**again)
+                continue
+            return Outcome(job.name, None, "".join(traceback.format_exception(error)))
+    raise AssertionError("unreachable")
+
+
+def set_torch_threads(threads: int) -> None:
+    """Threads torch may use in this process."""
+    import torch  # deferred: a run without units never loads it
+
+    torch.set_num_threads(threads)
+
+
+def _run_on_cluster(
+    function: Callable[[Job], Receipt], jobs: Sequence[Job], settings: WorkerSettings
+) -> Iterator[Outcome[Receipt]]:
+    import dask
+    from distributed import Client, LocalCluster, as_completed
+
+    threads = settings.torch_threads()
+    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    configuration = {
+        "distributed.scheduler.allowed-failures": settings.deaths,
+        "distributed.nanny.pre-spawn-environ": {**environment, "MALLOC_TRIM_THRESHOLD_": "65536"},
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    with (
+        dask.config.set(configuration),  # before the cluster starts: the scheduler reads it once
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=min(settings.n, len(jobs)),
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+        ) as cluster,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        client.run(set_torch_threads, threads)
+        waiting = iter(jobs)
+        names: dict[str, str] = {}
+
+        def submit(job: Job) -> Any:
+            future = client.submit(attempt, function, job, settings.retries, pure=False)
+            names[future.key] = job.name
+            return future
+
+        first = [submit(job) for job in itertools.islice(waiting, WINDOW * settings.n)]
+        running = as_completed(first)  # type: ignore[no-untyped-call]
+        del first
+        for future in running:
+            name = names.pop(future.key)
+            yield future.result() if future.status == "finished" else Outcome(name, None, _loss(future))
+            future.release()
+            job = next(waiting, None)
+            if job is not None:
+                running.add(submit(job))
+
+
+def _loss(future: Any) -> str:
+    """Why a future without a result ended: its worker died too often, or the scheduler went away."""
+    error = future.exception() if future.status == "error" else None
+    return f"{type(error).__name__}: {error}" if error else f"the unit was {future.status}"
