@@ -206,7 +206,7 @@ def _readme(info: ReleaseInfo, class_slugs: list[str]) -> str:
         [
             f"# Morphology catalogue {info.release}",
             f"\nModel {info.model_id}; {info.objects} objects of {info.tiles} sky tiles, {info.classified} classified,",
-            f"{info.unclassified} without a label, {info.quarantined} inputs in quarantine, {info.duplicates} duplicates.",
+            f"{info.unclassified} without a label, {info.quarantined} in quarantine, {info.duplicates} duplicates.",
             simulated,
             "| column | type | unit | UCD | meaning |\n|---|---|---|---|---|",
             *columns,

@@ -76,7 +76,7 @@ def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
     path = tile_path(catalog, stamp.model_id, stamp.tile_id)
     if table.num_rows != stamp.classified + stamp.unclassified:
         raise CatalogError(
-            f"tile {stamp.tile_id}: {table.num_rows} rows, but {stamp.classified} classified and {stamp.unclassified} not"
+            f"tile {stamp.tile_id}: {table.num_rows} rows, but {stamp.classified} + {stamp.unclassified} counted"
         )
     stamped = table.replace_schema_metadata({_STAMP_KEY: stamp.model_dump_json().encode()})
     with written_whole(path) as beside:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias
 
 EXIT_ERROR = 1  # something the user can put right
 EXIT_INTERRUPTED = 130
@@ -54,7 +55,7 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, (UserError, CatalogError, ModelError)):
         return str(error)
     if isinstance(error, PermissionError):
-        return f"{error.filename}: not permitted ({error.strerror}); choose a workspace you can write, with --workspace DIR"
+        return f"{error.filename}: {error.strerror}; choose a workspace you can write, with --workspace DIR"
     if isinstance(error, OSError):
         return f"{error}"
     return f"{type(error).__name__}: {error} (a bug? run again with --debug for the traceback)"
@@ -96,7 +97,7 @@ def _common(parser: argparse.ArgumentParser, suffix: str) -> None:
     parser.add_argument("--debug", action="store_true", dest=f"debug{suffix}", help="print tracebacks and logs")
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _demo(commands: Commands) -> argparse.ArgumentParser:

@@ -126,14 +126,20 @@ def query(arguments: argparse.Namespace) -> None:
         print_table(names, rows)
 
 
-_DEMO_QUERIES = (
-    ("How many of each class", "SELECT label, count(*) AS n, round(avg(confidence), 3) AS mean_confidence FROM morphology "
-     "GROUP BY label ORDER BY n DESC"),
-    ("The surest edge-on discs", "SELECT source_name, round(ra, 5) AS ra, round(dec, 5) AS dec, confidence FROM morphology "
-     "WHERE label LIKE 'edge_on%' AND is_reliable ORDER BY confidence DESC, object_id LIMIT 5"),
-    ("Where the network hesitates", "SELECT source_name, label, confidence, confidence_gap, entropy FROM morphology "
-     "ORDER BY entropy DESC, object_id LIMIT 5"),
-)  # fmt: skip
+_DEMO_QUERIES = {
+    "How many of each class": (
+        "SELECT label, count(*) AS n, round(avg(confidence), 3) AS mean_confidence "
+        "FROM morphology GROUP BY label ORDER BY n DESC, label"
+    ),
+    "The surest edge-on discs": (
+        "SELECT source_name, round(ra, 5) AS ra, round(dec, 5) AS dec, label, confidence FROM morphology "
+        "WHERE label LIKE 'edge_on%' AND is_reliable ORDER BY confidence DESC, object_id LIMIT 5"
+    ),
+    "Where the network hesitates": (
+        "SELECT source_name, label, confidence, confidence_gap, entropy FROM morphology "
+        "ORDER BY entropy DESC, object_id LIMIT 5"
+    ),
+}
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -152,7 +158,7 @@ def demo(arguments: argparse.Namespace) -> int:
     _print_benchmark(_run_benchmark(arguments))
     summary, status = _run_survey(workspace, arguments)
     _print_summary(summary)
-    for title, sql in _DEMO_QUERIES:
+    for title, sql in _DEMO_QUERIES.items():
         table = run(workspace.catalog, sql)
         print(f'\n{title}:\n  morphcat --workspace {arguments.workspace} query "{sql}"')
         print_table(table.column_names, rows_of(table))
@@ -283,8 +289,9 @@ def _simulated(yes: bool) -> str:
 
 def _print_benchmark(result: dict[str, Any]) -> None:
     print(
-        f"Test accuracy {result['accuracy']:.3f} on {result['n']} held-out images{_simulated(result['simulated'])}; macro-F1 "
-        f"{result['macro_f1']:.3f}, calibration error {result['ece']:.3f}, {result['images_per_second']:.0f} images/s"
+        f"Test accuracy {result['accuracy']:.3f} on {result['n']} held-out images{_simulated(result['simulated'])}; "
+        f"macro-F1 {result['macro_f1']:.3f}, calibration error {result['ece']:.3f}, "
+        f"{result['images_per_second']:.0f} images/s"
     )
     header = ["true \\ called", *[str(i) for i in range(len(result["classes"]))], "recall"]
     rows = [
@@ -299,7 +306,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
         print("nothing to do: every sky tile is done")
     print(
         f"sky tiles {summary['tiles']} ({summary['skipped_tiles']} done before); objects {summary['objects']} = "
-        f"{summary['classified']} classified + {summary['unclassified']} without label + {summary['quarantined']} quarantined"
+        f"{summary['classified']} classified + {summary['unclassified']} without label + "
+        f"{summary['quarantined']} quarantined"
     )
     for reason, count in sorted(summary["reasons"].items()):
         print(f"  quarantined, {reason}: {count}")

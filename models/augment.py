@@ -51,7 +51,7 @@ def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Blend each image (N, 3, S, S) and its target (N, C) with another of the batch, weight from Beta(α, α) (Zhang et al. 2018)."""
+    """Blend images (N, 3, S, S) and targets (N, C) with others of the batch by Beta(α, α) (Zhang et al. 2018)."""
     if alpha <= 0:
         return images, targets
     weight = torch.distributions.Beta(alpha, alpha).sample().to(images.device)

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on validation logits, that makes confidences mean what they say (Guo et al. 2017)."""
+"""Temperature scaling (Guo et al. 2017): one number that makes confidences mean what they say."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ class Predictor:
         self.recipe: Recipe = recipe_of(card)
         self.device = device
         self.batch_size = batch_size
-        self._network = network.to(device, memory_format=torch.channels_last).eval()
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.eval()
 
     def probabilities(self, pixels: Tensor) -> np.ndarray:
         """Calibrated probabilities float32 (N, C) of model-ready pixels uint8 (N, 3, S, S)."""

@@ -122,12 +122,12 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """The inverse of `to_dict`, also for what came back from JSON."""
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "colour"}
-        colour = {k: tuple(v) if isinstance(v, list) else v for k, v in values["colour"].items()}
-        return cls(colour=ColourRule(**colour), **tuples)
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        colour = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("colour").items()}
+        return cls(colour=ColourRule(**colour), **values)
 
     def is_training_scale(self, pixscale: np.ndarray) -> np.ndarray:
-        """Whether each pixel scale (float (N,), arcsec; NaN where unknown) is one the network was trained at: bool (N,)."""
+        """Whether each pixel scale (float (N,), arcsec, NaN where unknown) is one of the training: bool (N,)."""
         scales = np.asarray(self.pixel_scales)
         with np.errstate(invalid="ignore"):
             return (np.abs(np.asarray(pixscale)[:, None] / scales - 1) < _SCALE_TOLERANCE).any(axis=1)
@@ -162,13 +162,13 @@ class Recipe:
         return self._to_size(planes)
 
     def to_input(self, pixels: Tensor) -> Tensor:
-        """Model-ready pixels (N, 3, S, S), 0 to 255, to the network's normalised float32 (N, 3, S, S), channels last in memory."""
+        """Model-ready pixels (N, 3, S, S), 0 to 255, to the network's normalised float32 input, channels last."""
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
         return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def _by_scale(self, planes: Tensor, pixscale: np.ndarray, fill: float) -> Tensor:
-        """Bring float planes (N, 3, H, W) to the field of view (N, 3, field, field), one group of equal scale at a time."""
+        """Bring float planes (N, 3, H, W) to the field of view (N, 3, field, field), group by group of equal scale."""
         scales = np.asarray(pixscale, dtype=np.float64)
         groups = list(_groups_of_equal(scales))
         if len(groups) == 1:

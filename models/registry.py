@@ -122,9 +122,10 @@ def describe(card: ModelCard) -> str:
     lines = [
         f"# {card.model_id}",
         "",
-        f"{card.variant}, layout {card.layout}, {card.image_size} px, {card.parameters:,} parameters; trained {card.created}.",
+        f"{card.variant}, layout {card.layout}, {card.image_size} px, {card.parameters:,} parameters; {card.created}.",
         f"Images: {card.data.get('source')} ({card.data.get('counts')})" + (", **simulated**." if simulated else "."),
-        f"Rendering {card.recipe['rendering']}, pixel scales {card.envelope.get('pixscale')} arcsec; recipe {card.recipe_digest}.",
+        f"Rendering {card.recipe['rendering']}, pixel scales {card.envelope.get('pixscale')} arcsec, recipe "
+        f"{card.recipe_digest}.",
         f"Temperature {card.temperature:.3f}; split {card.split_digest}; morphcat {card.versions.get('morphcat')}.",
         "",
         "| set | images | accuracy | macro-F1 | calibration error |",
@@ -132,7 +133,6 @@ def describe(card: ModelCard) -> str:
     ]
     for name, numbers in (("validation", card.validation), ("test", card.test)):
         if numbers:
-            lines.append(
-                f"| {name} | {numbers['n']} | {numbers['accuracy']:.3f} | {numbers['macro_f1']:.3f} | {numbers['ece']:.3f} |"
-            )
+            shown = " | ".join(f"{numbers[key]:.3f}" for key in ("accuracy", "macro_f1", "ece"))
+            lines.append(f"| {name} | {numbers['n']} | {shown} |")
     return "\n".join(lines) + "\n"

@@ -80,7 +80,8 @@ def train_network(
     ------
     TrainingDiverged : the loss became infinite or NaN.
     """
-    run = _Run(network.to(device, memory_format=torch.channels_last), training, settings, recipe, device)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _Run(network, training, settings, recipe, device)
     history = run.resume(checkpoint)
     for epoch in range(len(history), settings.epochs):
         started = time.monotonic()
@@ -98,7 +99,7 @@ def train_network(
 def predict_logits(
     network: nn.Module, pixels: Tensor, recipe: Recipe, *, device: torch.device, batch_size: int = 128
 ) -> Tensor:
-    """Logits float32 (N, C), on the CPU, of model-ready pixels uint8 (N, 3, S, S); in evaluation mode, without gradients."""
+    """Logits float32 (N, C), on the CPU, of model-ready pixels uint8 (N, 3, S, S); in evaluation mode."""
     network.eval()
     with torch.inference_mode():
         parts = [
@@ -179,8 +180,8 @@ class _Run:
         mean = float(total) / self.steps_per_epoch
         if not math.isfinite(mean) or not torch.isfinite(loss):
             raise TrainingDiverged(
-                f"the loss is {float(loss)} in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}. The last finished "
-                "epoch is kept; lower training.learning_rate or training.clip_gradient and train again"
+                f"the loss is {float(loss)} in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}. The last "
+                "finished epoch is kept; lower training.learning_rate or training.clip_gradient and train again"
             )
         return mean
 
@@ -239,7 +240,7 @@ class _Run:
 
 
 def _warm_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Moving average whose memory grows with the number of steps, so that short trainings are not dominated by the start."""
+    """Moving average whose memory grows with the steps, so that the start does not dominate short trainings."""
 
     def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         if not averaged.is_floating_point():

@@ -47,7 +47,7 @@ def recipe_of(card: ModelCard) -> Recipe:
     recipe = Recipe.from_dict(card.recipe)
     if recipe.digest != card.recipe_digest:
         raise ModelError(
-            f"model {card.model_id} was trained with recipe {card.recipe_digest}, this version of the software would apply "
-            f"{recipe.digest}: use the version that trained it ({card.versions.get('morphcat', 'unknown')}), or train again"
+            f"model {card.model_id} was trained with recipe {card.recipe_digest}, this version has {recipe.digest}: "
+            f"use the version that trained it ({card.versions.get('morphcat', 'unknown')}), or train again"
         )
     return recipe

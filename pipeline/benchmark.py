@@ -55,8 +55,8 @@ def benchmark(workspace: Workspace, images: ImageSet, model_id: str) -> Benchmar
     parts = split_of(TrainingSettings.model_validate(card.settings), images)
     if images.digest != card.data["digest"] or parts.digest != card.split_digest:
         raise UserError(
-            f"{images.source} is not what {model_id} was trained on ({card.data['source']}): its test split can not be told "
-            "from images the model has seen"
+            f"{images.source} is not what {model_id} was trained on ({card.data['source']}): its test split can "
+            "not be told from images the model has seen"
         )
     if len(parts.test) == 0:
         raise UserError(f"{model_id} was trained without a test split (training.test_fraction = 0)")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MorphologyClass:
-    """One class: its Galaxy10 id, the published name, the column-safe slug and its number of images in Galaxy10 DECaLS."""
+    """One class: its Galaxy10 id, published name, column-safe slug and number of images in Galaxy10 DECaLS."""
 
     id: int
     name: str

@@ -124,7 +124,7 @@ def _whole_tile(tile: SkyTile, bad: BadInput) -> list[Quarantined]:
 
 
 def _without_repeats(batch: StampBatch, seen: set[int], path: str) -> tuple[StampBatch, list[Quarantined]]:
-    """Take out stamps whose object id came before in this tile: two objects of one id are an error, not an overwrite."""
+    """Take out stamps whose object id came before in this tile: an error to report, not an overwrite."""
     kept: list[Stamp] = []
     repeated: list[Quarantined] = []
     for stamp in batch.stamps:

@@ -19,7 +19,7 @@ def survey_keys(release: float, brickid: float, objid: float) -> tuple[int, int,
 
 
 def target_id(release: int, brickid: int, objid: int) -> int:
-    """DESI's TARGETID: objid in bits 0–21, brickid in bits 22–41, release in bits 42–57. Raises ValueError out of range."""
+    """DESI's TARGETID: objid in bits 0–21, brickid in bits 22–41, release in bits 42–57; ValueError out of range."""
     if survey_keys(release, brickid, objid) == NO_SURVEY_KEYS:
         raise ValueError(f"release {release}, brickid {brickid}, objid {objid} do not fit 16, 20 and 22 bits")
     return (release << 42) | (brickid << 22) | objid

@@ -154,7 +154,7 @@ def open_galaxy10(path: Path, settings: InputSettings, num_classes: int) -> Imag
             simulated = bool(file.attrs.get("simulated", False))
     except PARSE_ERRORS as error:
         raise UserError(
-            f"{path} can not be read as a Galaxy10 file ({error}); it needs datasets `images` (N, H, W, 3) and `ans` (N,)"
+            f"{path} can not be read as a Galaxy10 file ({error}); it needs `images` (N, H, W, 3) and `ans` (N,)"
         ) from error
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
         raise UserError(f"{path}: `images` is {dtype} {shape}, expected uint8 (N, H, W, 3)")
@@ -178,7 +178,7 @@ def open_galaxy10(path: Path, settings: InputSettings, num_classes: int) -> Imag
 def open_pictures(
     folder: Path, table: Path, settings: InputSettings, num_classes: int, label_column: str = ""
 ) -> ImageSet:
-    """Open a folder of pictures (or its subfolder `images`) with a table of labels; rows with a negative label are left out.
+    """Open a folder of pictures (or its subfolder `images`) with a table of labels; negative labels are left out.
 
     Raises
     ------
@@ -281,8 +281,8 @@ def _label_column(table: Path, row: dict[str, str], wanted: str) -> str:
     found = [name for name in LABEL_COLUMNS if name in row]
     if len(found) != 1:
         raise UserError(
-            f"{table}: which column holds the labels? Found {found or 'none'} of {', '.join(LABEL_COLUMNS)}; name it with "
-            "--label-column"
+            f"{table}: which column holds the labels? Found {found or 'none'} of {', '.join(LABEL_COLUMNS)}; name it "
+            "with --label-column"
         )
     return found[0]
 

@@ -124,7 +124,7 @@ def _layout(path: Path, file: h5py.File, images: h5py.Dataset) -> tuple[str, ...
 def _chunk(
     path: Path, images: h5py.Dataset, columns: _Columns, first: int, last: int, source: str
 ) -> Iterator[Stamp | Quarantined]:
-    """Rows `first` to `last`. A chunk that can not be read is tried row by row, so that damage costs its own rows only."""
+    """Rows `first` to `last`. A chunk that can not be read is tried row by row: damage costs its own rows only."""
     try:
         pixels = images[first:last]
     except PARSE_ERRORS as error:

@@ -50,7 +50,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
             if file_column is None:
                 raise BadInput(
                     Reason.NO_POSITION,
-                    f"{path}: no column names the pictures; expected one of {', '.join(_FILE_COLUMNS)}, found {columns[:12]}",
+                    f"{path}: no column names the pictures; expected one of {_FILE_COLUMNS}, found {columns[:12]}",
                 )
             return {Path(row[file_column] or "").name: row for row in reader}
     except (UnicodeDecodeError, csv.Error) as error:
