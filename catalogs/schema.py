@@ -31,9 +31,9 @@ class QualityFlag(enum.IntFlag):
 
 
 FLAG_MEANINGS: dict[QualityFlag, str] = {
-    QualityFlag.MISSING_BAND: "a band of the colour rule is absent or blank",
+    QualityFlag.MISSING_BAND: "a band of the colour rule is absent, or blank over most of the centre",
     QualityFlag.NAN_PIXELS: "some pixels are not finite; they were taken as no flux",
-    QualityFlag.EDGE_OR_OFF_FOOTPRINT: "the survey says that it has no pixels here (OVERLAP = F)",
+    QualityFlag.EDGE_OR_OFF_FOOTPRINT: "the survey has no pixels here (OVERLAP = F), or none over a part of the stamp",
     QualityFlag.FOV_MISMATCH: "the stamp is smaller than the field of view (padded), or its pixel scale is unknown",
     QualityFlag.RESAMPLED: "the stamp was brought from another pixel scale to the training scale",
     QualityFlag.PIXSCALE_OUTSIDE_TRAINING: "the pixel scale lies outside the range of the training images",

@@ -63,9 +63,11 @@ def end_orphaned_servers(home: Path) -> int:
             if _SERVER in (process.info["cmdline"] or []) and _is_orphan(process, home):
                 logger.warning("ending the temporary Prefect server %d of a run that was killed", process.pid)
                 process.terminate()
-                process.wait(10)
+                _, alive = psutil.wait_procs([process], timeout=3)
+                for deaf in alive:  # it waits for its killed driver's connections to close
+                    deaf.kill()
                 ended += 1
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.TimeoutExpired):
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return ended
 

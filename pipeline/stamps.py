@@ -12,6 +12,7 @@ from catalogs.tile_store import Quarantined
 from pipeline.identity import NO_SURVEY_KEYS, hashed_id, target_id
 
 BANDS = ("g", "r", "z")
+_EDGE_FRACTION = 0.01  # of a band; single blank pixels are no edge
 MAX_SIDE = 4096  # pixels; a larger picture is no cutout of one galaxy
 
 
@@ -97,18 +98,25 @@ def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True
 
     Returns
     -------
-    Flux as native float32 (3, H, W); quality bits; share of pixels that are missing or not finite.
-    A blank band (all zero or not finite) counts as missing. Without any band there is nothing to classify.
+    Flux as native float32 (3, H, W); quality bits; share of pixels that are blank or not finite.
+
+    The survey writes exactly zero where it has no pixels, over a whole band or over a part of it. A band counts as
+    missing when most of the central half of the stamp, where the object is, is blank; a blank part elsewhere is an
+    edge. Without any band there is nothing to classify.
     """
     flux = np.ascontiguousarray(flux, dtype=np.float32)
     finite = np.isfinite(flux)
-    blank = [not p or not band[good].any() for p, band, good in zip(present, flux, finite, strict=True)]
+    bad = ~finite | (flux == 0) | ~np.array(present)[:, None, None]
+    height, width = flux.shape[1:]
+    centre = bad[:, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    missing = centre.mean(axis=(1, 2)) > 0.5
     quality = QualityFlag(0)
-    if any(blank):
+    if missing.any():
         quality |= QualityFlag.MISSING_BAND
-    if all(blank):
+    if missing.all():
         quality |= QualityFlag.UNCLASSIFIED
     if not finite.all():
         quality |= QualityFlag.NAN_PIXELS
-    bad = ~finite | np.array(blank)[:, None, None]
+    if (bad.mean(axis=(1, 2))[~missing] > _EDGE_FRACTION).any():
+        quality |= QualityFlag.EDGE_OR_OFF_FOOTPRINT
     return flux, int(quality), float(bad.mean())

@@ -58,7 +58,7 @@ def train(workspace: Workspace, images: ImageSet) -> ModelCard:
         best_device() if workspace.settings.survey.device == "auto" else workspace.settings.survey.device
     )
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     pixels = images.pixels(recipe)
     unfinished = workspace.models / _UNFINISHED / model_id
     trained = _fit(settings, recipe, pixels, images.labels, parts, device, unfinished / "checkpoint.pt")
@@ -94,7 +94,7 @@ def split_of(settings: TrainingSettings, images: ImageSet) -> Split:
     return parts
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library reuse freed blocks instead of giving each back to the system.
 
     A training step frees and takes the same large buffers again and again; on a CPU the page faults of fresh ones

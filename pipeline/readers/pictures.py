@@ -65,7 +65,7 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if max(image.size) > MAX_SIDE:
                 raise BadInput(Reason.TOO_LARGE, f"{path}: {image.size} pixels, at most {MAX_SIDE} a side are a cutout")
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))  # a copy: torch wants writable memory
     except (*PARSE_ERRORS, Image.DecompressionBombError) as error:
         if is_transient(error):
             raise

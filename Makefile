@@ -1,0 +1,44 @@
+# One command each; every target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV ?= .venv
+WORKSPACE ?= demo-workspace
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: demo test test-all lint format bench clean
+
+demo: $(VENV)/.runtime  ## train on a simulated sky, classify it, query the catalogue: a few minutes
+	$(BIN)/morphcat --workspace $(WORKSPACE) demo
+
+test: $(VENV)/.dev  ## the quick suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.dev  ## the quick suite and what takes minutes
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## measure: every script in benchmarks/
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(WORKSPACE) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing morphcat and what it needs into $(VENV) …"
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing the tools of development …"
+	$(PIP) -e ".[dev]"
+	touch $@

@@ -1,0 +1,65 @@
+"""The survey flow on a real Prefect server: what it records, and how it ends when tiles fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from flows.cli import main
+from flows.survey import TilesFailed, survey
+from models.registry import champion
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
+    root = tmp_path_factory.mktemp("flow") / "W"
+    arguments = ["--workspace", str(root)]
+    assert main([*arguments, "simulate", "--tiles", "2", "--galaxies", "4", "--benchmark", "60"]) == 0
+    settings = ["--set", "training.epochs=1", "--set", "training.image_size=32"]
+    assert main([*arguments, "train", "--variant", "cpu_tiny", *settings]) == 0
+    return root
+
+
+def test_the_run_and_its_totals_are_recorded(workspace: Path) -> None:
+    totals = survey(str(workspace))
+    assert totals["classified"] == 8
+    with get_client(sync_client=True) as client:
+        run = max(
+            (
+                r
+                for r in client.read_flow_runs()
+                if r.parameters.get("workspace") == str(workspace) and "model" in r.parameters
+            ),
+            key=lambda r: r.created,
+        )
+        assert run.state_type == "COMPLETED"
+        names = {t.name.rsplit("-", 1)[0] for t in client.read_task_runs() if t.flow_run_id == run.id}
+        assert names == {"discover", "plan", "classify", "release", "summarise"}
+        artifacts = [a for a in client.read_artifacts() if a.flow_run_id == run.id]
+    assert [a.key for a in artifacts] == ["survey-totals"]
+    assert "| classified | 8 |" in str(artifacts[0].data)
+    assert list((workspace / "reports").glob(f"survey-{totals['run_id']}.json"))
+
+
+def test_a_failed_tile_fails_the_flow_and_keeps_the_rest(workspace: Path) -> None:
+    """The place of one tile's file is taken by a folder, so that its commit can not succeed."""
+    survey(str(workspace))
+    tiles = sorted((workspace / "catalog" / "tiles").rglob("*.parquet"))
+    tiles[0].unlink()
+    tiles[0].mkdir()
+    try:
+        with pytest.raises(TilesFailed) as failure:
+            survey(str(workspace))
+    finally:
+        tiles[0].rmdir()
+    assert "1 of 2 sky tiles failed" in str(failure.value)
+    (error,) = failure.value.summary.failed.values()
+    assert "IsADirectoryError" in error
+    assert failure.value.summary.classified == 4
+    assert survey(str(workspace))["classified"] == 8
+
+
+def test_the_champion_classifies_unless_a_model_is_named(workspace: Path) -> None:
+    assert survey(str(workspace))["model_id"] == champion(workspace / "models")
