@@ -21,6 +21,7 @@ _DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # without a network the attempts end in tracebacks
     "DO_NOT_TRACK": "1",
 }
+_DRIVER = "MORPHCAT_DRIVER"  # process id of the driver, inherited by the server that it starts
 _SERVER = "prefect.server.api.server:create_app"
 
 
@@ -36,6 +37,7 @@ def prepare(workspace: Path, *, debug: bool = False) -> None:
     home = workspace / ".prefect"
     home.mkdir(parents=True, exist_ok=True)
     os.environ["PREFECT_HOME"] = str(home)
+    os.environ[_DRIVER] = str(os.getpid())
     end_orphaned_servers(home)
 
 
@@ -73,7 +75,7 @@ def end_orphaned_servers(home: Path) -> int:
 
 
 def _is_orphan(process: psutil.Process, home: Path) -> bool:
-    if process.environ().get("PREFECT_HOME") != str(home):
-        return False
-    parent = process.parent()
-    return parent is None or parent.pid == 1 or parent.environ().get("PREFECT_HOME") != str(home)
+    """Whether a server belongs to this home and is no longer the child of the driver that started it."""
+    environment = process.environ()
+    driver = environment.get(_DRIVER)
+    return driver is not None and environment.get("PREFECT_HOME") == str(home) and process.ppid() != int(driver)

@@ -1,8 +1,9 @@
 """The vocabulary of failure.
 
-* nothing to do: not an error; * `BadInput`: one object, or a whole tile, that can never be processed as it is:
-quarantined with its reason, not tried again until
-  the input changes;
+* nothing to do: not an error;
+* `BadInput`: one object, or a whole tile, that can never be processed as it is: quarantined with its reason, not
+  tried again until the input changes;
+* `InputChanged`: files changed while they were read: that unit fails, the next run does it;
 * transient: an `OSError` of the system (disk, network), retried, then counted;
 * anything else is a bug: that unit fails with its traceback and the run goes on.
 
@@ -13,7 +14,9 @@ traceback.
 from __future__ import annotations
 
 import errno
+import lzma
 import struct
+import zipfile
 import zlib
 from enum import StrEnum
 
@@ -49,9 +52,16 @@ class BadInput(Exception):
         return BadInput, (self.reason, self.detail)  # comes back from another process as it was
 
 
-# What parsers of damaged files were seen to raise. `OSError` is among them: astropy and h5py use it for broken content.
+class InputChanged(Exception):
+    """The files of a tile are not those that were found when the run began; the next run will find the new ones."""
+
+
+# What parsers of damaged files were seen to raise. `OSError` is among them: astropy and h5py use it for broken content;
+# astropy also opens what looks like zip or xz, and asserts; h5py has `RuntimeError`.
 PARSE_ERRORS = (
     OSError,
+    RuntimeError,
+    AssertionError,
     ValueError,
     TypeError,
     KeyError,
@@ -62,6 +72,8 @@ PARSE_ERRORS = (
     SyntaxError,
     struct.error,
     zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
 )
 
 # Failures of the system, not of the content: worth another try. A vanished or unreadable file is not among them.

@@ -13,7 +13,7 @@ _HASH_BITS = (1 << 61) - 1
 def survey_keys(release: float, brickid: float, objid: float) -> tuple[int, int, int]:
     """Release, brickid and objid as integers, or −1 for all three when one of them is unknown or out of its range."""
     keys = (release, brickid, objid)
-    if all(0 <= key < 1 << bits for key, bits in zip(keys, _BITS, strict=True)):  # false for NaN
+    if all(0 <= key < 1 << bits and key % 1 == 0 for key, bits in zip(keys, _BITS, strict=True)):  # false for NaN
         return int(release), int(brickid), int(objid)
     return NO_SURVEY_KEYS
 
@@ -23,6 +23,11 @@ def target_id(release: int, brickid: int, objid: int) -> int:
     if survey_keys(release, brickid, objid) == NO_SURVEY_KEYS:
         raise ValueError(f"release {release}, brickid {brickid}, objid {objid} do not fit 16, 20 and 22 bits")
     return (release << 42) | (brickid << 22) | objid
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be written: bytes of it that are no UTF-8 become \\udcXX."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def hashed_id(source_name: str) -> int:

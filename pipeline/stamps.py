@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from catalogs.schema import QualityFlag
 from catalogs.tile_store import Quarantined
-from pipeline.identity import NO_SURVEY_KEYS, hashed_id, target_id
+from pipeline.errors import BadInput
+from pipeline.identity import NO_SURVEY_KEYS, hashed_id, printable, target_id
 
 BANDS = ("g", "r", "z")
-_EDGE_FRACTION = 0.01  # of a band; single blank pixels are no edge
 MAX_SIDE = 4096  # pixels; a larger picture is no cutout of one galaxy
+_EDGE_FRACTION = 0.01  # of a band; single blank pixels are no edge
+_WAITING_BYTES = 256 << 20  # most pixels that wait for a batch: 64 stamps of 1024 px are 800 MB
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,60 @@ class StampBatch:
 
 
 def in_batches(items: Iterator[Stamp | Quarantined], size: int) -> Iterator[StampBatch]:
-    """Gather stamps of equal shape and type into batches; at most `size` stamps wait at any time."""
+    """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
     waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
     refused: list[Quarantined] = []
+    count = memory = 0
     for item in items:
         if isinstance(item, Quarantined):
             refused.append(item)
             continue
         waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
-        if sum(len(group) for group in waiting.values()) >= size:
-            largest = max(waiting, key=lambda kind: len(waiting[kind]))
-            yield StampBatch(waiting.pop(largest), refused)
+        count, memory = count + 1, memory + item.pixels.nbytes
+        if count >= size or memory >= _WAITING_BYTES:
+            group = waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
+            count, memory = count - len(group), memory - sum(stamp.pixels.nbytes for stamp in group)
+            yield StampBatch(group, refused)
             refused = []
     for group in waiting.values():
         yield StampBatch(group, refused)
         refused = []
     if refused:
         yield StampBatch([], refused)
+
+
+def refused(path: Path, source_name: str, bad: BadInput) -> Quarantined:
+    """The quarantine entry of an input that gave no stamp."""
+    return Quarantined(
+        file=printable(str(path)), source_name=source_name, reason=bad.reason, detail=printable(bad.detail)
+    )
+
+
+def on_sky(ra: float, dec: float) -> bool:
+    """Whether these are a position in degrees; NaN and the sentinels −99 and −999 are none."""
+    return -180 <= ra <= 360 and -90 <= dec <= 90
+
+
+def wrapped(ra: float) -> float:
+    """Right ascension in 0 ≤ ra < 360 (a tiny negative one gives 360 after the first modulo)."""
+    return ra % 360 % 360
+
+
+def are_bands(letters: Sequence[str], planes: int) -> bool:
+    """Whether the letters name each of the planes once, one of g, r, z among them."""
+    return len(letters) == len(set(letters)) == planes and not set(BANDS).isdisjoint(letters)
+
+
+def in_band_order(planes: np.ndarray, letters: Sequence[str]) -> tuple[np.ndarray, tuple[bool, ...]]:
+    """Planes (band, H, W) in the order g, r, z with zeros for a band that is not there, and which are there."""
+    blank = np.zeros_like(planes[0])
+    ordered = [planes[letters.index(band)] if band in letters else blank for band in BANDS]
+    return np.stack(ordered), tuple(band in letters for band in BANDS)
+
+
+def examine_rgb(picture: np.ndarray) -> tuple[int, float]:
+    """Quality bits and share of bad pixels of uint8 (H, W, 3): a picture of one colour shows nothing to classify."""
+    return (int(QualityFlag.UNCLASSIFIED), 1.0) if (picture == picture[0, 0]).all() else (0, 0.0)
 
 
 def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True)) -> tuple[np.ndarray, int, float]:
@@ -104,7 +144,8 @@ def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True
     missing when most of the central half of the stamp, where the object is, is blank; a blank part elsewhere is an
     edge. Without any band there is nothing to classify.
     """
-    flux = np.ascontiguousarray(flux, dtype=np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is flagged as such
+        flux = np.ascontiguousarray(flux, dtype=np.float32)
     finite = np.isfinite(flux)
     bad = ~finite | (flux == 0) | ~np.array(present)[:, None, None]
     height, width = flux.shape[1:]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from catalogs.schema import QualityFlag
 from catalogs.tile_store import Quarantined
 from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient
+from pipeline.identity import printable
 from pipeline.readers.settings import InputSettings
-from pipeline.stamps import BANDS, MAX_SIDE, Stamp, examine_flux
+from pipeline.stamps import BANDS, MAX_SIDE, Stamp, are_bands, examine_flux, in_band_order, on_sky, refused, wrapped
+
+_MOST_BYTES = 512 << 20  # declared size of one cutout
 
 
 def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSettings) -> Iterator[Stamp | Quarantined]:
@@ -26,11 +31,11 @@ def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSet
     OSError : the system failed (disk, network); the content of a file never raises.
     """
     for name in names:
-        source_name = f"{source}/{name}"
+        source_name = printable(f"{source}/{name}")
         try:
             yield read_cutout(folder / name, source_name, settings)
         except BadInput as bad:
-            yield Quarantined(file=str(folder / name), source_name=source_name, reason=bad.reason, detail=bad.detail)
+            yield refused(folder / name, source_name, bad)
 
 
 def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
@@ -47,16 +52,17 @@ def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
             warnings.simplefilter("ignore")  # of damaged files; the checks below say it in our words
             header, data = _image(path)
             ra, dec, pixscale = _geometry(path, header)
-    except PARSE_ERRORS as error:
+            bands = _bands(path, header, len(data))
+            overlap, layer = header.get("OVERLAP", True), _layer(header, bands)
+    except (*PARSE_ERRORS, VerifyError) as error:
         if is_transient(error):
             raise
         raise BadInput(
             Reason.UNREADABLE_FILE,
             f"{path} can not be read as FITS ({type(error).__name__}: {error}); download it again",
         ) from error
-    bands = _bands(path, header, len(data))
-    flux, quality, bad = examine_flux(*_ordered(data, bands))
-    if header.get("OVERLAP", True) is False:
+    flux, quality, bad = examine_flux(*in_band_order(data, bands))
+    if overlap is False:
         quality |= QualityFlag.EDGE_OR_OFF_FOOTPRINT
     return Stamp(
         source_name=source_name,
@@ -66,7 +72,7 @@ def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
         pixscale=pixscale,
         quality=int(quality),
         bad_pixel_fraction=bad,
-        survey_layer=_layer(header, bands),
+        survey_layer=layer,
         rendering=settings.flux_rendering,
     )
 
@@ -86,6 +92,8 @@ def _image(path: Path) -> tuple[fits.Header, np.ndarray]:
                 Reason.TOO_LARGE,
                 f"{path}: sides {sides} are not those of a cutout of one galaxy (1 to {MAX_SIDE} pixels)",
             )
+        if math.prod(sides) * abs(int(header["BITPIX"])) // 8 > _MOST_BYTES:
+            raise BadInput(Reason.TOO_LARGE, f"{path}: sides {sides} are more than {_MOST_BYTES >> 20} MiB")
         data = np.asarray(hdus[0].data)
     return header, data if data.ndim == 3 else data[None]
 
@@ -94,19 +102,12 @@ def _bands(path: Path, header: fits.Header, planes: int) -> list[str]:
     """Names of the planes, from BANDS or BAND0, BAND1, …"""
     named = header.get("BANDS") or "".join(str(header.get(f"BAND{i}", "")) for i in range(planes))
     bands = list(str(named).strip())
-    if len(bands) != planes or len(set(bands)) != planes or not set(bands) & set(BANDS):
+    if not are_bands(bands, planes):
         raise BadInput(
             Reason.WRONG_BANDS,
             f"{path}: {planes} planes, BANDS = {named!r}; expected one letter a plane with some of {', '.join(BANDS)}",
         )
     return bands
-
-
-def _ordered(data: np.ndarray, bands: list[str]) -> tuple[np.ndarray, tuple[bool, ...]]:
-    """Planes in the order g, r, z with zeros for a band that is not there, and which are there."""
-    blank = np.zeros_like(data[0])
-    planes = [data[bands.index(band)] if band in bands else blank for band in BANDS]
-    return np.stack(planes), tuple(band in bands for band in BANDS)
 
 
 def _geometry(path: Path, header: fits.Header) -> tuple[float, float, float]:
@@ -117,9 +118,9 @@ def _geometry(path: Path, header: fits.Header) -> tuple[float, float, float]:
     centre = [(int(header["NAXIS1"]) - 1) / 2, (int(header["NAXIS2"]) - 1) / 2]
     ra, dec = (float(v) for v in wcs.all_pix2world([centre], 0)[0])
     pixscale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600
-    if not (np.isfinite([ra, dec, pixscale]).all() and abs(dec) <= 90 and pixscale > 0):
+    if not (on_sky(ra, dec) and 0 < pixscale < math.inf):
         raise BadInput(Reason.NO_WCS, f"{path}: the WCS gives no position (ra {ra}, dec {dec}, {pixscale} arcsec)")
-    return ra % 360, dec, pixscale
+    return wrapped(ra), dec, pixscale
 
 
 def _layer(header: fits.Header, bands: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ from PIL import Image
 
 from catalogs.tile_store import Quarantined
 from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient
-from pipeline.identity import survey_keys
+from pipeline.identity import printable, survey_keys
 from pipeline.readers.settings import InputSettings
-from pipeline.stamps import MAX_SIDE, Stamp
+from pipeline.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
 
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "image")
 _SCALE_COLUMNS = ("pixscale", "pxscale", "pixel_scale")
@@ -24,18 +24,30 @@ _KEY_COLUMNS = ("release", "brickid", "objid")
 def read_pictures(
     folder: Path, names: list[str], table: Path | None, source: str, settings: InputSettings
 ) -> Iterator[Stamp | Quarantined]:
-    """One stamp or one quarantine entry for each picture, in the given order."""
-    rows = read_table(table) if table else {}
+    """One stamp or one quarantine entry for each picture, in the given order.
+
+    Raises
+    ------
+    BadInput : the table can not be read or names no pictures.
+    OSError : the system failed (disk, network).
+    """
+    rows = read_table(table, folder, frozenset(names)) if table else {}
     for name in names:
-        source_name = f"{source}/{name}"
+        source_name = printable(f"{source}/{name}")
         try:
             yield _stamp(folder / name, source_name, rows.get(name), table, settings)
         except BadInput as bad:
-            yield Quarantined(file=str(folder / name), source_name=source_name, reason=bad.reason, detail=bad.detail)
+            yield refused(folder / name, source_name, bad)
 
 
-def read_table(path: Path) -> dict[str, dict[str, str]]:
+def read_table(
+    path: Path, folder: Path | None = None, names: Container[str] | None = None
+) -> dict[str, dict[str, str]]:
     """Rows of a CSV by the name of their picture; column names in lower case.
+
+    Of a table in the folder above `folder`, a row that names another folder is left out. With `names`, only those
+    pictures' rows are kept, so that memory is bounded by the tile and not by the table. Two rows of one picture that
+    differ make it a picture without a row: nobody can tell which is right.
 
     Raises
     ------
@@ -52,9 +64,24 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
                     Reason.NO_POSITION,
                     f"{path}: no column names the pictures; expected one of {_FILE_COLUMNS}, found {columns[:12]}",
                 )
-            return {Path(row[file_column] or "").name: row for row in reader}
-    except (UnicodeDecodeError, csv.Error) as error:
+            rows: dict[str, dict[str, str]] = {}
+            differing: set[str] = set()
+            for row in reader:
+                place = Path(row[file_column] or "")
+                if (names is None or place.name in names) and (folder is None or _lies_in(place, folder, path)):
+                    if rows.setdefault(place.name, row) != row:
+                        differing.add(place.name)
+            return {name: row for name, row in rows.items() if name not in differing}
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        if is_transient(error):
+            raise
         raise BadInput(Reason.UNREADABLE_FILE, f"{path} can not be read as CSV ({error})") from error
+
+
+def _lies_in(place: Path, folder: Path, table: Path) -> bool:
+    """Whether a picture that a table calls `place` may lie in `folder`: a bare name, or the folder's own name."""
+    within = place.parent.parts
+    return table.parent == folder or not within or within == folder.parts[-len(within) :]
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -62,11 +89,13 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         if path.stat().st_size == 0:
             raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; download it again")
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:  # no other parser of Pillow for files from outside
             if max(image.size) > MAX_SIDE:
                 raise BadInput(Reason.TOO_LARGE, f"{path}: {image.size} pixels, at most {MAX_SIDE} a side are a cutout")
             return np.array(image.convert("RGB"))  # a copy: torch wants writable memory
-    except (*PARSE_ERRORS, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise BadInput(Reason.TOO_LARGE, f"{path}: {error}; at most {MAX_SIDE} pixels a side are a cutout") from error
+    except PARSE_ERRORS as error:
         if is_transient(error):
             raise
         raise BadInput(
@@ -78,23 +107,27 @@ def _stamp(
     path: Path, source_name: str, row: dict[str, str] | None, table: Path | None, settings: InputSettings
 ) -> Stamp:
     ra, dec = _number(row, ("ra",)), _number(row, ("dec",))
-    if not (math.isfinite(ra) and math.isfinite(dec) and abs(dec) <= 90):
+    if not on_sky(ra, dec):
         where = (
-            f"{table} has no row with ra and dec for it" if table else "there is no CSV with file, ra, dec beside it"
+            f"{table} has no row for it with ra and dec in degrees, or two that differ"
+            if table
+            else "there is no CSV with file, ra, dec beside it"
         )
         raise BadInput(Reason.NO_POSITION, f"{path}: {where}")
     pixscale = _number(row, _SCALE_COLUMNS)
-    if not pixscale > 0:
+    if not 0 < pixscale < math.inf:
         pixscale = settings.picture_pixscale or math.nan
     release, brickid, objid = (_number(row, (name,)) for name in _KEY_COLUMNS)
+    picture = read_picture(path)
+    quality, bad = examine_rgb(picture)
     return Stamp(
         source_name=source_name,
-        pixels=read_picture(path),
-        ra=ra % 360,
+        pixels=picture,
+        ra=wrapped(ra),
         dec=dec,
         pixscale=pixscale,
-        quality=0,
-        bad_pixel_fraction=0.0,
+        quality=quality,
+        bad_pixel_fraction=bad,
         survey_layer="pictures-rgb",
         rendering=settings.picture_rendering,
         survey_keys=survey_keys(release, brickid, objid),
