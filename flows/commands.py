@@ -126,6 +126,7 @@ def query(arguments: argparse.Namespace) -> None:
         print_table(names, rows)
 
 
+_DEMO_SETTINGS = ['training.variant="cpu_tiny"', "training.epochs=25"]  # two minutes on two cores
 _DEMO_QUERIES = {
     "How many of each class": (
         "SELECT label, count(*) AS n, round(avg(confidence), 3) AS mean_confidence "
@@ -146,6 +147,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """The whole path on a simulated sky, in one workspace."""
     from catalogs.query import query as run
 
+    arguments.set = [*_DEMO_SETTINGS, *arguments.set]  # what the user sets wins
     workspace = _workspace(arguments)
     _make_root(workspace)
     say(f"Demo in {workspace.root}. The sky is simulated; everything else is the real thing.")

@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,17 @@ from rich.table import Table
 from pipeline.progress import Step
 
 _errors = Console(stderr=True)
+_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 _PLAIN_WIDTH = 100_000  # of an output that is no terminal: never cut or fold a row
 
 
+def progress_bar(title: str, total: int) -> AbstractContextManager[Step]:
+    """A bar on the error stream; where that is no terminal, a line now and then."""
+    return _bar(title, total) if _errors.is_terminal else _lines(title, total)
+
+
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Step]:
-    """A bar on the error stream; where that is no terminal, a line at the end."""
+def _bar(title: str, total: int) -> Iterator[Step]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -33,13 +39,23 @@ def progress_bar(title: str, total: int) -> Iterator[Step]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=_errors, transient=False) as progress:
+    with Progress(*columns, console=_errors) as progress:
         bar = progress.add_task(title, total=total, note="")
+        yield lambda done, note: progress.update(bar, advance=done, note=note)
 
-        def step(done: int, note: str) -> None:
-            progress.update(bar, advance=done, note=note)
 
-        yield step
+@contextmanager
+def _lines(title: str, total: int) -> Iterator[Step]:
+    done, last = 0, -_LINE_SECONDS
+
+    def step(more: int, note: str) -> None:
+        nonlocal done, last
+        done += more
+        if done >= total or time.monotonic() - last >= _LINE_SECONDS:
+            last = time.monotonic()
+            say(f"{title}: {done} of {total}" + (f", {note}" if note else ""))
+
+    yield step
 
 
 def say(text: str) -> None:
