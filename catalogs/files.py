@@ -7,17 +7,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a hidden name beside `path`; on success it is synced and renamed to `path`, on an exception removed.
 
-    The name starts with a dot: readers of Parquet folders must never see it. It holds the process id, so that two
-    processes that write the same file do not write into each other's.
+    The name starts with a dot: readers of Parquet folders must never see it. It is another one each time, so that two
+    writers of the same file, on whichever machines, do not write into each other's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     try:
         yield beside
         sync(beside)

@@ -8,7 +8,7 @@ nothing changed.
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
-from catalogs.schema import FLAG_MEANINGS, arrow_schema, catalogue_columns
+from catalogs.files import sync, written_whole
+from catalogs.schema import FLAG_MEANINGS, arrow_schema, catalogue_columns, count_classified
 from catalogs.tile_store import TileStamp, committed
 
 _TABLE = "morphology.parquet"
@@ -49,6 +49,10 @@ def publish(catalog: Path, model_id: str) -> ReleaseInfo | None:
     """Publish all committed tiles of a model as a release, unless the current one already holds exactly these.
 
     Returns the current release afterwards, or None when no tile of the model is committed.
+
+    Raises
+    ------
+    CatalogError : a committed tile is damaged, or tiles disagree about columns or classes.
     """
     tiles = list(committed(catalog, model_id))
     if not tiles:
@@ -74,12 +78,15 @@ def current_release(catalog: Path) -> ReleaseInfo | None:
 
 
 def read_release(catalog: Path, name: str) -> ReleaseInfo:
-    """What a release says of itself. Raises CatalogError when there is no such release."""
+    """What a release says of itself. Raises CatalogError when there is no such release, or it is damaged."""
     path = catalog / "releases" / name / _INFO
     if not path.is_file():
         known = sorted(p.parent.name for p in (catalog / "releases").glob(f"[!.]*/{_INFO}"))
         raise CatalogError(f"no release {name!r} in {catalog} (there are: {', '.join(known) or 'none'})")
-    return ReleaseInfo.model_validate_json(path.read_text())
+    try:
+        return ReleaseInfo.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CatalogError(f"{path}: damaged ({error}); name an older release, or publish again") from error
 
 
 def table_paths(catalog: Path, release: str) -> dict[str, Path]:
@@ -104,7 +111,10 @@ def _gather(tiles: list[tuple[Path, TileStamp]]) -> pa.Table:
     schema = arrow_schema(next(iter(slugs)))
     parts = []
     for path, _ in tiles:
-        part = pq.read_table(path).replace_schema_metadata(None)
+        try:
+            part = pq.read_table(path).replace_schema_metadata(None)
+        except (OSError, pa.ArrowException) as error:
+            raise CatalogError(f"{path}: damaged ({error}); delete the file and survey again") from error
         if part.schema != schema:
             raise CatalogError(f"{path}: its columns are not those of this version; delete the file and survey again")
         parts.append(part)
@@ -124,14 +134,14 @@ def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def _next_name(catalog: Path) -> str:
     month = datetime.now(UTC).strftime("%Y.%m")
-    taken = [int(p.name.rsplit(".", 1)[1]) for p in (catalog / "releases").glob(f"{month}.*") if p.is_dir()]
-    return f"{month}.{max(taken, default=-1) + 1}"
+    names = (re.fullmatch(rf"{re.escape(month)}\.(\d+)", p.name) for p in (catalog / "releases").glob(f"{month}.*"))
+    return f"{month}.{max((int(name[1]) for name in names if name), default=-1) + 1}"
 
 
 def _describe(
     name: str, model_id: str, content: str, table: pa.Table, duplicates: pa.Table, stamps: list[TileStamp]
 ) -> ReleaseInfo:
-    classified = int(pc.sum(pc.greater_equal(table["label_id"], 0)).as_py() or 0)
+    classified = count_classified(table)
     simulated = int(pc.sum(pc.starts_with(table["survey_layer"], "simulated")).as_py() or 0)
     return ReleaseInfo(
         release=name,
@@ -159,9 +169,7 @@ def _write(
     (folder / _INFO).write_text(info.model_dump_json(indent=1))
     (folder / "README.md").write_text(_readme(info, tiles[0][1].class_slugs))
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+        sync(path)
 
 
 _QUARANTINE_SCHEMA = pa.schema([(n, pa.string()) for n in ("tile_id", "file", "source_name", "reason", "detail")])

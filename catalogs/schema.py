@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalogs.errors import CatalogError
 
 PROBABILITY_DIGITS = 4  # probabilities are rounded before writing: 58 → 17 bytes a row
 
@@ -51,6 +54,7 @@ UNRELIABLE: QualityFlag = (
     | QualityFlag.UNCLASSIFIED
 )
 RELIABLE_CONFIDENCE = 0.6
+_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,14 @@ def label_columns(
     classified : bool (N,).
 
     Everything is derived from the *rounded* probabilities, so that readers can check each column against the others.
+
+    Raises
+    ------
+    CatalogError : probabilities of a classified object are not finite or do not sum to 1.
     """
+    total = probabilities[classified].sum(axis=1)
+    if not (np.abs(total - 1) < _SUM_TOLERANCE).all():  # written so that NaN is refused too
+        raise CatalogError("probabilities that do not sum to 1: the model is broken, train it again")
     p = np.where(classified[:, None], probabilities.astype(np.float64).round(PROBABILITY_DIGITS), 0.0)
     ordered = np.sort(p, axis=1)
     best = p.argmax(axis=1)
@@ -140,6 +151,11 @@ def label_columns(
 def is_reliable(confidence: np.ndarray, flags: np.ndarray) -> np.ndarray:
     """The recommended cut, bool (N,): confidence of at least 0.6 and none of the flags in `UNRELIABLE`."""
     return (confidence >= RELIABLE_CONFIDENCE) & ((flags & int(UNRELIABLE)) == 0)
+
+
+def count_classified(table: pa.Table) -> int:
+    """How many rows of a table of the catalogue have a label."""
+    return int(pc.sum(pc.greater_equal(table["label_id"], 0)).as_py() or 0)
 
 
 def flag_names(flags: int) -> list[str]:

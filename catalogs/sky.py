@@ -6,12 +6,23 @@ import numpy as np
 from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import lonlat_to_healpix
 
+from catalogs.errors import CatalogError
+
 ORDER = 29  # the order of the catalogue's spatial index: cells of 0.4 milliarcsec
 
 
 def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Nested HEALPix index of order 29, int64 (N,), of ICRS positions float64 (N,) in degrees."""
+    """Nested HEALPix index of order 29, int64 (N,), of ICRS positions float64 (N,) in degrees.
+
+    Raises
+    ------
+    CatalogError : a position that is none (cdshealpix would end the process on it, or make one up).
+    """
     if len(ra) == 0:
         return np.empty(0, np.int64)
+    bad = ~(np.isfinite(ra) & (np.abs(dec) <= 90))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise CatalogError(f"{bad.sum()} positions are not on the sky, the first is ra {ra[first]}, dec {dec[first]}")
     index = lonlat_to_healpix(Longitude(ra, unit="deg"), Latitude(dec, unit="deg"), depth=ORDER)
     return np.asarray(index).astype(np.int64)

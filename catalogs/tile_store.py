@@ -8,6 +8,7 @@ commits zero rows and the reason.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.errors import CatalogError
 from catalogs.files import written_whole
+from catalogs.schema import arrow_schema, count_classified
+
+_log = logging.getLogger(__name__)
 
 _STAMP_KEY = b"morphcat.stamp"
 _ROW_GROUP = 65_536
@@ -71,12 +75,19 @@ def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
 
     Raises
     ------
-    CatalogError : the rows do not add up with the stamp, or what was written does not read back.
+    CatalogError : the rows do not add up with the stamp or have other columns than the catalogue, or what was written
+        does not read back.
     """
     path = tile_path(catalog, stamp.model_id, stamp.tile_id)
     if table.num_rows != stamp.classified + stamp.unclassified:
         raise CatalogError(
             f"tile {stamp.tile_id}: {table.num_rows} rows, but {stamp.classified} + {stamp.unclassified} counted"
+        )
+    if not table.schema.equals(arrow_schema(stamp.class_slugs)):
+        raise CatalogError(f"tile {stamp.tile_id}: its columns are not those of catalogs.schema, in their order")
+    if count_classified(table) != stamp.classified:
+        raise CatalogError(
+            f"tile {stamp.tile_id}: {count_classified(table)} rows have a label, but {stamp.classified} are counted"
         )
     stamped = table.replace_schema_metadata({_STAMP_KEY: stamp.model_dump_json().encode()})
     with written_whole(path) as beside:
@@ -100,9 +111,14 @@ def _stamp_in(path: Path) -> TileStamp:
 
 
 def committed(catalog: Path, model_id: str) -> Iterator[tuple[Path, TileStamp]]:
-    """Every committed tile of a model with its stamp, in the order of tile ids."""
+    """Every committed tile of a model with its stamp, in the order of tile ids.
+
+    Files that no commit put there (damaged, foreign, a copy under another name) are left out with a warning.
+    """
     paths = (catalog / "tiles" / model_id).glob("??/*.parquet")
-    for path in sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.name):
+    for path in sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.stem):
         stamp = read_stamp(path)
-        if stamp is not None:
-            yield path, stamp
+        if stamp is None or path != tile_path(catalog, stamp.model_id, stamp.tile_id):
+            _log.warning("%s is no committed tile (damaged, or not written by morphcat); it is left out", path)
+            continue
+        yield path, stamp

@@ -229,7 +229,7 @@ def _flow_ready(workspace: Workspace, debug: bool) -> None:
     """Everything a flow needs around it: a workspace to write in, Prefect's environment set before its import."""
     _make_root(workspace)
     prefect_home.prepare(workspace.root, debug=debug)
-    if not prefect_home.server_configured():
+    if not prefect_home.server_configured() and "prefect" not in sys.modules:
         say("starting a temporary Prefect server (set PREFECT_API_URL to use your own) …")
 
 
@@ -333,8 +333,9 @@ def _agreement(workspace: Workspace) -> str:
     truth = pd.read_csv(workspace.root / "simulated_truth.csv")
     called = run(workspace.catalog, "SELECT source_name, label FROM morphology").to_pandas()
     called["source"] = called["source_name"].str.removeprefix(f"{workspace.incoming.name}/")
-    both = truth.merge(called, on="source")
-    return f"{(both['label_x'] == both['label_y']).mean():.3f} of {len(both)} labels are right"
+    both = truth[["source", "slug"]].merge(called, on="source")
+    right = int((both["slug"] == both["label"]).sum())
+    return f"{right} of {len(both)} labels are right"
 
 
 def _short(path: Path) -> str:
@@ -342,7 +343,3 @@ def _short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-if __name__ == "__main__":
-    sys.exit("run `morphcat`, or python -m flows.cli")

@@ -97,7 +97,7 @@ def print_json(value: Any) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < 1e6 else repr(value)
+        return f"{value:.10g}"  # a position keeps its milliarcseconds
     return "" if value is None else str(value)
 
 

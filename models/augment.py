@@ -13,6 +13,8 @@ from kornia.augmentation.auto import RandAugment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_SHARE = 0.5  # of images that are rotated, zoomed and moved; the others keep unblurred pixels, as in inference
+
 
 def build_augmentation(
     *, rotate: bool, mirror: bool, zoom: float, shift: float, randaugment_ops: int, randaugment_magnitude: int
@@ -23,8 +25,9 @@ def build_augmentation(
     ----------
     rotate, mirror : rotate by any angle; mirror at both axes.
     zoom, shift : magnify by up to ±`zoom` (fraction); move by up to ±`shift` (fraction of the side).
-    randaugment_ops, randaugment_magnitude : number of RandAugment operations a batch (0: none), their strength (0 to
-        30).
+        Rotation, zoom and shift are one resampling, of half of the images.
+    randaugment_ops, randaugment_magnitude : number of RandAugment operations a batch (0: none), their strength (1 to
+        29).
     """
     steps: list[nn.Module] = []
     if mirror:
@@ -37,6 +40,7 @@ def build_augmentation(
                 translate=(shift, shift) if shift else None,
                 scale=(1 - zoom, 1 + zoom) if zoom else None,
                 padding_mode="reflection",
+                p=_SHARE,
             )
         )
     if randaugment_ops:

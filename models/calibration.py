@@ -17,12 +17,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     logits : float (N, C) of a validation set the network was not trained on.
     labels : int64 (N,).
 
-    Returns ------- A temperature between 0.05 and 20; probabilities are softmax(logits / temperature). 1.0 when there
-    is nothing to fit.
+    Returns
+    -------
+    A temperature between 0.05 and 20; probabilities are softmax(logits / temperature). 1.0 when there is nothing to
+    fit.
+
+    Raises
+    ------
+    ValueError : logits that are not finite: no temperature makes probabilities of them.
     """
     if len(labels) == 0:
         return 1.0
-    logits, labels = logits.detach().double().cpu(), labels.cpu()
+    if not logits.isfinite().all():
+        raise ValueError("the logits are not finite: the network that gave them is broken, train it again")
+    logits = logits.detach().to("cpu", torch.float64, copy=True)  # a copy: tensors of inference mode take no gradient
+    labels = labels.cpu()
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 

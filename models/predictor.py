@@ -30,20 +30,23 @@ class Predictor:
         self._network = network.eval()
 
     def probabilities(self, pixels: Tensor) -> np.ndarray:
-        """Calibrated probabilities float32 (N, C) of model-ready pixels uint8 (N, 3, S, S)."""
+        """Calibrated probabilities float32 (N, C) of model-ready pixels uint8 (N, 3, S, S).
+
+        A batch that does not fit on the GPU is halved, from then on.
+        """
         parts: list[np.ndarray] = []
         start = 0
         while start < len(pixels):
             batch = pixels[start : start + self.batch_size]
             try:
                 parts.append(self._forward(batch))
-            except torch.cuda.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise
-                self.batch_size = max(1, self.batch_size // 2)
-                torch.cuda.empty_cache()
+                start += len(batch)
                 continue
-            start += len(batch)
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self.batch_size = max(1, len(batch) // 2)
+            torch.cuda.empty_cache()  # not before: the exception held the memory of the batch
         return np.concatenate(parts) if parts else np.empty((0, len(self.card.class_slugs)), np.float32)
 
     def _forward(self, batch: Tensor) -> np.ndarray:
@@ -52,13 +55,13 @@ class Predictor:
             return torch.softmax(logits / self.card.temperature, dim=1).cpu().numpy()
 
 
-_slot: dict[tuple[str, str, str], Predictor] = {}
+_slot: dict[tuple[str, str, str, int], Predictor] = {}
 _slot_lock = threading.Lock()
 
 
 def predictor_for(root: Path, model_id: str, device: str, batch_size: int = 64) -> Predictor:
     """The predictor of a model on a device, loaded once per process. Raises ModelError when it can not be loaded."""
-    key = (str(root), model_id, device)
+    key = (str(root), model_id, device, batch_size)
     with _slot_lock:
         if key not in _slot:
             card = load_card(root, model_id)

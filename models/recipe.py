@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 Pixels = TypeVar("Pixels", np.ndarray, Tensor)
 
-_REVISION = 1  # raise when the arithmetic below changes: it enters the digest
+_REVISION = 2  # raise when the arithmetic below changes: it enters the digest
 _SCALE_TOLERANCE = 0.01  # pixel scales closer than this (relative) count as equal
+_BRIGHTEST = 1e9  # nanomaggies in one pixel (magnitude 0); beyond it the arithmetic would overflow on damaged data
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def colour_rule(flux: Pixels, rule: ColourRule = DR8_GRZ) -> Pixels:
     Returns
     -------
     uint8 (N, H, W, 3) RGB with north up; a tensor on the device of `flux`, or an array when an array was given.
-    Pixels that are not finite count as no flux.
+    Pixels that are not finite count as no flux; those beyond 1e9 nanomaggies as 1e9.
 
     Raises
     ------
@@ -68,13 +69,17 @@ def colour_rule(flux: Pixels, rule: ColourRule = DR8_GRZ) -> Pixels:
         )
     if isinstance(flux, np.ndarray):
         native = np.ascontiguousarray(flux, dtype=np.float32)  # FITS arrays are big-endian, torch has no such thing
-        return _render(torch.from_numpy(native), rule).permute(0, 2, 3, 1).contiguous().numpy()
-    return _render(flux, rule).permute(0, 2, 3, 1).contiguous()
+        return colour_rule(torch.from_numpy(native), rule).numpy()
+    return _render(_finite(flux), rule).permute(0, 2, 3, 1).contiguous()
+
+
+def _finite(flux: Tensor) -> Tensor:
+    """Flux as float32 that the colour rule can render: no flux where it is not finite, nothing absurdly bright."""
+    return torch.nan_to_num(flux.float(), nan=0.0, posinf=0.0, neginf=0.0).clamp(-_BRIGHTEST, _BRIGHTEST)
 
 
 def _render(flux: Tensor, rule: ColourRule) -> Tensor:
-    """Float flux (N, 3, H, W), south up, to uint8 RGB (N, 3, H, W), north up."""
-    flux = torch.nan_to_num(flux.float(), nan=0.0, posinf=0.0, neginf=0.0)
+    """Finite float32 flux (N, 3, H, W), south up, to uint8 RGB (N, 3, H, W), north up."""
     scales = torch.tensor(rule.scales, device=flux.device).view(1, -1, 1, 1)
     scaled = flux * scales + rule.offset  # (N, 3, H, W)
     intensity = scaled.clamp(min=0).mean(dim=1, keepdim=True)  # (N, 1, H, W)
@@ -116,15 +121,15 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a model card."""
-        return asdict(self)
+        """Plain values for a model card, the same before and after JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The inverse of `to_dict`, also for what came back from JSON."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        colour = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("colour").items()}
-        return cls(colour=ColourRule(**colour), **values)
+        """The inverse of `to_dict`."""
+        plain = _with_tuples(values)
+        return cls(colour=ColourRule(**_with_tuples(plain.pop("colour"))), **plain)
 
     def is_training_scale(self, pixscale: np.ndarray) -> np.ndarray:
         """Whether each pixel scale (float (N,), arcsec, NaN where unknown) is one of the training: bool (N,)."""
@@ -146,14 +151,14 @@ class Recipe:
         brightness when it resamples (one galaxy at 0.262 and at 0.10 arcsec has the same peak), so values are not
         rescaled.
         """
-        flux = torch.nan_to_num(flux.float(), nan=0.0, posinf=0.0, neginf=0.0)
-        field = self._by_scale(flux, pixscale, fill=0.0)
+        field = self._by_scale(_finite(flux), pixscale, fill=0.0)
         return self._to_size(_render(field, self.colour))
 
     def pixels_from_rgb(self, rgb: Tensor, pixscale: np.ndarray) -> Tensor:
         """RGB uint8 (N, H, W, 3), north up, at `pixscale` arcsec (N,) to uint8 (N, 3, S, S).
 
-        Where the scale is unknown (NaN) the whole picture is taken as the field of view.
+        Where the scale is unknown (NaN) the whole picture is taken as the field of view; one that is not square is
+        padded to a square, for stretching would make round galaxies long.
         """
         planes = rgb.permute(0, 3, 1, 2)
         side = (self.field_pixels, self.field_pixels)
@@ -181,10 +186,12 @@ class Recipe:
 
     def _to_field(self, planes: Tensor, pixscale: float, fill: float) -> Tensor:
         if math.isnan(pixscale):
+            planes = _crop_or_pad(planes, max(planes.shape[-2:]), fill)
             return _resize(planes, self.field_pixels, self.field_pixels)
         if not self.is_training_scale(np.array([pixscale]))[0]:
-            zoom = pixscale / self.pixel_scales[0]
-            # Nothing beyond the field is needed, and a coarse scale must not blow up memory.
+            # A coarse scale must not blow up memory: nothing beyond the field is needed, and a field of less than one
+            # pixel (a header in wrong units) is magnified no further.
+            zoom = min(pixscale / self.pixel_scales[0], float(self.field_pixels))
             planes = _crop_or_pad(planes, math.ceil(self.field_pixels / zoom) + 4, fill, pad=False)
             height, width = (max(1, round(side * zoom)) for side in planes.shape[-2:])
             planes = _resize(planes, height, width)
@@ -199,8 +206,13 @@ class Recipe:
 def _groups_of_equal(scales: np.ndarray) -> Iterator[np.ndarray]:
     """Row indices int64 of each distinct value, NaN being one value."""
     _, group = np.unique(scales, return_inverse=True, equal_nan=True)
-    for g in range(group.max() + 1):
+    for g in np.unique(group):
         yield np.flatnonzero(group == g)
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with tuples where JSON made lists of them."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _resize(planes: Tensor, height: int, width: int) -> Tensor:
@@ -210,11 +222,16 @@ def _resize(planes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _crop_or_pad(planes: Tensor, side: int, fill: float, *, pad: bool = True) -> Tensor:
-    """Cut or fill (N, C, H, W) around its centre to `side`; with `pad=False` a smaller side stays as it is."""
+    """Cut or fill (N, C, H, W) around its centre to `side`.
+
+    With `pad=False` a smaller side stays as it is, and a larger one is cut by the same amount at both ends, to `side`
+    or one more: what is magnified next must not be moved by half a pixel.
+    """
     amounts: list[int] = []
     for length in (planes.shape[-1], planes.shape[-2]):  # F.pad counts from the last axis
-        before = (side - length) // 2
-        amounts += [before, side - length - before]
-    if not pad:
-        amounts = [min(a, 0) for a in amounts]
+        if pad:
+            before = (side - length) // 2
+            amounts += [before, side - length - before]
+        else:
+            amounts += [-(max(length - side, 0) // 2)] * 2
     return F.pad(planes, amounts, value=fill) if any(amounts) else planes

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import ModelError
+from models.files import sync
 
 WEIGHTS = "weights.safetensors"
 
@@ -66,16 +67,30 @@ def publish(root: Path, card: ModelCard, save: Callable[[Path], None], *, files:
     if not folder.exists():
         beside = root / f".{card.model_id}.{os.getpid()}"
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        save(beside)
-        (beside / "card.json").write_text(card.model_dump_json(indent=1))
-        (beside / "README.md").write_text(describe(card))
-        for name, text in (files or {}).items():
-            (beside / name).write_text(text)
-        os.replace(beside, folder)
+        try:
+            beside.mkdir(parents=True)
+            save(beside)
+            (beside / "card.json").write_text(card.model_dump_json(indent=1))
+            (beside / "README.md").write_text(describe(card))
+            for name, text in (files or {}).items():
+                (beside / name).write_text(text)
+            for path in (*beside.iterdir(), beside):
+                sync(path)
+            _rename_unless_there(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     if champion(root) is None:
         set_champion(root, card.model_id, reason="first model")
     return folder
+
+
+def _rename_unless_there(beside: Path, folder: Path) -> None:
+    """Rename; when another process published the same model in the meantime, its folder stays."""
+    try:
+        os.replace(beside, folder)
+    except OSError:
+        if not (folder / "card.json").is_file():
+            raise
 
 
 def load_card(root: Path, model_id: str) -> ModelCard:
@@ -87,9 +102,12 @@ def load_card(root: Path, model_id: str) -> ModelCard:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none yet; train one first'}"
         raise ModelError(f"no model {model_id!r} in {root} ({hint})")
     try:
-        return ModelCard.model_validate_json(path.read_text())
+        card = ModelCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ModelError(f"{path}: not a model card of this version: {error}") from error
+    if card.model_id != model_id:
+        raise ModelError(f"{path}: this is the card of {card.model_id}; a model folder can not be renamed or copied")
+    return card
 
 
 def list_models(root: Path) -> list[str]:

@@ -23,8 +23,8 @@ class LoopSettings(BaseModel):
         0.2, ge=0, description="alpha of mixup's Beta distribution; 0 switches it off (the paper: 0.8)"
     )
     randaugment_ops: int = Field(0, ge=0, description="RandAugment operations a batch; 0 switches it off")
-    randaugment_magnitude: int = Field(9, ge=0, le=30, description="strength of the RandAugment operations")
-    rotate: bool = Field(True, description="rotate images by any angle")
+    randaugment_magnitude: int = Field(9, ge=1, le=29, description="strength of the RandAugment operations")
+    rotate: bool = Field(True, description="rotate half of the images by any angle")
     mirror: bool = Field(True, description="mirror images at both axes")
     zoom: float = Field(0.1, ge=0, lt=1, description="magnify by up to this fraction, both ways")
     shift: float = Field(0.03, ge=0, lt=1, description="move by up to this fraction of the side")
@@ -37,4 +37,4 @@ class LoopSettings(BaseModel):
     )
     stratified: bool = Field(True, description="draw every class equally often, against the class imbalance")
     mixed_precision: bool = Field(True, description="bfloat16 where the device has it (GPUs)")
-    seed: int = Field(0, ge=0, description="seed of initial weights, order of images and augmentation")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of initial weights, order of images and augmentation")

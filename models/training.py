@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,12 +24,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from models.astroformer import weight_decay_groups
 from models.augment import build_augmentation, mixup, soft_targets
+from models.errors import ModelError
+from models.files import sync
 from models.recipe import Recipe
 from models.settings import LoopSettings
 
+_STEPS_UNSEEN = 20  # a look at the loss makes the CPU wait for the GPU
+
 
 class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number; the last finished epoch's checkpoint is kept."""
+    """The loss or the weights are no longer numbers; the last finished epoch's checkpoint is kept."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class LabelledPixels:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the training curve; losses in nats, rates per image."""
+    """One line of the training curve; losses in nats, the learning rate after the epoch."""
 
     epoch: int
     loss: float
@@ -78,7 +83,8 @@ def train_network(
 
     Raises
     ------
-    TrainingDiverged : the loss became infinite or NaN.
+    TrainingDiverged : the loss or a weight became infinite or NaN.
+    ModelError : the checkpoint can not be read.
     """
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(network, training, settings, recipe, device)
@@ -86,7 +92,7 @@ def train_network(
     for epoch in range(len(history), settings.epochs):
         started = time.monotonic()
         loss = run.epoch(epoch)
-        speed = len(training) / (time.monotonic() - started)
+        speed = run.images_per_epoch / (time.monotonic() - started)
         logits = predict_logits(run.final(), validation.pixels, recipe, device=device)
         history.append(_record(epoch, loss, run.learning_rate, logits, validation.labels, speed))
         run.save(checkpoint, history)
@@ -135,8 +141,9 @@ class _Run:
     ) -> None:
         self.network, self.data, self.settings, self.recipe, self.device = network, data, settings, recipe, device
         self.labels = data.labels.numpy()
-        self.steps_per_epoch = max(1, len(data) // settings.batch_size)
-        self.average = AveragedModel(network, avg_fn=_warm_average(settings.ema_decay), use_buffers=True)
+        self.batch_size = min(settings.batch_size, len(data))
+        self.steps_per_epoch = len(data) // self.batch_size
+        self.average = AveragedModel(network, multi_avg_fn=_warm_average(settings.ema_decay), use_buffers=True)
         groups = weight_decay_groups(network, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: self._rate(step))
@@ -148,11 +155,16 @@ class _Run:
             randaugment_ops=settings.randaugment_ops,
             randaugment_magnitude=settings.randaugment_magnitude,
         )
-        self.autocast = settings.mixed_precision and device.type == "cuda"
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.autocast = settings.mixed_precision and has_bfloat16
 
     @property
     def learning_rate(self) -> float:
         return float(self.schedule.get_last_lr()[0])
+
+    @property
+    def images_per_epoch(self) -> int:
+        return self.steps_per_epoch * self.batch_size  # the rest, less than a batch, is another one each epoch
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero (Loshchilov & Hutter 2017), as a factor of the peak rate."""
@@ -169,28 +181,37 @@ class _Run:
         """One pass; returns the mean loss. All randomness comes from (seed, epoch)."""
         self.network.train()
         devices = [self.device] if self.device.type == "cuda" else []
-        total = torch.zeros((), device=self.device)
+        losses: list[Tensor] = []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.settings.seed * 1_000_003 + epoch)
-            for step, (images, targets) in enumerate(self._batches(epoch)):
-                loss = self._step(images, targets)
-                if step % 20 == 0 and not torch.isfinite(loss):
+            for images, targets in self._batches(epoch):
+                losses.append(self._step(images, targets))
+                if len(losses) % _STEPS_UNSEEN == 1 and not torch.isfinite(losses[-1]):
                     break
-                total += loss
-        mean = float(total) / self.steps_per_epoch
-        if not math.isfinite(mean) or not torch.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss is {float(loss)} in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}. The last "
-                "finished epoch is kept; lower training.learning_rate or training.clip_gradient and train again"
-            )
-        return mean
+        curve = torch.stack(losses).cpu()
+        broken = (~curve.isfinite()).nonzero().flatten().tolist()
+        if broken:
+            raise self._diverged(f"the loss is {float(curve[broken[0]])}", epoch, broken[0])
+        if not self._finite_weights():  # a gradient of the last step, which no loss has seen
+            raise self._diverged("weights are not finite", epoch, len(losses) - 1)
+        return float(curve.mean())
+
+    def _diverged(self, what: str, epoch: int, step: int) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{what} in epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}. The last finished epoch is kept; "
+            "lower training.learning_rate or training.clip_gradient and train again"
+        )
+
+    def _finite_weights(self) -> bool:
+        """Whether all weights and buffers are numbers; their average takes part in every step, so it tells."""
+        states = self.average.module.state_dict().values()
+        return all(bool(state.isfinite().all()) for state in states if state.is_floating_point())
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         rng = np.random.default_rng([self.settings.seed, epoch])
         order = balanced_order(self.labels, rng) if self.settings.stratified else rng.permutation(len(self.labels))
-        size = min(self.settings.batch_size, len(order))
-        for start in range(0, self.steps_per_epoch * size, size):
-            index = torch.from_numpy(order[start : start + size])
+        for start in range(0, self.images_per_epoch, self.batch_size):
+            index = torch.from_numpy(order[start : start + self.batch_size])
             yield self.data.pixels[index].to(self.device), self.data.labels[index].to(self.device)
 
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -214,15 +235,21 @@ class _Run:
         return int(self.network.get_submodule("head.fc").weight.shape[0])  # type: ignore[union-attr,index]
 
     def resume(self, checkpoint: Path) -> list[EpochRecord]:
-        """Load what `save` wrote, if it is there; returns the curve so far."""
+        """Load what `save` wrote, if it is there; returns the curve so far. Raises ModelError when it is damaged."""
         if not checkpoint.exists():
             return []
-        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        return [EpochRecord(**record) for record in state["history"]]
+        try:
+            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            return [EpochRecord(**record) for record in state["history"]]
+        except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the file
+            raise
+        except (RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+            # Not in torch's words: they recommend to load the file with weights_only=False.
+            raise ModelError(f"{checkpoint}: damaged or of another training; delete it to begin anew") from error
 
     def save(self, checkpoint: Path, history: list[EpochRecord]) -> None:
         """Write everything needed to go on, beside and renamed: a kill never leaves half a checkpoint."""
@@ -235,18 +262,27 @@ class _Run:
         }
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         beside = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
-        torch.save(state, beside)
-        os.replace(beside, checkpoint)
+        try:
+            torch.save(state, beside)
+            sync(beside)
+            os.replace(beside, checkpoint)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
-def _warm_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Moving average whose memory grows with the steps, so that the start does not dominate short trainings."""
+def _warm_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Moving average whose memory grows with the steps, so that the start does not dominate short trainings.
 
-    def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        if not averaged.is_floating_point():
-            return current  # counters of batch norm
-        n = float(updates)
-        return averaged.lerp(current, 1 - min(decay, (1 + n) / (10 + n)))
+    It is given all tensors of one type at once, and changes the averaged ones in place.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            n = float(updates)
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+        else:  # counters of batch norm, indices of position tables
+            torch._foreach_copy_(averaged, current)
 
     return average
 

@@ -13,6 +13,8 @@ from models.errors import ModelError
 from models.recipe import Recipe
 from models.registry import WEIGHTS, ModelCard
 
+_REASON = 200  # characters of a reason that are shown
+
 
 def save_network(network: nn.Module, folder: Path) -> None:
     """Write the weights of a network into a model folder."""
@@ -24,16 +26,17 @@ def load_network(root: Path, card: ModelCard) -> nn.Module:
 
     Raises
     ------
-    ModelError : the weights are missing, damaged or of another network.
+    ModelError : the weights are missing, damaged or of another network, or the variant is unknown here.
     """
     path = root / card.model_id / WEIGHTS
-    network = create_model(
-        card.variant, layout=card.layout, image_size=card.image_size, num_classes=len(card.class_slugs)
-    )
     try:
+        network = create_model(
+            card.variant, layout=card.layout, image_size=card.image_size, num_classes=len(card.class_slugs)
+        )
         network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{path}: the weights can not be loaded ({error}); train the model again") from error
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:_REASON]  # torch names every tensor that is missing
+        raise ModelError(f"{path}: the weights can not be loaded ({why}); train the model again") from error
     return network.eval()
 
 
@@ -44,10 +47,14 @@ def recipe_of(card: ModelCard) -> Recipe:
     ------
     ModelError : this version of the software would treat pixels in another way than the training did.
     """
-    recipe = Recipe.from_dict(card.recipe)
-    if recipe.digest != card.recipe_digest:
+    try:
+        recipe = Recipe.from_dict(card.recipe)
+        found = recipe.digest
+    except (KeyError, TypeError, AttributeError) as error:  # settings that this version does not know, or misses
+        recipe, found = None, f"none like it ({error})"
+    if recipe is None or found != card.recipe_digest:
         raise ModelError(
-            f"model {card.model_id} was trained with recipe {card.recipe_digest}, this version has {recipe.digest}: "
+            f"model {card.model_id} was trained with recipe {card.recipe_digest}, this version has {found}: "
             f"use the version that trained it ({card.versions.get('morphcat', 'unknown')}), or train again"
         )
     return recipe
