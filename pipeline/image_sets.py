@@ -21,13 +21,14 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from models.recipe import Recipe
-from pipeline.errors import PARSE_ERRORS, BadInput, UserError
+from pipeline.errors import PARSE_ERRORS, BadInput, UserError, is_transient
 from pipeline.progress import track
 from pipeline.readers.pictures import read_picture, read_table
 from pipeline.readers.settings import InputSettings
 
 LABEL_COLUMNS = ("label", "galaxy10_label", "galaxy10_like_label", "label_id", "ans", "class_id")
 _CHUNK = 64
+_LOOK = 16  # images read to tell whether pixels changed
 _SAME_POSITION = 1.0  # arcsec
 
 RawImages = Callable[[], Iterator[np.ndarray]]
@@ -39,6 +40,7 @@ class ImageSet:
     """Labelled images. Arrays have N entries in the order of the file.
 
     `labels` int64; `ra`, `dec` float64 degrees, NaN where unknown; `pixscale` float64 arcsec, NaN where unknown.
+    `content` changes when the pixels do, as far as a quick look tells: other pixels make another model.
     """
 
     source: str
@@ -50,14 +52,15 @@ class ImageSet:
     rendering: str
     simulated: bool
     raw: RawImages
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits over kind, labels, positions and scales."""
-        digest = hashlib.sha256(f"{self.kind}:{self.rendering}".encode())
+        """Sixteen hexadecimal digits over kind, content, labels, positions and scales."""
+        digest = hashlib.sha256(f"{self.kind}:{self.rendering}:{self.content}".encode())
         for array in (self.labels, self.ra, self.dec, self.pixscale):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
@@ -73,6 +76,10 @@ class ImageSet:
                 pixels[first:last] = recipe.pixels_from_rgb(torch.from_numpy(chunk), self.pixscale[first:last])
                 step(len(chunk), "")
                 first = last
+        if first != len(self):
+            raise UserError(
+                f"{self.source}: {first} images, {len(self)} when it was opened; it must not change meanwhile"
+            )
         return pixels
 
 
@@ -152,6 +159,7 @@ def open_galaxy10(path: Path, settings: InputSettings, num_classes: int) -> Imag
             }
             labels = np.asarray(file["ans"][:]).astype(np.int64)
             simulated = bool(file.attrs.get("simulated", False))
+            content = _look(file["images"])
     except PARSE_ERRORS as error:
         raise UserError(
             f"{path} can not be read as a Galaxy10 file ({error}); it needs `images` (N, H, W, 3) and `ans` (N,)"
@@ -172,6 +180,7 @@ def open_galaxy10(path: Path, settings: InputSettings, num_classes: int) -> Imag
         rendering=settings.hdf5_rendering,
         simulated=simulated,
         raw=lambda: _galaxy10_chunks(path),
+        content=content,
     )
 
 
@@ -210,6 +219,7 @@ def open_pictures(
         rendering=settings.picture_rendering,
         simulated=False,
         raw=lambda: _picture_chunks(paths),
+        content=",".join(str(path.stat().st_size) for path in paths),
     )
 
 
@@ -251,11 +261,27 @@ def split(images: ImageSet, *, validation: float, test: float, seed: int) -> Spl
     return Split(*(np.flatnonzero(of_row == k).astype(np.int64) for k in range(3)))
 
 
+def _look(images: h5py.Dataset) -> str:
+    """Digest of a few images spread over the file: one that was rendered anew is another."""
+    digest = hashlib.sha256()
+    for row in np.unique(np.linspace(0, len(images) - 1, _LOOK).astype(int)) if len(images) else ():
+        digest.update(np.ascontiguousarray(images[int(row)]).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _galaxy10_chunks(path: Path) -> Iterator[np.ndarray]:
     with h5py.File(path, "r") as file:
         images = file["images"]
         for first in range(0, len(images), _CHUNK):
-            yield images[first : first + _CHUNK]
+            try:
+                chunk = images[first : first + _CHUNK]
+            except PARSE_ERRORS as error:
+                if is_transient(error):
+                    raise
+                raise UserError(
+                    f"{path}: images {first} to {first + _CHUNK} can not be read ({error}); copy the file again"
+                ) from error
+            yield chunk
 
 
 def _picture_chunks(paths: list[Path]) -> Iterator[np.ndarray]:
@@ -288,10 +314,12 @@ def _label_column(table: Path, row: dict[str, str], wanted: str) -> str:
 
 
 def _as_label(text: str | None, table: Path, column: str) -> int:
-    try:
-        return int(float(text)) if text not in (None, "") else -1
-    except ValueError as error:
-        raise UserError(f"{table}: {column} = {text!r} is no class number") from error
+    number = _float(text)
+    if text in (None, ""):
+        return -1
+    if not number.is_integer():  # NaN and infinity are none either
+        raise UserError(f"{table}: {column} = {text!r} is no class number")
+    return int(number)
 
 
 def _float(text: str | None) -> float:

@@ -117,28 +117,16 @@ def open_workspace(root: Path, overrides: Iterable[str] = ()) -> Workspace:
     path = root / FILE_NAME
     if path.is_file():
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not a TOML file ({error})") from error
-    for override in overrides:
-        section, key, value = _split(override)
-        values.setdefault(section, {})[key] = value
     _check_names(values, str(path))
-    try:
-        return Workspace(root=root, settings=Settings.model_validate(values))
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise UserError("settings: " + "; ".join(problems)) from error
+    return Workspace(root=root, settings=_validated(values, overrides))
 
 
 def with_overrides(workspace: Workspace, overrides: Iterable[str]) -> Workspace:
-    """The same workspace with further settings; later ones win."""
-    values = workspace.settings.model_dump()
-    for override in overrides:
-        section, key, value = _split(override)
-        _check_names({section: {key: value}}, "--set")
-        values[section][key] = value
-    return Workspace(root=workspace.root, settings=Settings.model_validate(values))
+    """The same workspace with further settings; later ones win. Raises UserError as `open_workspace` does."""
+    return Workspace(root=workspace.root, settings=_validated(workspace.settings.model_dump(), overrides))
 
 
 def to_toml(settings: Settings) -> str:
@@ -149,6 +137,18 @@ def to_toml(settings: Settings) -> str:
         for key, field in type(model).model_fields.items():
             lines.append(f"{key} = {json.dumps(getattr(model, key), ensure_ascii=False)}  # {field.description}")
     return "\n".join(lines) + "\n"
+
+
+def _validated(values: dict[str, Any], overrides: Iterable[str]) -> Settings:
+    for override in overrides:
+        section, key, value = _split(override)
+        _check_names({section: {key: value}}, "--set")
+        values.setdefault(section, {})[key] = value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise UserError("settings: " + "; ".join(problems)) from error
 
 
 def _split(override: str) -> tuple[str, str, Any]:

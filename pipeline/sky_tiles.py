@@ -16,7 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from catalogs.tile_store import committed, read_stamp, tile_path
-from pipeline.errors import UserError
+from pipeline.errors import InputChanged, UserError
+from pipeline.identity import printable
 
 _EXTENSIONS = {
     ".fits": "cutouts",
@@ -43,7 +44,7 @@ class SkyTile:
     """A sky tile: inputs `start` to `stop` (files in the order of names, or rows) of `path`.
 
     `source` is the stable name of the folder or file, `index` counts its tiles. `fingerprint` changes when an input
-    does.
+    does. `stop` is −1 where the system failed to tell how many rows a file has.
     """
 
     kind: TileKind
@@ -88,9 +89,29 @@ def discover(roots: Iterable[Path], rows: int, *, salt: str = "") -> list[SkyTil
 
 
 def inputs_in(folder: Path, kind: TileKind) -> list[str]:
-    """Names of the input files of a kind in a folder, sorted."""
+    """Names of the input files of a kind in a folder, sorted. A link to nothing is one: it will be quarantined."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_file() and kind_of(e.name) == kind)
+        return sorted(e.name for e in entries if kind_of(e.name) == kind and (e.is_file() or _leads_nowhere(e)))
+
+
+def names_of(tile: SkyTile) -> list[str]:
+    """Names of the input files of a tile that is a folder, as they are now."""
+    return inputs_in(Path(tile.path), tile.kind)[tile.start : tile.stop]
+
+
+def check_unchanged(tile: SkyTile, names: list[str], salt: str) -> None:
+    """Make sure that the inputs of a tile are those it was found with: what is committed must be what was read.
+
+    `names` are those of its files as they are now (`names_of`), none for HDF5.
+
+    Raises
+    ------
+    InputChanged : files were added, removed or written since.
+    """
+    path = Path(tile.path)
+    files = [path] if tile.kind is TileKind.HDF5 else _folder_files(path, names, tile.kind)
+    if _fingerprint(files, f"{tile.start}:{tile.stop}:{salt}") != tile.fingerprint:
+        raise InputChanged(f"{path} changed after it was found (is it still being copied?); run again when it is done")
 
 
 def kind_of(name: str) -> TileKind | None:
@@ -119,8 +140,13 @@ def _under(root: Path, rows: int, salt: str) -> Iterator[SkyTile]:
             raise UserError(f"{root}: give a folder of cutouts or pictures, or an HDF5 file")
         yield from _hdf5_tiles(root, rows, salt)
         return
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+    seen: set[str] = set()  # links to folders are followed, each folder once
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".")) if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
         kinds = {kind_of(name) for name in names}
         for kind in (TileKind.CUTOUTS, TileKind.PICTURES):
             if kind in kinds:
@@ -129,26 +155,43 @@ def _under(root: Path, rows: int, salt: str) -> Iterator[SkyTile]:
             yield from _hdf5_tiles(Path(folder) / name, rows, salt)
 
 
+def _unreadable(error: OSError) -> None:
+    """A folder that can not be listed must not vanish from the run without a word."""
+    if not isinstance(error, FileNotFoundError):  # that one was moved away a moment ago
+        raise UserError(f"{error.filename}: the folder can not be read ({error.strerror}); give access or move it away")
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not Path(entry.path).exists()
+
+
 def _source(path: Path) -> str:
     """The last two parts of a path, the stable name of a source."""
-    return "/".join(path.parts[-2:])
+    return printable("/".join(path.parts[-2:]))
+
+
+def _folder_files(folder: Path, names: list[str], kind: TileKind) -> list[Path]:
+    """The files that some inputs of a folder are read from: they and, for pictures, the table."""
+    table = table_of(folder) if kind is TileKind.PICTURES else None
+    return [folder / name for name in names] + ([table] if table else [])
 
 
 def _folder_tiles(folder: Path, kind: TileKind, rows: int, salt: str) -> Iterator[SkyTile]:
     names = inputs_in(folder, kind)
-    table = table_of(folder) if kind is TileKind.PICTURES else None
     for index, start in enumerate(range(0, len(names), rows)):
         stop = min(start + rows, len(names))
-        files = [folder / name for name in names[start:stop]] + ([table] if table else [])
-        yield SkyTile(
-            kind, str(folder), _source(folder), index, start, stop, _fingerprint(files, f"{start}:{stop}:{salt}")
-        )
+        fingerprint = _fingerprint(_folder_files(folder, names[start:stop], kind), f"{start}:{stop}:{salt}")
+        yield SkyTile(kind, str(folder), _source(folder), index, start, stop, fingerprint)
 
 
 def _hdf5_tiles(path: Path, rows: int, salt: str) -> Iterator[SkyTile]:
     from pipeline.readers.hdf5 import count_rows  # h5py only where there is an HDF5 file
 
-    total = count_rows(path)  # 0 when it can not be told: one tile, which will say why
+    try:
+        total = count_rows(path)  # 0 when it can not be told: one tile, which will say why
+    except OSError:  # one file that the system can not read now must not cost the run: its tile will fail
+        yield SkyTile(TileKind.HDF5, str(path), _source(path), 0, 0, -1, _fingerprint([path], f"0:-1:{salt}"))
+        return
     for index, start in enumerate(range(0, max(total, 1), rows)):
         stop = min(start + rows, total)
         fingerprint = _fingerprint([path], f"{start}:{stop}:{salt}")
@@ -156,14 +199,16 @@ def _hdf5_tiles(path: Path, rows: int, salt: str) -> Iterator[SkyTile]:
 
 
 def _fingerprint(files: Iterable[Path], rest: str) -> str:
-    """Sixteen hexadecimal digits over names, sizes and times of change of the files, and the rest."""
+    """Sixteen hexadecimal digits over names, sizes, times of change and readability of the files, and the rest."""
     digest = hashlib.sha256(rest.encode())
     for path in files:
         try:
             stat = path.stat()
-            digest.update(f"|{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"|{path.name}:{stat.st_size}:{stat.st_mtime_ns}"))
+            if not os.access(path, os.R_OK):  # a change of rights does not change the time
+                digest.update(b":unreadable")
         except OSError:
-            digest.update(f"|{path.name}:gone".encode())
+            digest.update(os.fsencode(f"|{path.name}:gone"))
     return digest.hexdigest()[:16]
 
 
@@ -190,7 +235,7 @@ def plan(tiles: Iterable[SkyTile], catalog: Path, model_id: str, recipe_digest: 
             fingerprint=tile.fingerprint, model_id=model_id, recipe_digest=recipe_digest
         )
         (done if fits else todo).append(tile)
-    sources = {(t.source) for t in tiles}
+    sources = {t.source for t in tiles} - {t.source for t in tiles if t.stop < 0}
     current = {t.tile_id for t in tiles}
     retired = [path for path, s in committed(catalog, model_id) if s.source in sources and s.tile_id not in current]
     return Plan(todo, done, retired)

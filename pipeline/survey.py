@@ -114,7 +114,7 @@ def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
     """
     places = list(roots) or [workspace.incoming]
     settings = workspace.settings
-    tiles = discover(places, settings.survey.rows, salt=settings.input.model_dump_json())
+    tiles = discover(places, settings.survey.rows, salt=settings.input.salt)
     if not tiles:
         raise UserError(
             f"no sky tiles in {', '.join(map(str, places))}: expected FITS cutouts, HDF5 files or folders of JPEG/PNG "

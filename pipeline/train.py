@@ -70,7 +70,7 @@ def train(workspace: Workspace, images: ImageSet) -> ModelCard:
         files={"split.json": json.dumps(parts.to_dict())},
     )
     shutil.rmtree(unfinished, ignore_errors=True)
-    return card
+    return load_card(workspace.models, model_id)  # as every later reader will see it
 
 
 def recipe_for(settings: TrainingSettings, images: ImageSet) -> Recipe:

@@ -2,7 +2,8 @@
 
 `run_units` maps a plain function over small jobs and yields an `Outcome` for each, as they end. A bounded window of
 jobs is under way at any time, and each future is released as soon as its result is in: kept ones would run again when
-their worker dies.
+their worker dies. Units that were on a worker as it died run again one by one, so that one that kills its worker takes
+no other along.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class WorkerSettings(BaseModel):
     n: int = Field(2, ge=1, description="number of worker processes")
     threads: int = Field(0, ge=0, description="torch threads a process; 0 shares the cores among the processes")
     retries: int = Field(2, ge=0, description="further tries after a failure of the system (disk, network)")
-    deaths: int = Field(2, ge=0, description="how often a unit may lose its worker before it counts as failed")
+    deaths: int = Field(2, ge=0, description="further tries, alone, of a unit whose worker died")
 
     def torch_threads(self) -> int:
         """Threads of each process."""
@@ -108,7 +109,7 @@ def _run_on_cluster(
     threads = settings.torch_threads()
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     configuration = {
-        "distributed.scheduler.allowed-failures": settings.deaths,
+        "distributed.scheduler.allowed-failures": 0,  # who was there when a worker died is tried again alone, below
         "distributed.nanny.pre-spawn-environ": {**environment, "MALLOC_TRIM_THRESHOLD_": "65536"},
         "distributed.comm.timeouts.connect": "60s",
     }
@@ -125,23 +126,44 @@ def _run_on_cluster(
     ):
         client.run(set_torch_threads, threads)
         waiting = iter(jobs)
-        names: dict[str, str] = {}
+        submitted: dict[str, Job] = {}
+        lost: list[Job] = []
 
         def submit(job: Job) -> Any:
             future = client.submit(attempt, function, job, settings.retries, pure=False)
-            names[future.key] = job.name
+            submitted[future.key] = job
             return future
 
         first = [submit(job) for job in itertools.islice(waiting, WINDOW * settings.n)]
         running = as_completed(first)  # type: ignore[no-untyped-call]
         del first
         for future in running:
-            name = names.pop(future.key)
-            yield future.result() if future.status == "finished" else Outcome(name, None, _loss(future))
+            job = submitted.pop(future.key)
+            if future.status == "finished":
+                yield future.result()
+            else:
+                lost.append(job)
             future.release()
-            job = next(waiting, None)
-            if job is not None:
-                running.add(submit(job))
+            following = next(waiting, None)
+            if following is not None:
+                running.add(submit(following))
+        for job in lost:
+            yield _alone(submit, job, settings.deaths)
+
+
+def _alone(submit: Callable[[Job], Any], job: Job, tries: int) -> Outcome[Any]:
+    """The outcome of a unit with no other beside it, tried again as long as its worker dies."""
+    from distributed import wait
+
+    error = "its worker died"
+    for _ in range(tries):
+        future = submit(job)
+        wait(future)
+        if future.status == "finished":
+            return future.result()
+        error = _loss(future)
+        future.release()
+    return Outcome(job.name, None, error)
 
 
 def _loss(future: Any) -> str:

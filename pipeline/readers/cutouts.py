@@ -54,7 +54,7 @@ def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
             ra, dec, pixscale = _geometry(path, header)
             bands = _bands(path, header, len(data))
             overlap, layer = header.get("OVERLAP", True), _layer(header, bands)
-    except (*PARSE_ERRORS, VerifyError) as error:
+    except (*PARSE_ERRORS, VerifyError, ImportError) as error:  # astropy lacks a module for what looks like .Z
         if is_transient(error):
             raise
         raise BadInput(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,38 @@ from catalogs.tile_store import Quarantined
 from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient
 from pipeline.identity import survey_keys
 from pipeline.readers.settings import InputSettings
-from pipeline.stamps import BANDS, MAX_SIDE, Stamp, examine_flux
+from pipeline.stamps import (
+    MAX_SIDE,
+    Stamp,
+    are_bands,
+    examine_flux,
+    examine_rgb,
+    in_band_order,
+    on_sky,
+    refused,
+    wrapped,
+)
 
-_CHUNK_ROWS = 32
+_MOST_ROWS = 100_000_000  # in one file; more is a damaged number
+_CHUNK_ROWS = 32  # read at a time, fewer where they would take more than
+_CHUNK_BYTES = 64 << 20
 
 
 def count_rows(path: Path) -> int:
-    """Number of images, or 0 when the file can not be read (its only tile will say why)."""
+    """Number of images, or 0 when the file can not be read (its only tile will say why).
+
+    Raises
+    ------
+    OSError : the system failed, or another program is writing the file.
+    """
     try:
         with h5py.File(path, "r") as file:
-            return int(file["images"].shape[0])
-    except PARSE_ERRORS:
+            rows = int(file["images"].shape[0])
+    except PARSE_ERRORS as error:
+        if is_transient(error):
+            raise
         return 0
+    return rows if rows <= _MOST_ROWS else 0
 
 
 def read_hdf5(path: Path, start: int, stop: int, source: str, settings: InputSettings) -> Iterator[Stamp | Quarantined]:
@@ -46,9 +67,19 @@ def read_hdf5(path: Path, start: int, stop: int, source: str, settings: InputSet
             raise
         raise BadInput(Reason.UNREADABLE_FILE, f"{path} can not be read as HDF5 ({error}); copy it again") from error
     with file:
-        columns = _columns(path, file, start, stop, settings)
-        for first in range(start, stop, _CHUNK_ROWS):
-            yield from _chunk(path, file["images"], columns, first, min(first + _CHUNK_ROWS, stop), source)
+        try:
+            images = _dataset(path, file, "images")
+            columns = _columns(path, file, images, start, stop, settings)
+        except PARSE_ERRORS as error:
+            if is_transient(error):
+                raise
+            raise BadInput(
+                Reason.UNREADABLE_FILE, f"{path}: positions can not be read ({error}); copy the file again"
+            ) from error
+        row_bytes = images.dtype.itemsize * math.prod(images.shape[1:])
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
+        for first in range(start, stop, step):
+            yield from _chunk(path, images, columns, first, min(first + step, stop), source)
 
 
 @dataclass(frozen=True)
@@ -65,29 +96,24 @@ class _Columns:
     rendering: str
 
 
-def _columns(path: Path, file: h5py.File, start: int, stop: int, settings: InputSettings) -> _Columns:
-    images = _dataset(path, file, "images")
+def _columns(
+    path: Path, file: h5py.File, images: h5py.Dataset, start: int, stop: int, settings: InputSettings
+) -> _Columns:
     bands = _layout(path, file, images)
-    for name in ("ra", "dec", "pxscale", "release", "brickid", "objid"):
-        if name in file and file[name].shape != (len(images),):
+
+    def column(name: str) -> np.ndarray:
+        """Rows `start` to `stop` of a dataset; NaN where the file has no such optional one."""
+        if name not in file and name not in ("ra", "dec"):
+            return np.full(stop - start, np.nan)
+        dataset = _dataset(path, file, name)
+        if dataset.shape != (len(images),):
             raise BadInput(
-                Reason.ARRAYS_DIFFER, f"{path}: `{name}` has shape {file[name].shape}, `images` has {len(images)} rows"
+                Reason.ARRAYS_DIFFER, f"{path}: `{name}` has shape {dataset.shape}, `images` has {len(images)} rows"
             )
-    rows = slice(start, stop)
-    try:
-        ra, dec = (np.asarray(_dataset(path, file, name)[rows], dtype=np.float64) for name in ("ra", "dec"))
-        pixscale = np.asarray(
-            file["pxscale"][rows] if "pxscale" in file else np.full(len(ra), np.nan), dtype=np.float64
-        )
-        keys = np.full((len(ra), 3), -1)
-        if all(name in file for name in ("release", "brickid", "objid")):
-            keys = np.stack([file[name][rows] for name in ("release", "brickid", "objid")], axis=1)
-    except PARSE_ERRORS as error:
-        if is_transient(error):
-            raise
-        raise BadInput(
-            Reason.UNREADABLE_FILE, f"{path}: positions can not be read ({error}); copy the file again"
-        ) from error
+        return np.asarray(dataset[start:stop], dtype=np.float64)
+
+    ra, dec, pixscale = column("ra"), column("dec"), column("pxscale")
+    keys = np.stack([column(name) for name in ("release", "brickid", "objid")], axis=1)
     simulated = bool(file.attrs.get("simulated", False))
     layer = ("simulated" if simulated else "hdf5") + "-" + ("".join(bands) or "rgb")
     rendering = settings.flux_rendering if bands else settings.hdf5_rendering
@@ -103,13 +129,16 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
 def _layout(path: Path, file: h5py.File, images: h5py.Dataset) -> tuple[str, ...]:
     """Band names of a float file, () for uint8 RGB."""
     shape, dtype = images.shape, images.dtype
-    if len(shape) == 4 and max(shape[1:]) <= MAX_SIDE:
+    if shape and shape[0] > _MOST_ROWS:
+        raise BadInput(Reason.TOO_LARGE, f"{path}: `images` claims {shape[0]} rows; copy the file again")
+    if len(shape or ()) == 4 and min(shape[1:]) >= 1 and max(shape[1:]) <= MAX_SIDE:
         if dtype == np.uint8 and shape[3] == 3:
             return ()
         if dtype.kind == "f":
-            text = images.attrs.get("bands", file.attrs.get("bands", ""))
-            bands = tuple(text.decode() if isinstance(text, bytes) else str(text))
-            if len(bands) == shape[1] and set(bands) & set(BANDS):
+            named = images.attrs.get("bands", file.attrs.get("bands", ""))  # "grz", or a list of letters
+            letters = [t.decode() if isinstance(t, bytes) else str(t) for t in np.atleast_1d(named).tolist()]
+            bands = tuple("".join(letters))
+            if are_bands(bands, shape[1]):
                 return bands
             raise BadInput(
                 Reason.WRONG_BANDS,
@@ -132,7 +161,7 @@ def _chunk(
             raise
         if last - first == 1:
             detail = f"{path}: row {first} can not be read ({error}); copy the file again"
-            yield _refuse(path, source, first, Reason.UNREADABLE_FILE, detail)
+            yield refused(path, f"{source}#{first}", BadInput(Reason.UNREADABLE_FILE, detail))
         else:
             for row in range(first, last):
                 yield from _chunk(path, images, columns, row, row + 1, source)
@@ -141,27 +170,21 @@ def _chunk(
         yield _stamp(path, image, columns, row, source)
 
 
-def _refuse(path: Path, source: str, row: int, reason: Reason, detail: str) -> Quarantined:
-    return Quarantined(file=str(path), source_name=f"{source}#{row}", reason=reason, detail=detail)
-
-
 def _stamp(path: Path, image: np.ndarray, columns: _Columns, row: int, source: str) -> Stamp | Quarantined:
     i = row - columns.start
     ra, dec = float(columns.ra[i]), float(columns.dec[i])
-    if not (np.isfinite([ra, dec]).all() and abs(dec) <= 90):
+    if not on_sky(ra, dec):
         detail = f"{path}: row {row} has ra {ra}, dec {dec}; expected degrees"
-        return _refuse(path, source, row, Reason.NO_POSITION, detail)
-    quality, bad = 0, 0.0
+        return refused(path, f"{source}#{row}", BadInput(Reason.NO_POSITION, detail))
     if columns.bands:
-        present = tuple(band in columns.bands for band in BANDS)
-        blank = np.zeros_like(image[0])
-        planes = [image[columns.bands.index(band)] if band in columns.bands else blank for band in BANDS]
-        image, quality, bad = examine_flux(np.stack(planes), present)
+        image, quality, bad = examine_flux(*in_band_order(image, columns.bands))
+    else:
+        quality, bad = examine_rgb(image)
     scale = float(columns.pixscale[i])
     return Stamp(
         source_name=f"{source}#{row}",
         pixels=image,
-        ra=ra % 360,
+        ra=wrapped(ra),
         dec=dec,
         pixscale=scale if np.isfinite(scale) and scale > 0 else np.nan,
         quality=quality,

@@ -68,9 +68,12 @@ def read_table(
             differing: set[str] = set()
             for row in reader:
                 place = Path(row[file_column] or "")
-                if (names is None or place.name in names) and (folder is None or _lies_in(place, folder, path)):
-                    if rows.setdefault(place.name, row) != row:
-                        differing.add(place.name)
+                if (names is not None and place.name not in names) or not (
+                    folder is None or _lies_in(place, folder, path)
+                ):
+                    continue
+                if rows.setdefault(place.name, row) != row:
+                    differing.add(place.name)
             return {name: row for name, row in rows.items() if name not in differing}
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         if is_transient(error):

@@ -22,3 +22,8 @@ class InputSettings(BaseModel):
         "ls-dr8-grz", description="colour rule of RGB images in HDF5 files (Galaxy10: ls-dr8-grz)"
     )
     flux_rendering: str = Field("ls-dr8-grz", description="colour rule applied to flux images")
+
+    @property
+    def salt(self) -> str:
+        """All of them as text, the part of a fingerprint that no file tells."""
+        return self.model_dump_json()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -197,3 +198,19 @@ def test_every_release_file_has_the_schema_of_the_contract(typed: Typed) -> None
     summary = typed.json("survey")
     path = typed.workspace / "catalog" / "releases" / summary["release"] / "morphology.parquet"
     assert pq.read_schema(path).remove_metadata() == arrow_schema(CLASS_SLUGS)
+
+
+def test_the_demo_tells_what_it_did(
+    tmp_path: Path, prefect_server: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    size = ["--tiles", 2, "--galaxies", 4, "--benchmark", 60]
+    out, _ = Typed(tmp_path / "W", capsys)("demo", *size, "--set", "training.epochs=1")
+    assert "Test accuracy" in out
+    assert "held-out images (simulated)" in out
+    assert "objects 8 = 8 classified + 0 without label + 0 quarantined" in out
+    assert out.count("morphcat --workspace") == 3  # queries to copy
+    right = re.search(r"Truth of the simulated tiles: (\d+) of (\d+) labels are right", out)
+    assert right is not None and 0 <= int(right[1]) <= int(right[2]) == 8
+    table = next(line.split()[-1] for line in out.splitlines() if line.strip().startswith("catalogue"))
+    assert len(pd.read_parquet(table)) == 8
