@@ -134,8 +134,10 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
     Files of tiles that no longer exist are deleted first, so that no object stands in two tiles.
     """
     from models.predictor import best_device  # torch only where there is work
+    from models.weights import recipe_of
     from pipeline.classify import ClassifyJob, classify
 
+    recipe_of(run.card)  # a model that this version can not use is one error, not one for each tile
     settings = workspace.settings
     for path in todo.retired:
         path.unlink(missing_ok=True)
