@@ -38,12 +38,17 @@ class Quarantined(BaseModel):
 
 
 class TileStamp(BaseModel):
-    """What a tile file was made from and how its inputs add up: inputs = classified + unclassified + quarantined."""
+    """What a tile file was made from and how its inputs add up: inputs = classified + unclassified + quarantined.
+
+    `source` is the stable name of the folder or file, `origin` where it lay: relative to the folder that holds the
+    catalogue when it lies below it, so that a workspace can be moved.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     tile_id: str
     source: str
+    origin: str = ""
     fingerprint: str
     model_id: str
     recipe_digest: str

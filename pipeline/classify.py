@@ -26,7 +26,7 @@ from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable
 from pipeline.readers.settings import UNKNOWN_RENDERING, InputSettings
 from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile, TileKind, names_of
+from pipeline.sky_tiles import SkyTile, TileKind, names_of, origin_of
 from pipeline.stamps import Stamp, StampBatch, refused
 
 _BATCHES_BETWEEN_TRIMS = 8
@@ -79,6 +79,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
     stamp = TileStamp(
         tile_id=job.tile.tile_id,
         source=job.tile.source,
+        origin=origin_of(job.tile, Path(job.catalog)),
         fingerprint=job.tile.fingerprint,
         model_id=job.model_id,
         recipe_digest=predictor.recipe.digest,

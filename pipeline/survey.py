@@ -7,6 +7,7 @@ the committed files, never from memory of what was started.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from pipeline.settings import Workspace
 from pipeline.sky_tiles import Plan, SkyTile, discover, plan
 from pipeline.versions import software_versions
 from pipeline.workers import run_units
+
+_log = logging.getLogger(__name__)
 
 _UNIX_EPOCH_MJD = 40587.0
 
@@ -140,6 +143,7 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
     recipe_of(run.card)  # a model that this version can not use is one error, not one for each tile
     settings = workspace.settings
     for path in todo.retired:
+        _log.warning("the inputs of sky tile %s are gone, its rows leave the catalogue", path.stem)
         path.unlink(missing_ok=True)
     device = best_device() if settings.survey.device == "auto" else settings.survey.device
     jobs = [

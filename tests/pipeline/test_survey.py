@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,3 +184,33 @@ def test_a_run_killed_midway_is_finished_by_the_next(small: Small, tmp_path: Pat
     assert total.skipped_tiles == half_way and not total.failed
     assert (total.objects, total.classified, total.reasons) == (expected.objects, expected.classified, expected.reasons)
     same_rows(rows_of(workspace), rows_of(small.elsewhere(undisturbed)), atol=2e-4 if kind == "local" else 0)
+
+
+def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: Path) -> None:
+    """Another folder of the same last two names, in a later run, is refused as long as the first is there."""
+    workspace = small.elsewhere(tmp_path / "W")
+    first, second = tmp_path / "one" / "night" / "C", tmp_path / "two" / "night" / "C"
+    write_cutouts(first, 3)
+    write_cutouts(second, 2)
+    this = survey.begin(workspace, None)
+
+    def classified(place: Path) -> int:
+        tiles = survey.find_tiles(workspace, [place])
+        survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
+        return survey.sum_up(workspace, this, tiles, 0, {}, None, None).classified
+
+    assert classified(first) == 3
+    with pytest.raises(UserError, match=r"has the same name as .*one/night/C"):
+        classified(second)
+    assert len(committed_tiles(workspace)) == 1
+    first.rename(tmp_path / "moved")
+    assert classified(second) == 2
+
+
+def test_a_moved_workspace_has_nothing_to_do(small: Small, tmp_path: Path) -> None:
+    workspace = small.elsewhere(tmp_path / "W")
+    write_cutouts(workspace.incoming / "C", 3)
+    run(workspace)
+    shutil.copytree(tmp_path / "W", tmp_path / "copy" / "W", symlinks=True)  # both are there: no conflict
+    again = run(small.elsewhere(tmp_path / "copy" / "W"))
+    assert (again.tiles, again.skipped_tiles) == (1, 1)
