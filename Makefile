@@ -33,12 +33,12 @@ clean:
 	rm -rf $(VENV) $(WORKSPACE) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing morphcat and what it needs into $(VENV) …"
 	$(PIP) -e .
-	touch $@
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the tools of development …"
 	$(PIP) -e ".[dev]"
-	touch $@
+	@touch $@
