@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from catalogs.release import ReleaseInfo, current_release
+from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story
 from pipeline.settings import Workspace, open_workspace
@@ -39,7 +40,8 @@ def plan(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> Plan:
 def classify(workspace: Workspace, run: Run, tiles: list[SkyTile], todo: Plan) -> dict[str, str]:
     if runtime.task_run.run_count > 1:  # the cluster was lost: what is committed by now need not be done again
         todo = story.make_plan(workspace, run, tiles)
-    return story.classify_tiles(workspace, run, todo)
+    with kept_by_prefect():
+        return story.classify_tiles(workspace, run, todo)
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)

@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from models.registry import ModelCard, describe
 from pipeline import benchmark as measuring
@@ -21,7 +22,8 @@ from pipeline.settings import Workspace, open_workspace
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
 def fit(workspace: Workspace, images: ImageSet) -> ModelCard:
-    return training.train(workspace, images)
+    with kept_by_prefect():
+        return training.train(workspace, images)
 
 
 @task(cache_policy=NO_CACHE)

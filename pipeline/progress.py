@@ -13,7 +13,7 @@ Display = Callable[[str, int], AbstractContextManager[Step]]
 """Called with a title and a total; shows progress as long as the context lasts."""
 
 
-def _ignore(done: int, note: str) -> None:
+def ignore(done: int, note: str) -> None:
     """The step of a display that nobody watches."""
 
 
@@ -23,7 +23,12 @@ _display: ContextVar[Display | None] = ContextVar("display", default=None)
 def track(title: str, total: int) -> AbstractContextManager[Step]:
     """Announce `total` units of work; the context gives the function to call as they are done."""
     display = _display.get()
-    return display(title, total) if display else nullcontext(_ignore)
+    return display(title, total) if display else nullcontext(ignore)
+
+
+def shown_now() -> Display | None:
+    """The display that shows progress at present; None when nobody watches."""
+    return _display.get()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pipeline.identity import printable
 _EXTENSIONS = {
     ".fits": "cutouts",
     ".fits.gz": "cutouts",
+    ".fits.fz": "cutouts",  # bricks, so far: quarantined with their reason rather than passed over
     ".fit": "cutouts",
     ".jpg": "pictures",
     ".jpeg": "pictures",

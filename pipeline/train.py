@@ -98,8 +98,7 @@ def keep_freed_memory() -> None:
     """Let the C library reuse freed blocks instead of giving each back to the system.
 
     A training step frees and takes the same large buffers again and again; on a CPU the page faults of fresh ones
-    cost a sixth to a third of the time (benchmarks/training_memory.py). Other C libraries than glibc are left as they
-    are.
+    cost 5 to 40 % of the speed (benchmarks/training_memory.py). Other C libraries than glibc are left as they are.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):

@@ -38,8 +38,10 @@ def test_the_run_and_its_totals_are_recorded(workspace: Path) -> None:
         names = {t.name.rsplit("-", 1)[0] for t in client.read_task_runs() if t.flow_run_id == run.id}
         assert names == {"discover", "plan", "classify", "release", "summarise"}
         artifacts = [a for a in client.read_artifacts() if a.flow_run_id == run.id]
-    assert [a.key for a in artifacts] == ["survey-totals"]
-    assert "| classified | 8 |" in str(artifacts[0].data)
+    (kept,) = [a for a in artifacts if a.key == "survey-totals"]
+    assert "| classified | 8 |" in str(kept.data)
+    (progress,) = [a for a in artifacts if a.type == "progress"]
+    assert (progress.description, progress.data) == ("classifying sky tiles", 100.0)
     assert list((workspace / "reports").glob(f"survey-{totals['run_id']}.json"))
 
 

@@ -1,0 +1,43 @@
+"""Progress of long work, kept by Prefect beside whatever shows it to the person at the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from pipeline.progress import Display, Step, ignore, shown_by, shown_now
+
+_SECONDS = 5.0  # between two reports to the server: each costs it 20 ms and a row
+
+
+def kept_by_prefect() -> AbstractContextManager[None]:
+    """Keep the progress of the work done inside as progress artifacts of the task that runs."""
+    return shown_by(_kept(shown_now()))
+
+
+def _kept(beside: Display | None) -> Display:
+    @contextmanager
+    def display(title: str, total: int) -> Iterator[Step]:
+        artifact = create_progress_artifact(0.0, description=title)
+        done, last = 0, time.monotonic()
+
+        def keep() -> None:
+            update_progress_artifact(artifact, progress=100.0 * done / max(1, total))  # type: ignore[arg-type]
+
+        with beside(title, total) if beside else nullcontext(ignore) as step:
+
+            def both(more: int, note: str) -> None:
+                nonlocal done, last
+                step(more, note)
+                done += more
+                if time.monotonic() - last >= _SECONDS:
+                    last = time.monotonic()
+                    keep()
+
+            yield both
+        keep()
+
+    return display
