@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.errors import is_transient
 
 WINDOW = 3  # jobs under way for each worker
+_FETCH_SECONDS = 60.0  # for a receipt of under 1 KB, or for a lost unit to run again
 _PAUSE = 0.5  # seconds before a second try, doubled each time
 
 
@@ -151,10 +152,11 @@ def _run_on_cluster(
         del first
         for future in running:
             job = submitted.pop(future.key)
-            if future.status == "finished":
-                yield future.result()
-            else:
+            outcome = _outcome(future)
+            if outcome is None:
                 lost.append(job)
+            else:
+                yield outcome
             future.release()
             following = next(waiting, None)
             if following is not None:
@@ -171,11 +173,28 @@ def _alone(submit: Callable[[Job], Any], job: Job, tries: int) -> Outcome[Any]:
     for _ in range(tries):
         future = submit(job)
         wait(future)
-        if future.status == "finished":
-            return future.result()
+        outcome = _outcome(future)
+        if outcome is not None:
+            return outcome
         error = _loss(future)
         future.release()
     return Outcome(job.name, None, error)
+
+
+def _outcome(future: Any) -> Outcome[Any] | None:
+    """The outcome of a future that ended; None when a worker died with it.
+
+    A result lies on its worker until it is fetched: a unit may have finished and be lost all the same. Dask then runs
+    it again by itself, without end where the worker dies each time; hence the limit.
+    """
+    from distributed import KilledWorker
+
+    if future.status != "finished":
+        return None
+    try:
+        return future.result(timeout=_FETCH_SECONDS)
+    except (KilledWorker, TimeoutError):
+        return None
 
 
 def _loss(future: Any) -> str:

@@ -74,6 +74,18 @@ def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path) -> No
         assert 1 <= jobs[i].tries() <= 1 + LOCAL.deaths
 
 
+def test_a_result_that_dies_with_its_worker_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished unit's result lies on its worker until it is fetched."""
+    monkeypatch.setattr(workers, "_FETCH_SECONDS", 4.0)
+    dying = {1, 4}
+    jobs = [Sum(i, str(tmp_path), "last words" if i in dying else "slow") for i in range(8)]
+    done = outcomes(jobs, LOCAL)
+    assert set(done) == {job.name for job in jobs}
+    assert all(done[f"job-{i}"].receipt == 2 * i for i in range(8) if i not in dying)
+    for i in dying:  # fetched in time, or named as lost
+        assert done[f"job-{i}"].receipt == 2 * i or done[f"job-{i}"].error
+
+
 def test_workers_share_the_cores(tmp_path: Path) -> None:
     done = list(run_units(threads, sums(tmp_path, 4), LOCAL))
     assert {o.receipt[1] for o in done if o.receipt} == {1} and len(done) == 4
