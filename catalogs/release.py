@@ -71,6 +71,14 @@ def publish(catalog: Path, model_id: str) -> ReleaseInfo | None:
     return info
 
 
+def is_published(catalog: Path, model_id: str) -> bool:
+    """Whether the current release holds exactly what is committed of a model."""
+    current = current_release(catalog)
+    return current is not None and current.content == _content_digest(
+        stamp for _, stamp in committed(catalog, model_id)
+    )
+
+
 def current_release(catalog: Path) -> ReleaseInfo | None:
     """The release that readers see; None before the first. Raises CatalogError when `CURRENT` names none."""
     pointer = catalog / "CURRENT"

@@ -1,7 +1,7 @@
 """The working store: one committed Parquet file for each sky tile, whose footer says what it was made from.
 
 That file is the only ledger. "Done" is a committed file whose stamp matches what is wanted (input fingerprint, model,
-recipe, software settings); there is no second record that could drift apart from it. A tile that can not be read
+recipe); there is no second record that could drift apart from it. A tile that can not be read
 commits zero rows and the reason.
 """
 

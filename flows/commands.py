@@ -45,8 +45,6 @@ def simulate(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a network and name the model."""
-    if arguments.variant:
-        arguments.set.append(f'training.variant="{arguments.variant}"')
     card = _run_train(arguments)
     if arguments.json:
         print_json(
@@ -233,15 +231,21 @@ def _flow_ready(workspace: Workspace, debug: bool) -> None:
         say("starting a temporary Prefect server (set PREFECT_API_URL to use your own) …")
 
 
+def _training_workspace(arguments: argparse.Namespace) -> Workspace:
+    """The workspace with what the options of `train` and `benchmark` set."""
+    for option in ("label_column", "variant"):
+        if value := getattr(arguments, option, None):
+            arguments.set.append(f'training.{option}="{value}"')
+    return _workspace(arguments)
+
+
 def _training_sources(arguments: argparse.Namespace) -> dict[str, str | None]:
     paths = {name: getattr(arguments, name) for name in ("galaxy10", "images", "labels")}
     return {name: str(Path(path).absolute()) if path else None for name, path in paths.items()}
 
 
 def _run_train(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.label_column:
-        arguments.set.append(f'training.label_column="{arguments.label_column}"')
-    workspace = _workspace(arguments)
+    workspace = _training_workspace(arguments)
     _flow_ready(workspace, arguments.debug)
     from flows.training import train as flow
 
@@ -252,9 +256,7 @@ def _run_train(arguments: argparse.Namespace) -> dict[str, Any]:
 def _run_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from models.registry import champion
 
-    if arguments.label_column:
-        arguments.set.append(f'training.label_column="{arguments.label_column}"')
-    workspace = _workspace(arguments)
+    workspace = _training_workspace(arguments)
     model_id = arguments.model or champion(workspace.models)
     if model_id is None:
         raise UserError(f"no model in {workspace.models}: `morphcat train` makes one")
@@ -304,7 +306,7 @@ def _print_benchmark(result: dict[str, Any]) -> None:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    if summary["skipped_tiles"] == summary["tiles"] and not summary["failed"]:
+    if summary["nothing_to_do"]:
         print("nothing to do: every sky tile is done")
     print(
         f"sky tiles {summary['tiles']} ({summary['skipped_tiles']} done before); objects {summary['objects']} = "
@@ -313,6 +315,11 @@ def _print_summary(summary: dict[str, Any]) -> None:
     )
     for reason, count in sorted(summary["reasons"].items()):
         print(f"  quarantined, {reason}: {count}")
+    if others := summary["passed_over"]:
+        print(
+            "  passed over, no input by their names: "
+            + ", ".join(f"{count} {ending}" for ending, count in others.items())
+        )
     for tile, error in sorted(summary["failed"].items()):
         print(f"  failed, {tile}: {error.strip().splitlines()[-1]}")
     for warning in summary["warnings"]:

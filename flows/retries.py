@@ -9,8 +9,4 @@ from pipeline.errors import is_transient
 
 def if_transient(task: Any, run: Any, state: Any) -> bool:
     """Retry what the system failed at (disk, network), not what the user has to put right, nor a bug."""
-    try:
-        state.result()
-    except Exception as error:  # whatever the task raised; nothing is swallowed, Prefect keeps the state
-        return is_transient(error)
-    return False
+    return is_transient(state.result(raise_on_failure=False))

@@ -55,7 +55,7 @@ def summarise(workspace: Workspace, summary: Summary) -> None:
     create_markdown_artifact(summary.to_markdown(), key="survey-totals", description="totals of this run")
 
 
-@flow(name="survey", retries=0)
+@flow(name="survey")
 def survey(
     workspace: str, tiles: list[str] | None = None, model: str | None = None, overrides: list[str] | None = None
 ) -> dict[str, Any]:
@@ -79,13 +79,15 @@ def survey(
     place = open_workspace(Path(workspace), overrides or [])
     logger = get_run_logger()
     run = story.begin(place, model)
-    found = discover(place, [Path(root) for root in tiles or []])
+    roots = [Path(root) for root in tiles or []]
+    found = discover(place, roots)
     todo = plan(place, run, found)
     logger.info("%d sky tiles: %d to do, %d done", len(found), len(todo.todo), len(todo.done))
     before = current_release(place.catalog)
     failed = classify(place, run, found, todo)
     info = release(place, run)
-    summary = story.sum_up(place, run, found, len(todo.done), failed, info, before)
+    others = story.files_passed_over(place, roots)
+    summary = story.sum_up(place, run, found, len(todo.done), failed, info, before, others)
     summarise(place, summary)
     if failed:
         raise TilesFailed(summary)

@@ -71,6 +71,8 @@ def predictor_for(root: Path, model_id: str, device: str, batch_size: int = 64) 
         return _slot[key]
 
 
-def best_device() -> str:
-    """`cuda` where a GPU is usable, else `cpu`."""
+def chosen_device(wanted: str) -> str:
+    """The torch device of that name; for `auto`, `cuda` where a GPU is usable, else `cpu`."""
+    if wanted != "auto":
+        return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"

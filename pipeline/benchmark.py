@@ -12,7 +12,7 @@ import torch
 
 from catalogs.files import written_whole
 from models.metrics import Evaluation, evaluate
-from models.predictor import best_device, predictor_for
+from models.predictor import chosen_device, predictor_for
 from models.registry import ModelCard, load_card
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
@@ -61,8 +61,7 @@ def benchmark(workspace: Workspace, images: ImageSet, model_id: str) -> Benchmar
     if len(parts.test) == 0:
         raise UserError(f"{model_id} was trained without a test split (training.test_fraction = 0)")
     set_torch_threads(workspace.settings.workers.torch_threads())
-    device = best_device() if workspace.settings.survey.device == "auto" else workspace.settings.survey.device
-    predictor = predictor_for(workspace.models, model_id, device)
+    predictor = predictor_for(workspace.models, model_id, chosen_device(workspace.settings.workers.device))
     pixels = images.pixels(predictor.recipe)[torch.from_numpy(parts.test)]
     started = time.monotonic()
     probabilities = predictor.probabilities(pixels)

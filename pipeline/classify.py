@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +59,6 @@ class TileReceipt:
     classified: int
     unclassified: int
     quarantined: int
-    seconds: float
 
 
 def classify(job: ClassifyJob) -> TileReceipt:
@@ -72,7 +70,6 @@ def classify(job: ClassifyJob) -> TileReceipt:
     pipeline.errors.InputChanged : files of the tile changed since it was found; nothing was committed.
     models.errors.ModelError : the model can not be loaded.
     """
-    started = time.monotonic()
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
     table, quarantine, rejected = _rows(job, predictor)
     unclassified = int(np.count_nonzero(table["label_id"].to_numpy() < 0))
@@ -91,7 +88,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
         rejected=rejected,
     )
     commit(Path(job.catalog), table, stamp)
-    return TileReceipt(job.tile.tile_id, stamp.classified, unclassified, len(quarantine), time.monotonic() - started)
+    return TileReceipt(job.tile.tile_id, stamp.classified, unclassified, len(quarantine))
 
 
 def _rows(job: ClassifyJob, predictor: Predictor) -> tuple[pa.Table, list[Quarantined], str]:
@@ -214,7 +211,7 @@ def _flags(batch: StampBatch, predictor: Predictor) -> np.ndarray:
     lowest, highest = predictor.card.envelope.get("pixscale") or (-np.inf, np.inf)
     with np.errstate(invalid="ignore"):
         outside = known & ((scale < lowest * (1 - _SCALE_MARGIN)) | (scale > highest * (1 + _SCALE_MARGIN)))
-    rendering = np.array([s.rendering for s in batch.stamps])
+    rendering = np.array([recipe.colour.name if batch.is_flux else s.rendering for s in batch.stamps])
     differs = (rendering != recipe.rendering) | (rendering == UNKNOWN_RENDERING)
     for condition, flag in (
         (~recipe.covers_field(scale, height, width), QualityFlag.FOV_MISMATCH),

@@ -18,7 +18,10 @@ import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -58,7 +61,7 @@ class InputChanged(Exception):
 
 # What parsers of damaged files were seen to raise. `OSError` is among them: astropy and h5py use it for broken content;
 # astropy also opens what looks like zip or xz, and asserts; h5py has `RuntimeError`.
-PARSE_ERRORS = (
+PARSE_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     RuntimeError,
     AssertionError,
@@ -75,6 +78,21 @@ PARSE_ERRORS = (
     lzma.LZMAError,
     zipfile.BadZipFile,
 )
+
+
+@contextmanager
+def parsing(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what a parser raises on a damaged file, and `more`, into BadInput; failures of the system pass through."""
+    try:
+        yield
+    except PARSE_ERRORS + more as error:
+        if is_transient(error):
+            raise
+        raise BadInput(
+            Reason.UNREADABLE_FILE,
+            f"{path} can not be read as {what} ({type(error).__name__}: {error}); download or copy it again",
+        ) from error
+
 
 # Failures of the system, not of the content: worth another try. A vanished or unreadable file is not among them.
 _TRANSIENT = {

@@ -45,7 +45,6 @@ class SurveySettings(BaseModel):
 
     rows: int = Field(1024, ge=1, description="most objects a sky tile; larger folders and files become several tiles")
     batch: int = Field(64, ge=1, description="stamps read and classified at a time by a worker")
-    device: str = Field("auto", description="torch device: auto, cpu, cuda")
 
 
 class FolderSettings(BaseModel):
@@ -122,11 +121,6 @@ def open_workspace(root: Path, overrides: Iterable[str] = ()) -> Workspace:
             raise UserError(f"{path}: not a TOML file ({error})") from error
     _check_names(values, str(path))
     return Workspace(root=root, settings=_validated(values, overrides))
-
-
-def with_overrides(workspace: Workspace, overrides: Iterable[str]) -> Workspace:
-    """The same workspace with further settings; later ones win. Raises UserError as `open_workspace` does."""
-    return Workspace(root=workspace.root, settings=_validated(workspace.settings.model_dump(), overrides))
 
 
 def to_toml(settings: Settings) -> str:

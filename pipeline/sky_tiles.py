@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -89,6 +90,13 @@ def discover(roots: Iterable[Path], rows: int, *, salt: str = "") -> list[SkyTil
     return list(unique.values())
 
 
+def passed_over(roots: Iterable[Path]) -> dict[str, int]:
+    """How many files under the roots are no input by their names, by extension; tables (CSV) and hidden ones aside."""
+    names = (name for root in roots if root.is_dir() for _, names in _folders(root.resolve()) for name in names)
+    others = (Path(name) for name in names if kind_of(name) is None and not name.startswith("."))
+    return dict(sorted(Counter(p.suffix.lower() or "none" for p in others if p.suffix.lower() != ".csv").items()))
+
+
 def inputs_in(folder: Path, kind: TileKind) -> list[str]:
     """Names of the input files of a kind in a folder, sorted. A link to nothing is one: it will be quarantined."""
     with os.scandir(folder) as entries:
@@ -141,19 +149,24 @@ def _under(root: Path, rows: int, salt: str) -> Iterator[SkyTile]:
             raise UserError(f"{root}: give a folder of cutouts or pictures, or an HDF5 file")
         yield from _hdf5_tiles(root, rows, salt)
         return
-    seen: set[str] = set()  # links to folders are followed, each folder once
-    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".")) if real not in seen else []
-        if real in seen:
-            continue
-        seen.add(real)
+    for folder, names in _folders(root):
         kinds = {kind_of(name) for name in names}
         for kind in (TileKind.CUTOUTS, TileKind.PICTURES):
             if kind in kinds:
-                yield from _folder_tiles(Path(folder), kind, rows, salt)
+                yield from _folder_tiles(folder, kind, rows, salt)
         for name in sorted(n for n in names if kind_of(n) == TileKind.HDF5):
-            yield from _hdf5_tiles(Path(folder) / name, rows, salt)
+            yield from _hdf5_tiles(folder / name, rows, salt)
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from `root` down with the names in it; links to folders are followed, each folder once."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".")) if real not in seen else []
+        if real not in seen:
+            seen.add(real)
+            yield Path(folder), names
 
 
 def _unreadable(error: OSError) -> None:

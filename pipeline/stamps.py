@@ -25,7 +25,8 @@ class Stamp:
 
     `pixels` : float32 (3, H, W) flux in nanomaggies, bands g, r, z, row 0 south; or uint8 (H, W, 3) RGB, row 0 north.
     `ra`, `dec` in degrees (ICRS); `pixscale` in arcsec, NaN where unknown; `quality` bits of `QualityFlag`;
-    `rendering` names the colour rule that pixels have or will get; `survey_keys` are release, brickid, objid or −1.
+    `rendering` names the colour rule of RGB and is empty for flux, which the recipe renders; `survey_keys` are
+    release, brickid, objid or −1.
     """
 
     source_name: str
@@ -36,7 +37,7 @@ class Stamp:
     quality: int
     bad_pixel_fraction: float
     survey_layer: str
-    rendering: str
+    rendering: str = ""
     survey_keys: tuple[int, int, int] = NO_SURVEY_KEYS
 
     @property

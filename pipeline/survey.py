@@ -16,13 +16,13 @@ from typing import Any
 from uuid import uuid4
 
 from catalogs.files import written_whole
-from catalogs.release import ReleaseInfo, current_release, publish
+from catalogs.release import ReleaseInfo, current_release, is_published, publish
 from catalogs.tile_store import TileStamp, read_stamp, tile_path
 from models.registry import ModelCard, champion, load_card
 from pipeline.errors import UserError
 from pipeline.progress import track
 from pipeline.settings import Workspace
-from pipeline.sky_tiles import Plan, SkyTile, discover, plan
+from pipeline.sky_tiles import Plan, SkyTile, discover, passed_over, plan
 from pipeline.versions import software_versions
 from pipeline.workers import run_units
 
@@ -44,7 +44,8 @@ class Run:
 class Summary:
     """What a run found and did; objects = classified + unclassified + quarantined over all tiles that are committed.
 
-    `skipped_tiles` were done before this run; `failed` names tiles that could not be finished and why.
+    `skipped_tiles` were done before this run; `failed` names tiles that could not be finished and why; `passed_over`
+    counts files that are no input by their names, by extension.
     """
 
     run_id: str
@@ -62,6 +63,7 @@ class Summary:
     catalog: str
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -70,7 +72,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a report or a script."""
-        return asdict(self)
+        return {**asdict(self), "nothing_to_do": self.nothing_to_do}
 
     def to_markdown(self) -> str:
         """The totals for people."""
@@ -84,6 +86,7 @@ class Summary:
         ]
         lines += ["|---|---|", *(f"| {row} | {getattr(self, row)} |" for row in rows)]
         lines += [f"| quarantined: {reason} | {count} |" for reason, count in sorted(self.reasons.items())]
+        lines += [f"| passed over, no input: {ending} | {count} |" for ending, count in self.passed_over.items()]
         if self.simulated_objects:
             lines += ["", f"**{self.simulated_objects} objects of the release are simulated.**"]
         if self.failed:
@@ -115,7 +118,7 @@ def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
     ------
     UserError : a root does not exist, or there is no input in any of them.
     """
-    places = list(roots) or [workspace.incoming]
+    places = _places(workspace, roots)
     settings = workspace.settings
     tiles = discover(places, settings.survey.rows, salt=settings.input.salt)
     if not tiles:
@@ -124,6 +127,15 @@ def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
             "pictures with a CSV of file, ra, dec (`morphcat simulate` makes some)"
         )
     return tiles
+
+
+def files_passed_over(workspace: Workspace, roots: Sequence[Path]) -> dict[str, int]:
+    """How many files in the places of a run are no input by their names, by extension."""
+    return passed_over(_places(workspace, roots))
+
+
+def _places(workspace: Workspace, roots: Sequence[Path]) -> list[Path]:
+    return list(roots) or [workspace.incoming]
 
 
 def make_plan(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> Plan:
@@ -136,7 +148,7 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
 
     Files of tiles that no longer exist are deleted first, so that no object stands in two tiles.
     """
-    from models.predictor import best_device  # torch only where there is work
+    from models.predictor import chosen_device  # torch only where there is work
     from models.weights import recipe_of
     from pipeline.classify import ClassifyJob, classify
 
@@ -145,7 +157,7 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
     for path in todo.retired:
         _log.warning("the inputs of sky tile %s are gone, its rows leave the catalogue", path.stem)
         path.unlink(missing_ok=True)
-    device = best_device() if settings.survey.device == "auto" else settings.survey.device
+    device = chosen_device(settings.workers.device)
     jobs = [
         ClassifyJob(
             tile=tile,
@@ -182,8 +194,9 @@ def sum_up(
     failed: dict[str, str],
     release: ReleaseInfo | None,
     before: ReleaseInfo | None,
+    others: dict[str, int] | None = None,
 ) -> Summary:
-    """Add up the stamps of all tiles of this run as they are on disk."""
+    """Add up the stamps of all tiles of this run as they are on disk; `others` are the files passed over."""
     stamps = _stamps(workspace, run, tiles)
     reasons: dict[str, int] = {}
     for entry in (q for stamp in stamps for q in stamp.quarantine):
@@ -204,18 +217,18 @@ def sum_up(
         catalog=str(workspace.catalog),
         failed=failed,
         warnings=_warnings(release, before),
+        passed_over=others or {},
     )
 
 
 def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
-    """The summary of a run that would change nothing; None when there is work to do."""
+    """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
     tiles = find_tiles(workspace, roots)
     todo = make_plan(workspace, run, tiles)
-    current = current_release(workspace.catalog)
-    if todo.todo or todo.retired or current is None or current.model_id != run.card.model_id:
+    if todo.todo or todo.retired or not is_published(workspace.catalog, run.card.model_id):
         return None
-    release = release_catalogue(workspace, run)
-    return sum_up(workspace, run, tiles, len(tiles), {}, release, current)
+    current = current_release(workspace.catalog)
+    return sum_up(workspace, run, tiles, len(tiles), {}, current, current, files_passed_over(workspace, roots))
 
 
 def write_report(workspace: Workspace, summary: Summary) -> Path:

@@ -1,8 +1,8 @@
 """A training from labelled images to a model folder: split, train, calibrate, evaluate, publish.
 
 Everything that determines the outcome enters the model id. Training again what exists returns what exists; an
-interrupted training goes on from its last epoch. Selection and calibration see the validation split only; the test
-split is looked at once.
+interrupted training goes on from its last epoch. Calibration sees the validation split only, and nothing is chosen by
+the test split.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.astroformer import VARIANTS, create_model
 from models.calibration import fit_temperature
 from models.metrics import evaluate
-from models.predictor import best_device
+from models.predictor import chosen_device
 from models.recipe import Recipe
 from models.registry import ModelCard, load_card, publish
 from models.training import EpochRecord, LabelledPixels, Trained, TrainingDiverged, predict_logits, train_network
@@ -54,9 +54,7 @@ def train(workspace: Workspace, images: ImageSet) -> ModelCard:
     if (workspace.models / model_id / "card.json").is_file():
         return load_card(workspace.models, model_id)
     set_torch_threads(workspace.settings.workers.torch_threads())
-    device = torch.device(
-        best_device() if workspace.settings.survey.device == "auto" else workspace.settings.survey.device
-    )
+    device = torch.device(chosen_device(workspace.settings.workers.device))
     if device.type == "cpu":
         keep_freed_memory()
     pixels = images.pixels(recipe)

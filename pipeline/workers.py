@@ -48,6 +48,7 @@ class WorkerSettings(BaseModel):
     )
     n: int = Field(2, ge=1, description="number of worker processes")
     threads: int = Field(0, ge=0, description="torch threads a process; 0 shares the cores among the processes")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="torch device; auto: a GPU where one is usable")
     retries: int = Field(2, ge=0, description="further tries after a failure of the system (disk, network)")
     deaths: int = Field(2, ge=0, description="further tries, alone, of a unit whose worker died")
 
@@ -83,7 +84,7 @@ def run_units(
 def attempt(function: Callable[[Job], Receipt], job: Job, retries: int) -> Outcome[Receipt]:
     """Run one unit; system failures are tried again, anything else that is raised becomes the outcome.
 
-    The only broad `except` of the project: a bug in one unit must not cost the run.
+    The only broad `except` below the command line: a bug in one unit must not cost the run.
     """
     for again in range(retries + 1):
         try:

@@ -27,7 +27,7 @@ SMALL_TRAINING = (
     "training.batch_size=16",
     "training.warmup_epochs=0.5",
     "workers.threads=1",
-    "survey.device=cpu",
+    "workers.device=cpu",
 )
 
 

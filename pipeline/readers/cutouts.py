@@ -15,15 +15,14 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 
 from catalogs.schema import QualityFlag
 from catalogs.tile_store import Quarantined
-from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient
+from pipeline.errors import BadInput, Reason, parsing
 from pipeline.identity import printable
-from pipeline.readers.settings import InputSettings
 from pipeline.stamps import BANDS, MAX_SIDE, Stamp, are_bands, examine_flux, in_band_order, on_sky, refused, wrapped
 
 _MOST_BYTES = 512 << 20  # declared size of one cutout
 
 
-def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSettings) -> Iterator[Stamp | Quarantined]:
+def read_cutouts(folder: Path, names: list[str], source: str) -> Iterator[Stamp | Quarantined]:
     """One stamp or one quarantine entry for each file, in the given order.
 
     Raises
@@ -33,12 +32,12 @@ def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSet
     for name in names:
         source_name = printable(f"{source}/{name}")
         try:
-            yield read_cutout(folder / name, source_name, settings)
+            yield read_cutout(folder / name, source_name)
         except BadInput as bad:
             yield refused(folder / name, source_name, bad)
 
 
-def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
+def read_cutout(path: Path, source_name: str) -> Stamp:
     """Read one viewer cutout.
 
     Raises
@@ -47,20 +46,13 @@ def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
     """
     if path.exists() and path.stat().st_size == 0:
         raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; download it again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged files; the checks below say it in our words
-            header, data = _image(path)
-            ra, dec, pixscale = _geometry(path, header)
-            bands = _bands(path, header, len(data))
-            overlap, layer = header.get("OVERLAP", True), _layer(header, bands)
-    except (*PARSE_ERRORS, VerifyError, ImportError) as error:  # astropy lacks a module for what looks like .Z
-        if is_transient(error):
-            raise
-        raise BadInput(
-            Reason.UNREADABLE_FILE,
-            f"{path} can not be read as FITS ({type(error).__name__}: {error}); download it again",
-        ) from error
+    # ImportError: astropy lacks a module for what looks like .Z
+    with parsing(path, "FITS", VerifyError, ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged files; the checks below say it in our words
+        header, data = _image(path)
+        ra, dec, pixscale = _geometry(path, header)
+        bands = _bands(path, header, len(data))
+        overlap, layer = header.get("OVERLAP", True), _layer(header, bands)
     flux, quality, bad = examine_flux(*in_band_order(data, bands))
     if overlap is False:
         quality |= QualityFlag.EDGE_OR_OFF_FOOTPRINT
@@ -73,7 +65,6 @@ def read_cutout(path: Path, source_name: str, settings: InputSettings) -> Stamp:
         quality=int(quality),
         bad_pixel_fraction=bad,
         survey_layer=layer,
-        rendering=settings.flux_rendering,
     )
 
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from catalogs.tile_store import Quarantined
-from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient
+from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient, parsing
 from pipeline.identity import survey_keys
 from pipeline.readers.settings import InputSettings
 from pipeline.stamps import (
@@ -60,22 +60,12 @@ def read_hdf5(path: Path, start: int, stop: int, source: str, settings: InputSet
     BadInput : nothing in the file can be used (not HDF5, a dataset missing, arrays of different lengths).
     OSError : the system failed.
     """
-    try:
+    with parsing(path, "HDF5"):
         file = h5py.File(path, "r")
-    except PARSE_ERRORS as error:
-        if is_transient(error):
-            raise
-        raise BadInput(Reason.UNREADABLE_FILE, f"{path} can not be read as HDF5 ({error}); copy it again") from error
     with file:
-        try:
+        with parsing(path, "HDF5 with positions"):
             images = _dataset(path, file, "images")
             columns = _columns(path, file, images, start, stop, settings)
-        except PARSE_ERRORS as error:
-            if is_transient(error):
-                raise
-            raise BadInput(
-                Reason.UNREADABLE_FILE, f"{path}: positions can not be read ({error}); copy the file again"
-            ) from error
         row_bytes = images.dtype.itemsize * math.prod(images.shape[1:])
         step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
         for first in range(start, stop, step):
@@ -116,7 +106,7 @@ def _columns(
     keys = np.stack([column(name) for name in ("release", "brickid", "objid")], axis=1)
     simulated = bool(file.attrs.get("simulated", False))
     layer = ("simulated" if simulated else "hdf5") + "-" + ("".join(bands) or "rgb")
-    rendering = settings.flux_rendering if bands else settings.hdf5_rendering
+    rendering = "" if bands else settings.hdf5_rendering
     return _Columns(start, ra, dec, pixscale, keys, bands, layer, rendering)
 
 

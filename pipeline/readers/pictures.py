@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from catalogs.tile_store import Quarantined
-from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient
+from pipeline.errors import BadInput, Reason, is_transient, parsing
 from pipeline.identity import printable, survey_keys
 from pipeline.readers.settings import InputSettings
 from pipeline.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
@@ -90,20 +90,17 @@ def _lies_in(place: Path, folder: Path, table: Path) -> bool:
 def read_picture(path: Path) -> np.ndarray:
     """Pixels uint8 (H, W, 3) RGB, row 0 at the top. Raises BadInput when it is no picture of a sensible size."""
     try:
-        if path.stat().st_size == 0:
-            raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; download it again")
-        with Image.open(path, formats=("JPEG", "PNG")) as image:  # no other parser of Pillow for files from outside
-            if max(image.size) > MAX_SIDE:
-                raise BadInput(Reason.TOO_LARGE, f"{path}: {image.size} pixels, at most {MAX_SIDE} a side are a cutout")
-            return np.array(image.convert("RGB"))  # a copy: torch wants writable memory
+        with parsing(path, "a picture"):
+            if path.stat().st_size == 0:
+                raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; download it again")
+            with Image.open(path, formats=("JPEG", "PNG")) as image:  # no other parser of Pillow for files from outside
+                if max(image.size) > MAX_SIDE:
+                    raise BadInput(
+                        Reason.TOO_LARGE, f"{path}: {image.size} pixels, at most {MAX_SIDE} a side are a cutout"
+                    )
+                return np.array(image.convert("RGB"))  # a copy: torch wants writable memory
     except Image.DecompressionBombError as error:
         raise BadInput(Reason.TOO_LARGE, f"{path}: {error}; at most {MAX_SIDE} pixels a side are a cutout") from error
-    except PARSE_ERRORS as error:
-        if is_transient(error):
-            raise
-        raise BadInput(
-            Reason.UNREADABLE_FILE, f"{path} can not be read as a picture ({error}); download it again"
-        ) from error
 
 
 def _stamp(

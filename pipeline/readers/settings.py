@@ -21,7 +21,6 @@ class InputSettings(BaseModel):
     hdf5_rendering: str = Field(
         "ls-dr8-grz", description="colour rule of RGB images in HDF5 files (Galaxy10: ls-dr8-grz)"
     )
-    flux_rendering: str = Field("ls-dr8-grz", description="colour rule applied to flux images")
 
     @property
     def salt(self) -> str:

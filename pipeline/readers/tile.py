@@ -39,7 +39,7 @@ def _items(tile: SkyTile, names: list[str], settings: InputSettings) -> Iterator
     if tile.kind is TileKind.CUTOUTS:
         from pipeline.readers.cutouts import read_cutouts
 
-        return read_cutouts(path, names, tile.source, settings)
+        return read_cutouts(path, names, tile.source)
     from pipeline.readers.pictures import read_pictures
 
     return read_pictures(path, names, table_of(path), tile.source, settings)

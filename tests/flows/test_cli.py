@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
+from tests.flows.conftest import make_workspace
 
 
 class Typed:
@@ -35,12 +36,7 @@ class Typed:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
     """A workspace with a simulated sky and a small model; tests copy nothing, they only add to it."""
-    workspace = tmp_path_factory.mktemp("cli") / "W"
-    arguments = ["--workspace", str(workspace)]
-    assert main([*arguments, "simulate", "--tiles", "3", "--galaxies", "5", "--benchmark", "60"]) == 0
-    settings = ["--set", "training.epochs=2", "--set", "training.image_size=32"]
-    assert main([*arguments, "train", "--variant", "cpu_tiny", *settings]) == 0
-    return workspace
+    return make_workspace(tmp_path_factory.mktemp("cli") / "W", tiles=3, galaxies=5, epochs=2)
 
 
 @pytest.fixture

@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.cli import main
 from flows.survey import TilesFailed, survey
 from models.registry import champion
+from tests.flows.conftest import make_workspace
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
-    root = tmp_path_factory.mktemp("flow") / "W"
-    arguments = ["--workspace", str(root)]
-    assert main([*arguments, "simulate", "--tiles", "2", "--galaxies", "4", "--benchmark", "60"]) == 0
-    settings = ["--set", "training.epochs=1", "--set", "training.image_size=32"]
-    assert main([*arguments, "train", "--variant", "cpu_tiny", *settings]) == 0
-    return root
+    return make_workspace(tmp_path_factory.mktemp("flow") / "W", tiles=2, galaxies=4, epochs=1)
 
 
 def test_the_run_and_its_totals_are_recorded(workspace: Path) -> None:

@@ -13,13 +13,12 @@ from astropy.io import fits
 from catalogs.schema import QualityFlag
 from pipeline.errors import BadInput, Reason
 from pipeline.readers.cutouts import read_cutout, read_cutouts
-from pipeline.readers.settings import InputSettings
 from pipeline.stamps import Stamp
 from tests.pipeline.makers import cutout_header, galaxy, sorted_out, write_cutout
 
 
 def read(path: Path) -> Stamp:
-    return read_cutout(path, f"tile/{path.name}", InputSettings())
+    return read_cutout(path, f"tile/{path.name}")
 
 
 def reason(path: Path) -> Reason:
@@ -40,7 +39,7 @@ def test_pixels_come_in_native_order_as_they_were_written(path: Path) -> None:
     assert stamp.pixels.dtype == np.float32 and stamp.pixels.dtype.isnative
     assert stamp.quality == 0 and stamp.bad_pixel_fraction == 0
     assert stamp.survey_layer == "ls-dr9-south-grz"
-    assert stamp.rendering == "ls-dr8-grz"
+    assert stamp.rendering == ""  # flux: the recipe renders it
 
 
 @pytest.mark.parametrize(("ra", "dec"), [(150.0, 2.0), (0.0001, -30.0), (359.9999, 84.0)])
@@ -215,7 +214,7 @@ def test_every_file_is_accounted_for_in_order(tmp_path: Path) -> None:
     for name in names:
         write_cutout(tmp_path / name)
     (tmp_path / "b.fits").write_bytes(b"")
-    items = list(read_cutouts(tmp_path, names, "tile", InputSettings()))
+    items = list(read_cutouts(tmp_path, names, "tile"))
     assert [item.source_name for item in items] == ["tile/a.fits", "tile/b.fits", "tile/c.fits"]
     stamps, refused = sorted_out(iter(items))
     assert len(stamps) == 2 and refused[0].reason == Reason.EMPTY_FILE and refused[0].file == str(tmp_path / "b.fits")
@@ -225,7 +224,7 @@ def test_a_name_that_is_no_text_can_still_be_written_down(tmp_path: Path) -> Non
     name = os.fsdecode(b"bad\xff.fits")
     write_cutout(tmp_path / name)
     (tmp_path / (name + "2.fits")).write_bytes(b"")
-    good, bad = read_cutouts(tmp_path, [name, name + "2.fits"], "tile", InputSettings())
+    good, bad = read_cutouts(tmp_path, [name, name + "2.fits"], "tile")
     assert isinstance(good, Stamp) and good.object_id > 1 << 62
     assert good.source_name == "tile/bad\\udcff.fits"
     assert bad.model_dump_json()
@@ -234,7 +233,7 @@ def test_a_name_that_is_no_text_can_still_be_written_down(tmp_path: Path) -> Non
 def test_real_cutouts(shared: Path) -> None:
     folder = shared / "data/fits/decals_grz_cutouts"
     names = sorted(p.name for p in folder.glob("*.fits"))
-    stamps, refused = sorted_out(read_cutouts(folder, names, "real", InputSettings()))
+    stamps, refused = sorted_out(read_cutouts(folder, names, "real"))
     assert not refused and len(stamps) == len(names) == 9
     flagged = {s.source_name: s.quality for s in stamps if s.quality}
     assert flagged["real/example_bad_pix.fits"] & QualityFlag.MISSING_BAND

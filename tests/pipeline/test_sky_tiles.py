@@ -16,7 +16,7 @@ from pipeline.errors import InputChanged, UserError
 from pipeline.readers import hdf5 as hdf5_reader
 from pipeline.readers.settings import InputSettings
 from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile, TileKind, discover, kind_of, plan
+from pipeline.sky_tiles import SkyTile, TileKind, discover, kind_of, passed_over, plan
 from tests.pipeline.makers import hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 
 
@@ -136,6 +136,13 @@ def test_hidden_and_foreign_names_are_no_inputs() -> None:
     assert kind_of("x.JPeG") == TileKind.PICTURES
     for name in (".a.fits", "a.csv", "a.fits.part", "fits", ""):
         assert kind_of(name) is None
+
+
+def test_files_that_are_no_input_are_counted(tmp_path: Path) -> None:
+    write_cutouts(tmp_path / "n" / "C", 1)
+    for name in ("a.tif", "b.TIF", "readme", "table.csv", ".hidden.tif"):
+        (tmp_path / "n" / name).touch()
+    assert passed_over([tmp_path, tmp_path / "n" / "C"]) == {".tif": 2, "none": 1}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -214,3 +214,19 @@ def test_a_moved_workspace_has_nothing_to_do(small: Small, tmp_path: Path) -> No
     shutil.copytree(tmp_path / "W", tmp_path / "copy" / "W", symlinks=True)  # both are there: no conflict
     again = run(small.elsewhere(tmp_path / "copy" / "W"))
     assert (again.tiles, again.skipped_tiles) == (1, 1)
+
+
+def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: Path) -> None:
+    """After a run that was killed between its commits and its release there is work; the look does none of it."""
+    workspace = small.elsewhere(tmp_path)
+    write_cutouts(tmp_path / "incoming" / "C", 2)
+    run(workspace)
+    write_cutouts(tmp_path / "incoming" / "D", 2)
+    this = survey.begin(workspace, None)
+    tiles = survey.find_tiles(workspace, [])
+    survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
+    released = (workspace.catalog / "CURRENT").read_text()
+    assert survey.already_done(workspace, this, []) is None
+    assert (workspace.catalog / "CURRENT").read_text() == released
+    run(workspace)
+    assert survey.already_done(workspace, this, []) is not None

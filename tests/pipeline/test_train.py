@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.image_sets import open_galaxy10
 from pipeline.progress import shown_by
 from pipeline.readers.settings import InputSettings
-from pipeline.settings import Workspace, with_overrides
+from pipeline.settings import Workspace
 from pipeline.train import _model_id, recipe_for, split_of, train
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
@@ -67,8 +67,8 @@ def test_whatever_determines_the_outcome_makes_another_model(small: Small, overr
         return _model_id(settings, recipe, small.images, split_of(settings, small.images))
 
     assert name(small.workspace) == small.card.model_id
-    assert name(with_overrides(small.workspace, [override])) != small.card.model_id
-    assert name(with_overrides(small.workspace, ["workers.n=7", "survey.batch=3"])) == small.card.model_id
+    assert name(small.elsewhere(small.workspace.root, override)) != small.card.model_id
+    assert name(small.elsewhere(small.workspace.root, "workers.n=7", "survey.batch=3")) == small.card.model_id
 
 
 class Killed(BaseException):
@@ -76,7 +76,7 @@ class Killed(BaseException):
 
 
 def test_a_training_that_was_cut_off_ends_in_the_very_same_model(small: Small, tmp_path: Path) -> None:
-    workspace = with_overrides(small.elsewhere(tmp_path), ['folders.models="models"'])
+    workspace = small.elsewhere(tmp_path, 'folders.models="models"')
 
     @contextmanager
     def cut_off(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
@@ -120,7 +120,7 @@ def test_a_training_that_was_cut_off_ends_in_the_very_same_model(small: Small, t
     ],
 )
 def test_settings_that_make_no_network(small: Small, tmp_path: Path, override: str, message: str) -> None:
-    workspace = with_overrides(small.elsewhere(tmp_path), ['folders.models="models"', override])
+    workspace = small.elsewhere(tmp_path, 'folders.models="models"', override)
     with pytest.raises(UserError, match=message):
         train(workspace, small.images)
     assert list_models(workspace.models) == []
@@ -137,5 +137,5 @@ def test_without_a_test_split_and_without_scales(small: Small, tmp_path: Path) -
         file["images"], file["ans"] = hdf5_columns(20)["images"], np.arange(20) % 2
     images = open_galaxy10(tmp_path / "g.h5", InputSettings(), 10)
     overrides = ['folders.models="models"', "training.test_fraction=0", "training.epochs=1"]
-    card = train(with_overrides(small.elsewhere(tmp_path), overrides), images)
+    card = train(small.elsewhere(tmp_path, *overrides), images)
     assert card.test is None and card.envelope == {"pixscale": None} and not card.data["simulated"]
