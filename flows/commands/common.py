@@ -1,0 +1,69 @@
+"""What commands share: the workspace, a place to write in, progress, Prefect's environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeAlias
+
+from flows import prefect_home
+from flows.display import progress_bar, say
+from pipeline.errors import UserError
+from pipeline.progress import shown_by
+from pipeline.settings import Workspace, open_workspace
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def workspace_of(arguments: argparse.Namespace) -> Workspace:
+    """The workspace that the options name, with `--set` applied."""
+    return open_workspace(arguments.workspace, arguments.set)
+
+
+def make_root(workspace: Workspace) -> None:
+    """Create the workspace's folder, or say why it can not be one."""
+    try:
+        workspace.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{workspace.root} can not be a workspace ({error.strerror}); choose another with --workspace"
+        ) from error
+    if not os.access(workspace.root, os.W_OK | os.X_OK):
+        raise UserError(f"{workspace.root} can not be written; choose another workspace with --workspace DIR")
+
+
+def bars() -> AbstractContextManager[None]:
+    """Progress of long work is shown on the error stream."""
+    return shown_by(progress_bar)
+
+
+def flow_ready(workspace: Workspace, debug: bool) -> None:
+    """Everything a flow needs around it: a workspace to write in, Prefect's environment set before its import."""
+    make_root(workspace)
+    prefect_home.prepare(workspace.root, debug=debug)
+    if not prefect_home.server_configured() and "prefect" not in sys.modules:
+        say("starting a temporary Prefect server (set PREFECT_API_URL to use your own) …")
+
+
+def simulated_mark(yes: bool) -> str:
+    """What stands behind a result of simulated galaxies."""
+    return " (simulated)" if yes else ""
+
+
+def short(path: Path) -> str:
+    """A path as seen from here, where it lies below."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def count(text: str) -> int:
+    """An argument that counts something."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value

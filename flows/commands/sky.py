@@ -1,0 +1,61 @@
+"""`morphcat simulate`: a simulated sky to try everything on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from flows.commands.common import Subparsers, bars, count, make_root, workspace_of
+from flows.display import print_json
+from pipeline.progress import track
+from pipeline.settings import Workspace
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare `simulate`."""
+    parser = subparsers.add_parser(
+        "simulate", help="write a simulated sky: tiles to classify, a labelled set to train on"
+    )
+    parser.add_argument("--tiles", type=count, default=4, help="sky tiles under incoming/ (4)")
+    parser.add_argument("--galaxies", type=count, default=50, help="galaxies a tile (50)")
+    parser.add_argument(
+        "--benchmark", type=count, default=0, help="images of benchmark/galaxy10.h5, Galaxy10 layout (0: none)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=simulate)
+
+
+def simulate(arguments: argparse.Namespace) -> None:
+    """Write a simulated sky."""
+    workspace = workspace_of(arguments)
+    make_root(workspace)
+    with bars():
+        made = write_sky(workspace, arguments)
+    print_json(made) if arguments.json else [print(f"{key}: {value}") for key, value in made.items()]
+
+
+def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write tiles and benchmark as the options say; returns what was made and where."""
+    from models.recipe import colour_rule
+    from pipeline.simulated_sky import simulate as write
+
+    galaxy10 = workspace.benchmark / "galaxy10.h5" if arguments.benchmark else None
+    total = arguments.tiles * arguments.galaxies + arguments.benchmark
+    with track("simulating galaxies", total) as step:
+        write(
+            workspace.incoming,
+            tiles=arguments.tiles,
+            galaxies=arguments.galaxies,
+            seed=arguments.seed,
+            galaxy10=galaxy10,
+            benchmark_images=arguments.benchmark,
+            render=colour_rule,
+            on_progress=lambda done: step(done, "simulated"),
+        )
+    return {
+        "tiles": arguments.tiles,
+        "galaxies": arguments.tiles * arguments.galaxies,
+        "incoming": str(workspace.incoming),
+        "benchmark": str(galaxy10) if galaxy10 else None,
+        "simulated": True,
+    }
