@@ -1,255 +1,219 @@
-"""Labelled images: opening them, groups of one sky position, splits."""
+"""Labelled images: their pixels in a file that is written once and mapped; their digest; their statistics."""
 
 from __future__ import annotations
 
-import csv
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from models.recipe import Recipe
+from pipeline import pixel_cache
 from pipeline.errors import UserError
-from pipeline.image_sets import ImageSet, open_galaxy10, open_images, open_pictures, position_groups, split
+from pipeline.galaxy10 import open_galaxy10
+from pipeline.image_sets import ImageSet, channel_statistics
+from pipeline.image_sources import ImageSource, open_images
 from pipeline.readers.settings import InputSettings
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5, write_pictures, write_table
 
-ARCSEC = 1 / 3600
+RECIPE = Recipe(image_size=24, field_pixels=24)
 
 
-def galaxy10(path: Path, labels: list[int] | None = None, **columns: np.ndarray) -> Path:
-    labels = [0, 1, 2, 9] if labels is None else labels
-    return write_hdf5(path, {**hdf5_columns(len(labels)), "ans": np.array(labels), **columns})
+def written(path: Path, count: int = 6, **columns: np.ndarray) -> ImageSet:
+    write_hdf5(path, {**hdf5_columns(count), "ans": np.arange(count) % 10, **columns})
+    return open_galaxy10(path, InputSettings())
 
 
-def opened(path: Path) -> ImageSet:
-    return open_galaxy10(path, InputSettings(), 10)
+def cached(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*.u8"))
 
 
-def test_a_galaxy10_file(tmp_path: Path) -> None:
-    images = opened(galaxy10(tmp_path / "g.h5"))
-    assert len(images) == 4 and images.labels.tolist() == [0, 1, 2, 9]
-    assert images.labels.dtype == np.int64 and not images.simulated
-    assert images.ra[1] == 10.02 and images.pixscale[0] == 0.262
-    (chunk,) = images.raw()
-    np.testing.assert_array_equal(chunk[2], picture(2))
-    pixels = images.pixels(Recipe(image_size=24, field_pixels=24))
-    assert pixels.dtype == torch.uint8 and pixels.shape == (4, 3, 24, 24)
-    np.testing.assert_array_equal(pixels[3].permute(1, 2, 0).numpy(), picture(3))
+def mapped_file(pixels: torch.Tensor) -> str:
+    """The file that the memory of a tensor is a mapping of; empty for anonymous memory."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= pixels.data_ptr() < last:
+            return line.split(maxsplit=5)[5] if len(line.split()) > 5 else ""
+    raise AssertionError("memory of nobody")
 
 
-def test_positions_and_scales_may_be_missing(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "g.h5", "w") as file:
-        file["images"], file["ans"] = hdf5_columns(3)["images"], [1, 2, 3]
-    images = opened(tmp_path / "g.h5")
-    assert np.isnan(images.ra).all() and np.isnan(images.pixscale).all()
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
+def test_pixels_are_no_memory_of_the_process(tmp_path: Path) -> None:
+    pixels = written(tmp_path / "g.h5").pixels(RECIPE, tmp_path / "cache")
+    (file,) = cached(tmp_path / "cache")
+    assert mapped_file(pixels) == str(file) and file.stat().st_size == pixels.numel() == 6 * 3 * 24 * 24
+    assert mapped_file(torch.zeros(2**20)) == ""
 
 
-def test_the_digest_follows_labels_positions_and_pixels(tmp_path: Path) -> None:
-    """Other pixels must give another model: training again what exists is a no-op."""
-    path = tmp_path / "g.h5"
-    columns = hdf5_columns(4)
-    first = opened(galaxy10(path)).digest
-    assert opened(galaxy10(tmp_path / "other.h5")).digest == first
-    assert opened(galaxy10(path, [0, 1, 2, 8])).digest != first
-    assert opened(galaxy10(path, ra=columns["ra"] + 1)).digest != first
-    assert opened(galaxy10(path, images=255 - columns["images"])).digest != first
+def test_pixels_are_written_once_and_never_through_the_tensor(tmp_path: Path, as_was: Callable) -> None:
+    images = written(tmp_path / "g.h5")
+    pixels = images.pixels(RECIPE, tmp_path / "cache")
+    with as_was(tmp_path / "cache"):
+        again = written(tmp_path / "g.h5")  # the same content with another time of change …
+        os.utime(tmp_path / "g.h5", ns=(0, 0))
+        pixels[:] = 0
+        assert images.labels.tolist() == again.labels.tolist()
+    unchanged = open_galaxy10(tmp_path / "g.h5", InputSettings())
+    first = unchanged.pixels(RECIPE, tmp_path / "cache")
+    with as_was(tmp_path / "cache"):
+        second = open_galaxy10(tmp_path / "g.h5", InputSettings()).pixels(RECIPE, tmp_path / "cache")
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first[2].permute(1, 2, 0), picture(2))
+    assert len(cached(tmp_path / "cache")) == 2  # … has pixels of its own
 
 
-@pytest.mark.parametrize(
-    ("labels", "columns", "message"),
-    [
-        ([0, 10], {}, "labels from 0 to 10, expected 0 to 9"),
-        ([-1, 3], {}, "labels from -1 to 3"),
-        ([], {}, "no labelled images"),
-        ([1, 2], {"ans": np.array([1, 2, 3])}, "`ans` has shape"),
-        ([1, 2], {"ra": np.array([1.0])}, "`ra` has shape"),
-        ([1, 2], {"images": np.zeros((2, 8, 8, 4), "u1")}, "expected uint8"),
-        ([1, 2], {"images": np.zeros((2, 3, 8, 8), "f4")}, "expected uint8"),
-    ],
-)
-def test_files_that_are_no_galaxy10(tmp_path: Path, labels: list[int], columns: dict, message: str) -> None:
-    path = galaxy10(tmp_path / "g.h5", labels, **columns)
-    with pytest.raises(UserError) as error:
-        opened(path)
-    assert message in str(error.value) and str(path) in str(error.value)
+def test_pixels_that_the_digest_does_not_look_at_are_read_again_when_the_file_changed(tmp_path: Path) -> None:
+    columns = hdf5_columns(40)
+    images = written(tmp_path / "g.h5", 40)
+    before = images.pixels(RECIPE, tmp_path / "cache").clone()
+    columns["images"][1] = 255 - columns["images"][1]  # not among the sixteen
+    other = written(tmp_path / "g.h5", 40, images=columns["images"])
+    assert other.digest == images.digest
+    after = other.pixels(RECIPE, tmp_path / "cache")
+    assert (after[1] != before[1]).any() and (after[2:] == before[2:]).all()
 
 
-def test_unreadable_files_are_errors_for_a_person(tmp_path: Path) -> None:
-    path = galaxy10(tmp_path / "g.h5", list(range(10)))
-    with h5py.File(path) as file:
-        chunk = file["images"].id.get_chunk_info_by_coord((5, 0, 0, 0))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="can not be read as a Galaxy10 file"):
-        opened(path)
-    path.write_bytes(whole[: chunk.byte_offset + 20] + b"\0" * 50 + whole[chunk.byte_offset + 70 :])
-    with pytest.raises(UserError, match="can not be read"):
-        opened(path).pixels(Recipe(image_size=24, field_pixels=24))
+def test_another_size_is_another_file_and_another_normalisation_is_not(tmp_path: Path) -> None:
+    images = written(tmp_path / "g.h5")
+    images.pixels(RECIPE, tmp_path / "cache")
+    images.pixels(replace(RECIPE, mean=(0.5, 0.5, 0.5)), tmp_path / "cache")
+    assert len(cached(tmp_path / "cache")) == 1
+    assert images.pixels(replace(RECIPE, image_size=12), tmp_path / "cache").shape == (6, 3, 12, 12)
+    assert len(cached(tmp_path / "cache")) == 2
 
 
-# --- pictures with a table ------------------------------------------------------------------------------------------
+def test_a_file_of_another_size_is_written_again_and_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
+    images = written(tmp_path / "g.h5")
+    images.pixels(RECIPE, tmp_path / "cache")
+    (file,) = cached(tmp_path / "cache")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    left = file.with_name(f".{file.name}.0123456789ab")
+    left.write_bytes(b"half")
+    images.pixels(RECIPE, tmp_path / "cache")
+    assert file.read_bytes() == whole and not left.exists()
 
 
-def labelled(folder: Path, labels: list[object], column: str = "label", **more: object) -> Path:
-    write_pictures(folder / "images", len(labels))
-    rows = [{"file": f"p{i:03d}.jpg", column: label, "ra": 1 + i, "dec": 2, **more} for i, label in enumerate(labels)]
-    return write_table(folder / "labels.csv", rows)
+def test_those_who_ask_at_once_wait_for_one_writer(tmp_path: Path) -> None:
+    images = written(tmp_path / "g.h5")
+    started = Barrier(3)
+    reads = []
+
+    def counted() -> Iterator[np.ndarray]:
+        reads.append(1)
+        yield from images.raw()
+
+    def ask(_: int) -> int:
+        started.wait()
+        return int(replace(images, raw=counted).pixels(RECIPE, tmp_path / "cache").sum())
+
+    with ThreadPoolExecutor(3) as threads:
+        sums = list(threads.map(ask, range(3)))
+    assert len(reads) == 1 and len(cached(tmp_path / "cache")) == 1
+    assert set(sums) == {int(images.pixels(RECIPE, tmp_path / "cache").sum())}
 
 
-def open_table(table: Path, label_column: str = "") -> ImageSet:
-    return open_pictures(table.parent, table, InputSettings(), 10, label_column)
+def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
+    images = written(tmp_path / "g.h5")
+
+    def broken() -> Iterator[np.ndarray]:
+        yield np.zeros((2, 24, 24, 3), np.uint8)
+        raise UserError("the third image can not be read")
+
+    with pytest.raises(UserError, match="third image"):
+        replace(images, raw=broken).pixels(RECIPE, tmp_path / "cache")
+    with pytest.raises(UserError, match="2 images, 6 when it was opened"):
+        replace(images, raw=lambda: iter([np.zeros((2, 24, 24, 3), np.uint8)])).pixels(RECIPE, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
-@pytest.mark.parametrize("column", ["label", "galaxy10_label", "Label_ID", "ans"])
-def test_the_label_column_is_found_by_its_name(tmp_path: Path, column: str) -> None:
-    images = open_table(labelled(tmp_path, [3, 4, 5], column))
-    assert images.labels.tolist() == [3, 4, 5] and images.ra.tolist() == [1, 2, 3]
-    assert sum(len(chunk) for chunk in images.raw()) == 3
+def test_a_source_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    images = written(tmp_path / "g.h5")
+
+    def slow() -> Iterator[np.ndarray]:
+        yield np.zeros((6, 24, 24, 3), np.uint8)
+        os.utime(tmp_path / "g.h5", ns=(1, 1))
+
+    with pytest.raises(UserError, match="changed while it was read"):
+        replace(images, raw=slow).pixels(RECIPE, tmp_path / "cache")
+    (tmp_path / "g.h5").unlink()
+    with pytest.raises(UserError, match="no longer there"):
+        images.pixels(RECIPE, tmp_path / "cache")
 
 
-def test_negative_and_empty_labels_are_left_out(tmp_path: Path) -> None:
-    images = open_table(labelled(tmp_path, [3, -1, "", "7.0"]))
-    assert images.labels.tolist() == [3, 7] and images.ra.tolist() == [1, 4]
-    with pytest.raises(UserError, match="no row with a label"):
-        open_table(labelled(tmp_path / "none", [-1, -1]))
+def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"need 1000000000\.0 GB, .*folders\.cache"):
+        pixel_cache.ensure_pixels(tmp_path / "huge.u8", (10**18,), lambda file: None)
+    assert cached(tmp_path) == []
 
 
-def test_two_label_columns_need_a_choice(tmp_path: Path) -> None:
-    table = labelled(tmp_path, [3, 4], galaxy10_label=5)
-    with pytest.raises(UserError, match="--label-column"):
-        open_table(table)
-    assert open_table(table, "Galaxy10_Label").labels.tolist() == [5, 5]
-    with pytest.raises(UserError, match=r"no column 'morph'.*label_column"):
-        open_table(table, "morph")
-    with pytest.raises(UserError, match="Found none"):
-        open_table(labelled(tmp_path / "x", [3], "morph"))
+def test_the_digest_follows_classes_and_official_test_rows(tmp_path: Path) -> None:
+    images = written(tmp_path / "g.h5")
+    others = (
+        replace(images, class_slugs=("other", *images.class_slugs[1:])),
+        replace(images, official_test=np.array([4, 5])),
+        replace(images, official_test=np.array([], dtype=np.int64), field_pixels=32),
+        replace(images, rendering="other"),
+    )
+    assert len({images.digest, *(other.digest for other in others)}) == 5
 
 
-@pytest.mark.parametrize("label", ["spiral", "1.5", "inf", "nan"])
-def test_a_label_that_is_no_number(tmp_path: Path, label: str) -> None:
-    with pytest.raises(UserError, match="no class number"):
-        open_table(labelled(tmp_path, [3, label]))
+# --- normalisation --------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
-    table = labelled(tmp_path, [3, 4])
-    (tmp_path / "images" / "p001.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"p001\.jpg.*negative label"):
-        list(open_table(table).raw())
-    (tmp_path / "images" / "p001.jpg").unlink()
-    with pytest.raises(UserError, match=r"p001\.jpg, which is neither in"):
-        open_table(table)
+def test_statistics_are_those_of_the_training_rows() -> None:
+    rng = np.random.default_rng(0)
+    levels = np.array([50, 100, 150])[:, None, None]
+    pixels = torch.from_numpy((levels + rng.integers(-20, 21, (100, 3, 16, 16))).astype(np.uint8))
+    pixels[50:] = 255
+    mean, std = channel_statistics(pixels, np.arange(50))
+    values = pixels[:50].double() / 255
+    np.testing.assert_allclose(mean, values.mean((0, 2, 3)), atol=6e-5)
+    np.testing.assert_allclose(std, values.permute(1, 0, 2, 3).flatten(1).std(1, correction=0), atol=6e-5)
+    normalised = Recipe(image_size=16, mean=mean, std=std).to_input(pixels[:50])
+    assert normalised.mean().abs() < 1e-2 and (normalised.std() - 1).abs() < 1e-2
 
 
-def test_what_the_user_named_is_opened(tmp_path: Path) -> None:
-    table = labelled(tmp_path / "set", [3, 4])
-    path = galaxy10(tmp_path / "g.h5")
+def test_statistics_of_many_rows_are_those_of_some_spread_evenly() -> None:
+    pixels = torch.arange(250, dtype=torch.uint8).repeat_interleave(40)[:, None, None, None].expand(-1, 3, 2, 2)
+    mean, _ = channel_statistics(pixels, np.arange(10_000))
+    np.testing.assert_allclose(mean, 124.5 / 255, atol=2e-3)
 
-    def open_named(**named: Path | None) -> ImageSet:
-        given = {"galaxy10": None, "pictures": None, "table": None, **named}
-        return open_images(**given, default=path, settings=InputSettings(), label_column="", num_classes=10)
 
-    assert open_named().kind == "galaxy10" == open_named(galaxy10=path).kind
-    assert open_named(pictures=table.parent, table=table).kind.startswith("pictures")
-    for wrong in (
-        {"pictures": table.parent},
-        {"table": table},
-        {"galaxy10": path, "table": table},
-        {"galaxy10": tmp_path / "gone.h5"},
-        {"pictures": tmp_path / "gone", "table": table},
+def test_statistics_without_contrast_or_rows() -> None:
+    _, std = channel_statistics(torch.full((4, 3, 8, 8), 9, dtype=torch.uint8), np.arange(4))
+    assert min(std) > 0
+    with pytest.raises(UserError, match="no training images"):
+        channel_statistics(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), np.array([], dtype=np.int64))
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_is_opened_by_its_kind(tmp_path: Path) -> None:
+    written(tmp_path / "g.h5")
+    write_pictures(tmp_path / "pictures", 3)
+    table = write_table(tmp_path / "labels.csv", [{"file": f"p{i:03d}.jpg", "morph": i} for i in range(3)])
+
+    def opened(**source: object) -> ImageSet:
+        travelled = ImageSource.model_validate(ImageSource.model_validate(source).model_dump(mode="json"))
+        return open_images(travelled, InputSettings())
+
+    assert opened(kind="galaxy10", path=tmp_path / "g.h5").kind == "galaxy10"
+    pictures = opened(kind="pictures", path=tmp_path / "pictures", table=table, label_column="morph")
+    assert pictures.kind.startswith("pictures:") and pictures.labels.tolist() == [0, 1, 2]
+    for wrong, message in (
+        ({"kind": "galaxy10", "path": tmp_path / "gone.h5"}, "gone.h5: no such file"),
+        ({"kind": "pictures", "path": tmp_path / "gone", "table": table}, "gone: no such folder"),
+        ({"kind": "pictures", "path": tmp_path / "pictures"}, "need a table of labels"),
+        ({"kind": "cifar10", "path": tmp_path / "pictures"}, "batches.meta"),
+        ({"kind": "tiny_imagenet", "path": tmp_path / "pictures"}, "wnids.txt can not be read"),
     ):
-        with pytest.raises(UserError):
-            open_named(**wrong)
-
-
-# --- groups and splits ----------------------------------------------------------------------------------------------
-
-
-def groups(*positions: tuple[float, float]) -> list[int]:
-    """Groups as small numbers in the order of their first member."""
-    found = position_groups(*(np.array(axis, dtype=float) for axis in zip(*positions, strict=True)))
-    return [list(dict.fromkeys(found.tolist())).index(g) for g in found]
-
-
-@pytest.mark.parametrize("dec", [0.0, 60.0, 89.9])
-def test_positions_within_an_arcsec_are_one(dec: float) -> None:
-    stretch = 1 / np.cos(np.radians(dec))
-    at = 100.0
-    assert groups((at, dec), (at + 0.9 * ARCSEC * stretch, dec), (at + 2.5 * ARCSEC * stretch, dec)) == [0, 0, 1]
-    assert groups((at, dec), (at + 1.1 * ARCSEC * stretch, dec)) == [0, 1]
-    assert groups((at, dec), (at, dec + 0.9 * ARCSEC), (at, dec + 2.5 * ARCSEC)) == [0, 0, 1]
-
-
-def test_positions_on_both_sides_of_zero_and_around_the_poles() -> None:
-    assert groups((0.0001, 10), (359.99995, 10), (359.9995, 10)) == [0, 0, 1]
-    assert groups((0, 90 - 0.3 * ARCSEC), (180, 90 - 0.3 * ARCSEC), (90, 90 - 3 * ARCSEC)) == [0, 0, 1]
-    assert groups((0, -90), (123, -90)) == [0, 0]
-
-
-def test_chains_hang_together_and_unknown_positions_stay_alone() -> None:
-    assert groups((5, 0), (5 + 0.8 * ARCSEC, 0), (5 + 1.6 * ARCSEC, 0)) == [0, 0, 0]
-    nan = float("nan")
-    assert groups((nan, nan), (nan, nan), (5, 0), (5, nan)) == [0, 1, 2, 3]
-    assert position_groups(np.array([]), np.array([])).shape == (0,)
-
-
-def image_set(labels: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> ImageSet:
-    scale = np.full(len(labels), 0.262)
-    return ImageSet("memory", "test", labels, ra, dec, scale, "rule", False, lambda: iter(()))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(30, 300), st.integers(0, 10**6), st.floats(0.05, 0.3), st.floats(0, 0.3))
-def test_a_split_is_complete_disjoint_grouped_and_seeded(count: int, seed: int, validation: float, test: float) -> None:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 4, count)
-    place = rng.integers(0, count, count)  # about a third of the positions come more than once
-    images = image_set(labels, place * 0.01, np.zeros(count))
-    parts = split(images, validation=validation, test=test, seed=seed)
-    together = np.concatenate([parts.train, parts.validation, parts.test])
-    assert np.sort(together).tolist() == list(range(count))
-    for one, other in ((parts.train, parts.validation), (parts.train, parts.test), (parts.validation, parts.test)):
-        assert not set(place[one]) & set(place[other])
-    again = split(images, validation=validation, test=test, seed=seed)
-    assert again.digest == parts.digest
-    assert all((np.diff(rows) > 0).all() for rows in (parts.train, parts.validation, parts.test))
-
-
-def test_a_split_has_every_class_in_proportion_and_another_seed_is_another() -> None:
-    labels = np.repeat([0, 1, 2], [1000, 200, 40])
-    images = image_set(labels, np.arange(1240) * 0.01, np.zeros(1240))
-    parts = split(images, validation=0.1, test=0.2, seed=1)
-    assert np.bincount(labels[parts.test]).tolist() == [200, 40, 8]
-    assert np.bincount(labels[parts.validation]).tolist() == [100, 20, 4]
-    other = split(images, validation=0.1, test=0.2, seed=2)
-    assert other.digest != parts.digest and len(set(other.test) & set(parts.test)) < 100
-
-
-def test_the_doubles_of_the_real_galaxy10_stay_together(shared: Path) -> None:
-    path = shared / "data/galaxy10_decals/catalog/galaxy10_decals_radec_label.csv"
-    with path.open() as handle:
-        rows = list(csv.DictReader(handle))
-    ra, dec = (np.array([float(row[name]) for row in rows]) for name in ("ra", "dec"))
-    labels = np.array([int(row["label"]) for row in rows])
-    known = np.array([int(row["dup_group"]) for row in rows])
-    found = position_groups(ra, dec)
-    _, counts = np.unique(found, return_counts=True)
-    assert len(rows) == 17736 and (counts == 2).sum() == 59 and counts.max() == 2
-    parts = split(image_set(labels, ra, dec), validation=0.1, test=0.15, seed=0)
-    where = np.zeros(len(rows), int)
-    where[parts.validation], where[parts.test] = 1, 2
-    for group in np.unique(known[known >= 0]):
-        members = np.flatnonzero(known == group)
-        assert len(set(found[members])) == 1 and len(set(where[members])) == 1
-
-
-def test_the_real_images(shared: Path) -> None:
-    folder = shared / "data/galaxy10_decals"
-    images = open_pictures(folder, folder / "labels.csv", InputSettings(), 10)
-    assert np.bincount(images.labels).tolist() == [6] * 10
-    assert images.pixels(Recipe(image_size=64)).shape == (60, 3, 64, 64)
+        with pytest.raises(UserError, match=message):
+            opened(**wrong)
