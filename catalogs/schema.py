@@ -18,6 +18,9 @@ import pyarrow.compute as pc
 from catalogs.errors import CatalogError
 
 PROBABILITY_DIGITS = 4  # probabilities are rounded before writing: 58 → 17 bytes a row
+MOST_CLASSES = 15  # that fit into the bits of an int16 without its sign
+HIGH_OOD = 0.97  # scores above are flagged: about one in a hundred of objects like those of the training
+FEW_VIEWS_AGREE = 0.75  # a share of views below is flagged
 
 
 class QualityFlag(enum.IntFlag):
@@ -30,6 +33,9 @@ class QualityFlag(enum.IntFlag):
     RESAMPLED = 1 << 9
     PIXSCALE_OUTSIDE_TRAINING = 1 << 11
     COLOUR_RULE_DIFFERS = 1 << 14
+    VIEWS_DISAGREE = 1 << 15
+    HIGH_OOD = 1 << 16
+    PRED_SET_EMPTY_OR_FULL = 1 << 17
     UNCLASSIFIED = 1 << 18
 
 
@@ -41,9 +47,14 @@ FLAG_MEANINGS: dict[QualityFlag, str] = {
     QualityFlag.RESAMPLED: "the stamp was brought from another pixel scale to the training scale",
     QualityFlag.PIXSCALE_OUTSIDE_TRAINING: "the pixel scale lies outside the range of the training images",
     QualityFlag.COLOUR_RULE_DIFFERS: "the rendering is not known to be that of the training images",
+    QualityFlag.VIEWS_DISAGREE: f"fewer than {FEW_VIEWS_AGREE:.0%} of the views, each by itself, have this label",
+    QualityFlag.HIGH_OOD: f"ood_score above {HIGH_OOD}",
+    QualityFlag.PRED_SET_EMPTY_OR_FULL: "the prediction set holds no class, or every class: it narrows nothing down",
     QualityFlag.UNCLASSIFIED: "no label: there was nothing to classify",
 }
 
+# Not among them: views_disagree and pred_set_empty_or_full say that a label is uncertain, as its confidence does. With
+# high_ood the confidence itself can not be trusted.
 UNRELIABLE: QualityFlag = (
     QualityFlag.MISSING_BAND
     | QualityFlag.NAN_PIXELS
@@ -51,6 +62,7 @@ UNRELIABLE: QualityFlag = (
     | QualityFlag.FOV_MISMATCH
     | QualityFlag.PIXSCALE_OUTSIDE_TRAINING
     | QualityFlag.COLOUR_RULE_DIFFERS
+    | QualityFlag.HIGH_OOD
     | QualityFlag.UNCLASSIFIED
 )
 RELIABLE_CONFIDENCE = 0.6
@@ -69,8 +81,15 @@ class Column:
 
 
 def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
-    """All columns of the primary table, in order; one probability column for each class slug."""
-    probability = "stat.probability;src.morph.type"
+    """All columns of the primary table, in order; one probability column for each class slug.
+
+    Raises CatalogError when there are more classes than a prediction set has bits.
+    """
+    if len(class_slugs) > MOST_CLASSES:
+        raise CatalogError(
+            f"a model of {len(class_slugs)} classes can not make a catalogue: a prediction set has {MOST_CLASSES} bits"
+        )
+    probability, code = "stat.probability;src.morph.type", "meta.code;src.morph.type"
     before = (
         Column("_healpix_29", pa.int64(), "", "pos.healpix", "nested HEALPix index of order 29"),
         Column("object_id", pa.int64(), "", "meta.id;meta.main", "DESI TARGETID, or bit 62 and a hash of source_name"),
@@ -82,7 +101,7 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
         Column("objid", pa.int32(), "", "meta.id", "object number in the brick, -1 unknown"),
         Column("tile_id", pa.string(), "", "meta.id;obs.field", "the sky tile it came with"),
         Column("label", pa.string(), "", "src.morph.type", "most probable class; empty when not classified"),
-        Column("label_id", pa.int16(), "", "meta.code;src.morph.type", "number of the class, -1 when not classified"),
+        Column("label_id", pa.int16(), "", code, "number of the class, -1 when not classified"),
         Column("confidence", pa.float32(), "", probability, "calibrated probability of label; 0 when not classified"),
     )
     classes = tuple(
@@ -94,6 +113,18 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
     after = (
         Column("confidence_gap", pa.float32(), "", "stat.value;arith.diff", "first minus second probability"),
         Column("entropy", pa.float32(), "", "stat.value", "entropy of the probabilities, 0 to 1 (even)"),
+        Column("pred_set", pa.int16(), "", code, "prediction set: bit i (of value 2^i) is set if class i is in it"),
+        Column("pred_set_size", pa.int16(), "", "meta.number", "classes in the prediction set; 0 when not classified"),
+        Column("n_views", pa.int16(), "", "meta.number", "views of the object averaged, times networks of an ensemble"),
+        Column("confidence_std", pa.float32(), "", "stat.stdev", "spread of confidence over the views, 0 for one view"),
+        Column(
+            "ood_score",
+            pa.float32(),
+            "",
+            "stat.value",
+            "0 typical ... 1 unlike any training image; up to 0.95 the share of validation images that are more "
+            "typical; -1 when not classified",
+        ),
         Column("quality_flags", pa.int32(), "", "meta.code.qual", "bits, see the table of flags"),
         Column("is_reliable", pa.bool_(), "", "meta.code.qual;meta.main", "the recommended cut, see the documentation"),
         Column(
@@ -146,6 +177,46 @@ def label_columns(
         "confidence_gap": (ordered[:, -1] - ordered[:, -2]).round(PROBABILITY_DIGITS).astype(np.float32),
         "entropy": entropy.round(PROBABILITY_DIGITS).astype(np.float32),
     }
+
+
+def certainty_columns(
+    sets: np.ndarray, spread: np.ndarray, novelty: np.ndarray, n_views: int, classified: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Columns on how certain a label is, beside its probability.
+
+    Parameters
+    ----------
+    sets : bool (N, C), the classes in each prediction set.
+    spread, novelty : float32 (N,).
+    n_views : views averaged for each object.
+    classified : bool (N,); where it is False everything is 0, and the novelty -1.
+    """
+    bits = (sets & classified[:, None]) @ (1 << np.arange(sets.shape[1]))
+    return {
+        "pred_set": bits.astype(np.int16),
+        "pred_set_size": np.where(classified, sets.sum(axis=1), 0).astype(np.int16),
+        "n_views": np.where(classified, n_views, 0).astype(np.int16),
+        "confidence_std": np.where(classified, spread.astype(np.float64).round(PROBABILITY_DIGITS), 0).astype(
+            np.float32
+        ),
+        "ood_score": np.where(classified, novelty.astype(np.float64).round(PROBABILITY_DIGITS), -1).astype(np.float32),
+    }
+
+
+def certainty_flags(sets: np.ndarray, agreement: np.ndarray, novelty: np.ndarray) -> np.ndarray:
+    """Quality bits int64 (N,) that a prediction sets: sets bool (N, C), agreement and novelty float (N,).
+
+    `agreement` is the share of the views that have the label of their mean.
+    """
+    size = sets.sum(axis=1)
+    flags = np.zeros(len(sets), dtype=np.int64)
+    for condition, flag in (
+        (agreement < FEW_VIEWS_AGREE, QualityFlag.VIEWS_DISAGREE),
+        (novelty > HIGH_OOD, QualityFlag.HIGH_OOD),
+        ((size == 0) | (size == sets.shape[1]), QualityFlag.PRED_SET_EMPTY_OR_FULL),
+    ):
+        flags[condition] |= int(flag)
+    return flags
 
 
 def is_reliable(confidence: np.ndarray, flags: np.ndarray) -> np.ndarray:

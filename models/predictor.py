@@ -1,4 +1,4 @@
-"""A model folder brought to life: model-ready pixels in, calibrated probabilities out.
+"""A model folder brought to life: model-ready pixels in, calibrated predictions out.
 
 One model per process: `predictor_for` keeps the last one used in a slot behind a lock, so that the threads of a
 worker share it and a promotion needs no restart.
@@ -9,50 +9,75 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.confidence import Confidence, Prediction
+from models.errors import ModelError
+from models.novelty import load_space
+from models.passes import Panel
 from models.recipe import Recipe
-from models.registry import ModelCard, load_card
-from models.weights import load_network, recipe_of
+from models.registry import Member, ModelCard, load_card
+from models.weights import load_network, recipe_of, tensors_digest
 
 
 class Predictor:
-    """A loaded network with its recipe and temperature on one device."""
+    """A model, single or ensemble, with its recipe and its calibration on one device."""
 
-    def __init__(self, card: ModelCard, network: nn.Module, device: torch.device, batch_size: int = 64) -> None:
+    def __init__(self, card: ModelCard, panel: Panel) -> None:
         self.card = card
-        self.recipe: Recipe = recipe_of(card)
-        self.device = device
-        self.batch_size = batch_size
-        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = network.eval()
+        self._panel = panel
+        self._confidence = Confidence(card.temperature, card.conformal, card.novelty)
 
-    def probabilities(self, pixels: Tensor) -> np.ndarray:
-        """Calibrated probabilities float32 (N, C) of model-ready pixels uint8 (N, 3, S, S).
+    @property
+    def recipe(self) -> Recipe:
+        return self._panel.recipe
 
-        A batch that does not fit on the GPU is halved, from then on.
+    @property
+    def device(self) -> torch.device:
+        return self._panel.device
+
+    def predict(self, pixels: Tensor) -> Prediction:
+        """The prediction for model-ready pixels uint8 (N, 3, S, S).
+
+        Raises
+        ------
+        ModelError : the network gives logits that are not finite.
         """
-        parts: list[np.ndarray] = []
-        start = 0
-        while start < len(pixels):
-            batch = pixels[start : start + self.batch_size]
-            try:
-                parts.append(self._forward(batch))
-                start += len(batch)
-                continue
-            except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                self.batch_size = max(1, len(batch) // 2)
-            torch.cuda.empty_cache()  # not before: the exception held the memory of the batch
-        return np.concatenate(parts) if parts else np.empty((0, len(self.card.class_slugs)), np.float32)
+        return self._confidence.of(self._panel.passes(pixels))
 
-    def _forward(self, batch: Tensor) -> np.ndarray:
-        with torch.inference_mode():
-            logits = self._network(self.recipe.to_input(batch.to(self.device))).float()
-            return torch.softmax(logits / self.card.temperature, dim=1).cpu().numpy()
+
+def load_panel(root: Path, card: ModelCard, device: torch.device, batch_size: int) -> Panel:
+    """The networks of a model with their feature spaces.
+
+    Raises
+    ------
+    ModelError : tensors are missing or damaged, or a member of an ensemble is not what it was.
+    """
+    cards = [_member_card(root, card, member) for member in card.members] or [card]
+    return Panel(
+        [load_network(root, each) for each in cards],
+        [load_space(root / each.model_id) for each in cards],
+        recipe_of(card),
+        views=card.views,
+        device=device,
+        batch_size=batch_size,
+    )
+
+
+def _member_card(root: Path, card: ModelCard, member: Member) -> ModelCard:
+    if not (root / member.model_id).is_dir():
+        raise ModelError(
+            f"{root / member.model_id}: not found, but the ensemble {card.model_id} can not do without it; put the "
+            "folder back, or make an ensemble of the models that are there"
+        )
+    found = tensors_digest(root / member.model_id)
+    if found != member.digest:
+        raise ModelError(
+            f"{root / member.model_id}: its tensors have digest {found}, the ensemble {card.model_id} was calibrated "
+            f"with {member.digest}; put the folder back as it was, or make the ensemble again"
+        )
+    return load_card(root, member.model_id)
 
 
 _slot: dict[tuple[str, str, str, int], Predictor] = {}
@@ -65,7 +90,7 @@ def predictor_for(root: Path, model_id: str, device: str, batch_size: int = 64) 
     with _slot_lock:
         if key not in _slot:
             card = load_card(root, model_id)
-            predictor = Predictor(card, load_network(root, card), torch.device(device), batch_size)
+            predictor = Predictor(card, load_panel(root, card, torch.device(device), batch_size))
             _slot.clear()  # the model before is no longer wanted
             _slot[key] = predictor
         return _slot[key]

@@ -1,8 +1,10 @@
 """Model folders: content-addressed, immutable, never executed; and the pointer to the champion.
 
-A folder `<root>/<model id>/` holds `weights.safetensors`, `card.json` (what a program needs) and `README.md` (what a
-person reads). It is written beside and renamed, so that it is there whole or not at all. `CHAMPION` is one line;
-`history.jsonl` keeps every change of it. Nothing here needs torch, so that listing models is quick.
+A folder `<root>/<model id>/` holds `weights.safetensors`, `features.safetensors` (where the training images lie among
+the network's features), `card.json` (what a program needs) and `README.md` (what a person reads); that of an ensemble
+names its members and holds no tensors. It is written beside and renamed, so that it is there whole or not at all.
+`CHAMPION` is one line; `history.jsonl` keeps every change of it. Nothing here needs torch, so that listing models is
+quick.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from models.conformal import ConformalSets
 from models.errors import ModelError
 from models.files import sync
+from models.novelty import NoveltyScale
 
 WEIGHTS = "weights.safetensors"
 
@@ -27,11 +31,36 @@ _CHAMPION = "CHAMPION"
 _HISTORY = "history.jsonl"
 
 
+class Member(BaseModel):
+    """A model that takes part in an ensemble, with the digest of its tensors (`models.weights.tensors_digest`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_id: str
+    digest: str
+
+
+class Calibration(BaseModel):
+    """Whether confidences of one split are honest, at temperature 1 (`before`) and at that of the card (`after`).
+
+    Each of the two holds `ece`, `ece_equal_count`, `brier`, `nll` of `models.metrics.Evaluation` and `bins`, the table
+    of `models.metrics.reliability`. On the validation split `after` was fitted; on the test split it is a measurement.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
 class ModelCard(BaseModel):
     """What a model folder claims about itself.
 
     `envelope` says what the training images were like (pixel scales in arcsec), `data` where they came from and
-    whether they were simulated, `validation` and `test` hold the numbers of `models.metrics.Evaluation`.
+    whether they were simulated, `validation` and `test` hold the numbers of `models.metrics.Evaluation`. `views` is the
+    number of views of each image that each network sees; temperature, sets and novelty hold for that number only.
+    `calibration` has an entry for each of the splits that has images. `members` is empty unless the model is an
+    ensemble. `remarks` are sentences on what to be careful with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,22 +75,35 @@ class ModelCard(BaseModel):
     class_names: list[str]
     recipe: dict[str, Any]
     recipe_digest: str
+    members: list[Member]
+    views: int
     temperature: float
+    conformal: ConformalSets
+    novelty: NoveltyScale
     settings: dict[str, Any]
     data: dict[str, Any]
     envelope: dict[str, Any]
     split_digest: str
     validation: dict[str, Any] | None
     test: dict[str, Any] | None
+    calibration: dict[str, Calibration]
+    remarks: list[str]
     history: list[dict[str, Any]]
     versions: dict[str, str]
 
 
-def publish(root: Path, card: ModelCard, save: Callable[[Path], None], *, files: dict[str, str] | None = None) -> Path:
+def publish(
+    root: Path,
+    card: ModelCard,
+    save: Callable[[Path], None],
+    *,
+    files: Mapping[str, str | bytes] | None = None,
+    may_lead: bool = True,
+) -> Path:
     """Write a model folder and return its path; a folder of that id which is already there stays as it is.
 
-    `save` writes the weights into the folder that it is given; `files` are further text files by name. The first
-    model of a root becomes champion.
+    `save` writes the weights into the folder that it is given; `files` are further files by name. The first
+    model of a root becomes champion, unless it may not lead.
     """
     folder = root / card.model_id
     if not folder.exists():
@@ -72,16 +114,22 @@ def publish(root: Path, card: ModelCard, save: Callable[[Path], None], *, files:
             save(beside)
             (beside / "card.json").write_text(card.model_dump_json(indent=1))
             (beside / "README.md").write_text(describe(card))
-            for name, text in (files or {}).items():
-                (beside / name).write_text(text)
+            for name, content in (files or {}).items():
+                (beside / name).write_bytes(content.encode() if isinstance(content, str) else content)
             for path in (*beside.iterdir(), beside):
                 sync(path)
             _rename_unless_there(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    if champion(root) is None:
-        set_champion(root, card.model_id, reason="first model")
+    if may_lead:
+        lead_if_first(root, card.model_id)
     return folder
+
+
+def lead_if_first(root: Path, model_id: str) -> None:
+    """Make a model champion where there is none yet."""
+    if champion(root) is None:
+        set_champion(root, model_id, reason="first model")
 
 
 def _rename_unless_there(beside: Path, folder: Path) -> None:
@@ -141,16 +189,22 @@ def describe(card: ModelCard) -> str:
         f"# {card.model_id}",
         "",
         f"{card.variant}, layout {card.layout}, {card.image_size} px, {card.parameters:,} parameters; {card.created}.",
+        *([f"An ensemble of {', '.join(member.model_id for member in card.members)}."] if card.members else []),
         f"Images: {card.data.get('source')} ({card.data.get('counts')})" + (", **simulated**." if simulated else "."),
         f"Rendering {card.recipe['rendering']}, pixel scales {card.envelope.get('pixscale')} arcsec, recipe "
         f"{card.recipe_digest}.",
-        f"Temperature {card.temperature:.3f}; split {card.split_digest}; morphcat {card.versions.get('morphcat')}.",
+        f"Views of each image {card.views}; temperature {card.temperature:.3f}; split {card.split_digest}; morphcat "
+        f"{card.versions.get('morphcat')}.",
         "",
-        "| set | images | accuracy | macro-F1 | calibration error |",
-        "|---|---|---|---|---|",
+        f"| set | images | accuracy | macro-F1 | calibration error | {card.conformal.coverage:.0%} sets hold the truth "
+        "| classes in a set |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, numbers in (("validation", card.validation), ("test", card.test)):
         if numbers:
-            shown = " | ".join(f"{numbers[key]:.3f}" for key in ("accuracy", "macro_f1", "ece"))
+            names = ("accuracy", "macro_f1", "ece", "coverage", "mean_set_size")
+            shown = " | ".join(f"{numbers[key]:.3f}" for key in names)
             lines.append(f"| {name} | {numbers['n']} | {shown} |")
+    if card.remarks:
+        lines += ["", *(f"* {remark}" for remark in card.remarks)]
     return "\n".join(lines) + "\n"

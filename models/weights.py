@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.astroformer import create_model
 from models.errors import ModelError
+from models.networks import create_network
+from models.novelty import FEATURES
 from models.recipe import Recipe
 from models.registry import WEIGHTS, ModelCard
 
@@ -30,7 +32,7 @@ def load_network(root: Path, card: ModelCard) -> nn.Module:
     """
     path = root / card.model_id / WEIGHTS
     try:
-        network = create_model(
+        network = create_network(
             card.variant, layout=card.layout, image_size=card.image_size, num_classes=len(card.class_slugs)
         )
         network.load_state_dict(load_file(path))
@@ -38,6 +40,23 @@ def load_network(root: Path, card: ModelCard) -> nn.Module:
         why = " ".join(str(error).split())[:_REASON]  # torch names every tensor that is missing
         raise ModelError(f"{path}: the weights can not be loaded ({why}); train the model again") from error
     return network.eval()
+
+
+def tensors_digest(folder: Path) -> str:
+    """Sixteen hexadecimal digits over the files of tensors in a model folder, by which an ensemble knows a member.
+
+    Raises
+    ------
+    ModelError : a file is missing, or can not be read.
+    """
+    digest = hashlib.sha256()
+    for path in (folder / WEIGHTS, folder / FEATURES):
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"{path}: can not be read ({error.strerror}); train the model again") from error
+    return digest.hexdigest()[:16]
 
 
 def recipe_of(card: ModelCard) -> Recipe:

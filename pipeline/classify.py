@@ -16,7 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from catalogs.schema import QualityFlag, arrow_schema, is_reliable, label_columns
+from catalogs.schema import (
+    QualityFlag,
+    arrow_schema,
+    certainty_columns,
+    certainty_flags,
+    is_reliable,
+    label_columns,
+)
 from catalogs.sky import healpix_29
 from catalogs.tile_store import Quarantined, TileStamp, commit
 from models.predictor import Predictor, predictor_for
@@ -150,11 +157,12 @@ def _without_repeats(batch: StampBatch, seen: set[int], path: str) -> tuple[Stam
 
 def _columns(batch: StampBatch, predictor: Predictor, job: ClassifyJob) -> dict[str, np.ndarray | list[str]]:
     """All columns of the primary table for the stamps of one batch."""
-    pixels = _model_pixels(batch, predictor.recipe, predictor.device)
+    pixels = model_pixels(batch, predictor.recipe, predictor.device)
+    said = predictor.predict(pixels)
     flags = _flags(batch, predictor)
-    labels = label_columns(
-        predictor.probabilities(pixels), (flags & QualityFlag.UNCLASSIFIED) == 0, predictor.card.class_slugs
-    )
+    classified = (flags & QualityFlag.UNCLASSIFIED) == 0
+    flags |= np.where(classified, certainty_flags(said.sets, said.agreement, said.novelty), 0)
+    labels = label_columns(said.probabilities, classified, predictor.card.class_slugs)
     stamps = batch.stamps
     ra, dec = np.array([s.ra for s in stamps]), np.array([s.dec for s in stamps])
     keys = np.array([s.survey_keys for s in stamps])
@@ -170,6 +178,7 @@ def _columns(batch: StampBatch, predictor: Predictor, job: ClassifyJob) -> dict[
         "objid": keys[:, 2].astype(np.int32),
         "tile_id": [job.tile.tile_id] * count,
         **labels,
+        **certainty_columns(said.sets, said.spread, said.novelty, said.n_views, classified),
         "quality_flags": flags.astype(np.int32),
         "is_reliable": is_reliable(labels["confidence"], flags),
         "bad_pixel_fraction": np.array([s.bad_pixel_fraction for s in stamps], dtype=np.float32),
@@ -177,7 +186,7 @@ def _columns(batch: StampBatch, predictor: Predictor, job: ClassifyJob) -> dict[
         "survey_layer": [s.survey_layer for s in stamps],
         "model_id": [job.model_id] * count,
         "run_id": [job.run_id] * count,
-        "input_digest": _digests(pixels),
+        "input_digest": pixel_digests(pixels),
         "mjd_predicted": np.full(count, job.mjd),
     }
 
@@ -187,14 +196,14 @@ def _int16(release: np.ndarray) -> np.ndarray:
     return np.where(release <= np.iinfo(np.int16).max, release, -1).astype(np.int16)
 
 
-def _model_pixels(batch: StampBatch, recipe: Recipe, device: torch.device) -> Tensor:
+def model_pixels(batch: StampBatch, recipe: Recipe, device: torch.device) -> Tensor:
     """Model-ready pixels uint8 (N, 3, S, S) of a batch, made on the device."""
     pixels = torch.from_numpy(batch.pixels).to(device)
     make = recipe.pixels_from_flux if batch.is_flux else recipe.pixels_from_rgb
     return make(pixels, batch.pixscale)
 
 
-def _digests(pixels: Tensor) -> np.ndarray:
+def pixel_digests(pixels: Tensor) -> np.ndarray:
     """A digest of each stamp's model-ready pixels: int64 (N,)."""
     rows = pixels.cpu().numpy()
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]

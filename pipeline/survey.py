@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from catalogs.files import written_whole
 from catalogs.release import ReleaseInfo, current_release, is_published, publish
+from catalogs.schema import catalogue_columns
 from catalogs.tile_store import TileStamp, read_stamp, tile_path
 from models.registry import ModelCard, champion, load_card
 from pipeline.errors import UserError
@@ -101,14 +102,17 @@ def begin(workspace: Workspace, model_id: str | None) -> Run:
     Raises
     ------
     UserError : there is no model yet.
-    models.registry.ModelError : no such model.
+    models.errors.ModelError : no such model.
+    catalogs.errors.CatalogError : the model has more classes than a catalogue has room for.
     """
     chosen = model_id or champion(workspace.models)
     if chosen is None:
         raise UserError(f"no model in {workspace.models}: train one with `morphcat --workspace {workspace.root} train`")
+    card = load_card(workspace.models, chosen)
+    catalogue_columns(card.class_slugs)  # refuses too many classes here, not in every tile
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
-    return Run(run_id, started, load_card(workspace.models, chosen))
+    return Run(run_id, started, card)
 
 
 def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from catalogs.schema import QualityFlag, arrow_schema, is_reliable, label_columns
+from catalogs.schema import QualityFlag, arrow_schema, certainty_columns, is_reliable, label_columns
 from catalogs.sky import healpix_29
 from catalogs.tile_store import Quarantined, TileStamp, commit
 
@@ -27,6 +27,8 @@ def make_table(
     classified = ~np.isin(number, list(unclassified))
     weights = np.stack([1 + (number * (3 + k)) % 7 for k in range(len(SLUGS))], axis=1).astype(np.float32) ** 2
     labels = label_columns(weights / weights.sum(1, keepdims=True), classified, SLUGS)
+    sets = weights / weights.sum(1, keepdims=True) > 0.3
+    certainty = certainty_columns(sets, np.zeros(len(number)), number % 97 / 97, 1, classified)
     flags = np.where(classified, 0, int(QualityFlag.UNCLASSIFIED))
     count = len(number)
     columns: dict[str, Any] = {
@@ -40,6 +42,7 @@ def make_table(
         "objid": np.full(count, -1, np.int32),
         "tile_id": [tile_id] * count,
         **labels,
+        **certainty,
         "quality_flags": flags.astype(np.int32),
         "is_reliable": is_reliable(labels["confidence"], flags),
         "bad_pixel_fraction": np.zeros(count, np.float32),

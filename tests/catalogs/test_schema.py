@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from catalogs.errors import CatalogError
 from catalogs.schema import (
     FLAG_MEANINGS,
+    MOST_CLASSES,
     UNRELIABLE,
     QualityFlag,
     arrow_schema,
     catalogue_columns,
+    certainty_columns,
+    certainty_flags,
     count_classified,
     flag_names,
     is_reliable,
@@ -25,7 +28,8 @@ from tests.catalogs.conftest import SLUGS, make_table
 EXPECTED = """
 _healpix_29 int64; object_id int64; source_name string; ra double deg; dec double deg; release int16; brickid int32;
 objid int32; tile_id string; label string; label_id int16; confidence float; p_round float; p_spiral float;
-p_edge_on float; confidence_gap float; entropy float; quality_flags int32; is_reliable bool; bad_pixel_fraction float;
+p_edge_on float; confidence_gap float; entropy float; pred_set int16; pred_set_size int16; n_views int16;
+confidence_std float; ood_score float; quality_flags int32; is_reliable bool; bad_pixel_fraction float;
 pixscale float arcsec; survey_layer string; model_id string; run_id string; input_digest int64; mjd_predicted double d
 """
 BITS = {
@@ -36,6 +40,9 @@ BITS = {
     "resampled": 9,
     "pixscale_outside_training": 11,
     "colour_rule_differs": 14,
+    "views_disagree": 15,
+    "high_ood": 16,
+    "pred_set_empty_or_full": 17,
     "unclassified": 18,
 }
 
@@ -140,6 +147,60 @@ def test_reliable_is_sixty_percent_without_a_flag_that_spoils_it() -> None:
     confidence = np.array([0.6, 0.5999, 1.0], np.float32)
     assert is_reliable(confidence, np.zeros(3, int)).tolist() == [True, False, True]
     spoils = {flag for flag in QualityFlag if not is_reliable(np.ones(1, np.float32), np.array([int(flag)]))[0]}
-    assert spoils == set(UNRELIABLE) == set(QualityFlag) - {QualityFlag.RESAMPLED}
+    assert (
+        spoils
+        == set(UNRELIABLE)
+        == set(QualityFlag)
+        - {
+            QualityFlag.RESAMPLED,
+            QualityFlag.VIEWS_DISAGREE,
+            QualityFlag.PRED_SET_EMPTY_OR_FULL,
+        }
+    )
     both = np.array([int(QualityFlag.RESAMPLED | QualityFlag.NAN_PIXELS)])
     assert not is_reliable(np.ones(1, np.float32), both)[0]
+
+
+# --- how certain a label is ---------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.integers(1, MOST_CLASSES))
+@settings(max_examples=40, deadline=None)
+def test_the_bits_of_a_prediction_set_are_its_classes(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    sets, classified = rng.random((30, classes)) < 0.5, rng.random(30) < 0.8
+    columns = certainty_columns(sets, rng.random(30), rng.random(30), 8, classified)
+    bits = columns["pred_set"][:, None] >> np.arange(classes) & 1
+    np.testing.assert_array_equal(bits[classified], sets[classified])
+    assert (columns["pred_set"] >= 0).all() and not columns["pred_set"][~classified].any()
+    np.testing.assert_array_equal(columns["pred_set_size"], bits.sum(1))
+
+
+def test_what_was_not_classified_has_no_certainty() -> None:
+    columns = certainty_columns(np.ones((2, 3), bool), np.ones(2), np.ones(2) * 0.123456, 8, np.array([True, False]))
+    assert [columns[name].tolist() for name in ("pred_set", "pred_set_size", "n_views", "confidence_std")] == [
+        [7, 0],
+        [3, 0],
+        [8, 0],
+        [1, 0],
+    ]
+    assert columns["ood_score"].tolist() == [np.float32(0.1235), -1]
+
+
+def test_too_many_classes_for_a_catalogue() -> None:
+    arrow_schema([f"c{i}" for i in range(15)])
+    with pytest.raises(CatalogError, match="16 classes"):
+        arrow_schema([f"c{i}" for i in range(16)])
+
+
+def test_flags_of_certainty() -> None:
+    sets = np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)
+    agreement = np.array([1, 1, 1, 0.74, 0.75])
+    found = certainty_flags(sets, agreement, np.array([0.1, 0.2, 0.3, 0.9701, 0.97]))
+    assert [flag_names(int(f)) for f in found] == [
+        [],
+        ["pred_set_empty_or_full"],
+        ["pred_set_empty_or_full"],
+        ["views_disagree", "high_ood"],
+        [],
+    ]

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from models.metrics import evaluate, expected_calibration_error
+from models.metrics import calibration_gap, evaluate, expected_calibration_error, reliability
 
 # called:        0                1                1                2                0
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5], [0.9, 0.1, 0.0]])
@@ -41,6 +41,25 @@ def test_honest_confidences_have_no_calibration_error() -> None:
     labels = np.arange(400) % 4 // 3  # three of four are class 0
     assert expected_calibration_error(probabilities, labels) == pytest.approx(0, abs=1e-12)
     assert expected_calibration_error(np.repeat([[1.0, 0.0]], 4, axis=0), np.array([0, 0, 0, 1])) == pytest.approx(0.25)
+
+
+def test_the_table_of_reliability_worked_out_by_hand() -> None:
+    probabilities = np.array([[0.55, 0.45], [0.85, 0.15], [0.95, 0.05], [0.99, 0.01]])
+    table = reliability(probabilities, np.array([0, 0, 1, 0]), bins=5)
+    assert [b.n for b in table] == [1, 3]  # 0.4 to 0.6, and 0.8 to 1
+    assert [b.accuracy for b in table] == pytest.approx([1, 2 / 3])
+    assert [b.confidence for b in table] == pytest.approx([0.55, 2.79 / 3])
+    assert calibration_gap(table) == pytest.approx((0.45 + abs(2.79 - 2)) / 4)
+    halves = reliability(probabilities, np.array([0, 0, 1, 0]), bins=2, equal_count=True)
+    assert [(b.n, round(b.confidence, 3), b.accuracy) for b in halves] == [(2, 0.7, 1.0), (2, 0.97, 0.5)]
+    assert len(reliability(probabilities, np.zeros(4, int), bins=15, equal_count=True)) == 4
+
+
+def test_coverage_and_size_of_sets() -> None:
+    sets = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1]], dtype=bool)
+    found = evaluate(PROBABILITIES, LABELS, sets)
+    assert found.coverage == pytest.approx(3 / 5) and found.mean_set_size == pytest.approx(8 / 5)
+    assert evaluate(PROBABILITIES, LABELS).coverage is None
 
 
 def test_class_without_example_has_no_recall_and_does_not_count() -> None:

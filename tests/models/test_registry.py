@@ -19,11 +19,15 @@ from torch import nn
 
 from models import predictor as predictor_module
 from models.astroformer import create_model
+from models.conformal import ConformalSets
 from models.errors import ModelError
+from models.novelty import FEATURES, FeatureSpace, NoveltyScale, fit_space
+from models.passes import Panel
 from models.predictor import Predictor, predictor_for
 from models.recipe import Recipe
 from models.registry import (
     WEIGHTS,
+    Member,
     ModelCard,
     champion,
     describe,
@@ -32,14 +36,14 @@ from models.registry import (
     publish,
     set_champion,
 )
-from models.weights import load_network, recipe_of, save_network
+from models.weights import load_network, recipe_of, save_network, tensors_digest
 
 RECIPE = Recipe(image_size=32)
 SLUGS = ["round", "spiral", "edge_on", "ring"]
 
 
 def card(model_id: str = "tiny-0001", **values: Any) -> ModelCard:
-    numbers = {"n": 10, "accuracy": 0.8, "macro_f1": 0.75, "ece": 0.05}
+    numbers = {"n": 10, "accuracy": 0.8, "macro_f1": 0.75, "ece": 0.05, "coverage": 0.9, "mean_set_size": 1.25}
     usual: dict[str, Any] = {
         "model_id": model_id,
         "created": "2026-11-01T00:00:00+00:00",
@@ -51,13 +55,25 @@ def card(model_id: str = "tiny-0001", **values: Any) -> ModelCard:
         "class_names": [s.title() for s in SLUGS],
         "recipe": RECIPE.to_dict(),
         "recipe_digest": RECIPE.digest,
+        "members": [],
+        "views": 1,
         "temperature": 1.7,
+        "conformal": ConformalSets(
+            coverage=0.9,
+            thresholds=[0.1, 0.2, 0.3, 0.1],
+            own=[False, True, True, False],
+            counts=[3, 30, 40, 0],
+            pooled=0.1,
+        ),
+        "novelty": NoveltyScale(quantiles=[1.0, 2.0, 5.0]),
         "settings": {"seed": 0},
         "data": {"source": "toy", "simulated": True, "counts": {"train": 10}},
         "envelope": {"pixscale": [0.262, 0.524]},
         "split_digest": "abc",
         "validation": numbers,
         "test": None,
+        "calibration": {},
+        "remarks": ["Calibrated on only 10 validation images."],
         "history": [{"epoch": 0, "loss": 1.0}],
         "versions": {"morphcat": "0.1.0"},
     }
@@ -70,7 +86,17 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def put(root: Path, model_id: str = "tiny-0001", seed: int = 0, **values: Any) -> Path:
-    return publish(root, card(model_id, **values), lambda folder: save_network(network(seed), folder))
+    def save(folder: Path) -> None:
+        net = network(seed)
+        save_network(net, folder)
+        space_of(net).save(folder)
+
+    return publish(root, card(model_id, **values), save)
+
+
+def space_of(net: nn.Module) -> FeatureSpace:
+    panel = Panel([net], [], RECIPE, views=1, device=torch.device("cpu"))
+    return fit_space(panel.features(images(20), np.arange(20)), np.arange(20) % 4)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -168,7 +194,8 @@ def test_what_people_read_names_the_numbers_and_says_simulated(tmp_path: Path) -
         "1,234,567",
         "**simulated**",
         RECIPE.digest,
-        "| validation | 10 | 0.800 | 0.750 | 0.050 |",
+        "| validation | 10 | 0.800 | 0.750 | 0.050 | 0.900 | 1.250 |",
+        "* Calibrated on only 10 validation images.",
     ):
         assert part in text
     assert "simulated" not in describe(card(data={"source": "Galaxy10", "counts": {}}))
@@ -176,7 +203,8 @@ def test_what_people_read_names_the_numbers_and_says_simulated(tmp_path: Path) -
 
 def test_numbers_that_are_missing_survive_the_card(tmp_path: Path) -> None:
     """The recall of a class without examples is NaN, which JSON does not have."""
-    put(tmp_path, validation={"n": 1, "accuracy": 1.0, "macro_f1": 1.0, "ece": 0.0, "recall": [1.0, float("nan")]})
+    numbers = {**card().validation, "recall": [1.0, float("nan")]}  # type: ignore[dict-item]
+    put(tmp_path, validation=numbers)
     assert load_card(tmp_path, "tiny-0001").validation["recall"] == [1.0, None]  # type: ignore[index]
 
 
@@ -276,7 +304,7 @@ def test_a_pickle_in_place_of_weights_is_refused_without_being_executed(tmp_path
 
 def test_a_variant_that_this_version_does_not_know_is_an_error(tmp_path: Path) -> None:
     put(tmp_path)
-    with pytest.raises(ModelError, match="unknown variant"):
+    with pytest.raises(ModelError, match="unknown network"):
         load_network(tmp_path, card(variant="astroformer_9"))
 
 
@@ -302,18 +330,40 @@ def test_another_recipe_than_that_of_the_training_is_an_error(tmp_path: Path, va
 
 def test_probabilities_are_the_softmax_of_logits_over_the_temperature(tmp_path: Path) -> None:
     put(tmp_path)
-    found = predictor_for(tmp_path, "tiny-0001", "cpu", batch_size=3).probabilities(images(7))
-    assert found.shape == (7, 4) and found.dtype == np.float32
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    found = predictor_for(tmp_path, "tiny-0001", "cpu", batch_size=3).predict(images(7))
+    assert found.probabilities.shape == (7, 4) and found.probabilities.dtype == np.float32
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
     with torch.no_grad():
         logits = network().eval()(RECIPE.to_input(images(7)))
-    np.testing.assert_allclose(found, (logits / 1.7).softmax(1).numpy(), atol=1e-6)
-    assert np.abs(found - logits.softmax(1).numpy()).max() > 1e-3  # so the temperature matters
+    np.testing.assert_allclose(found.probabilities, (logits / 1.7).softmax(1).numpy(), atol=1e-6)
+    assert np.abs(found.probabilities - logits.softmax(1).numpy()).max() > 1e-3  # so the temperature matters
+    np.testing.assert_array_equal(found.sets, found.probabilities >= np.float32([0.1, 0.2, 0.3, 0.1]))
 
 
 def test_no_images_give_no_probabilities(tmp_path: Path) -> None:
     put(tmp_path)
-    assert predictor_for(tmp_path, "tiny-0001", "cpu").probabilities(images(0)).shape == (0, 4)
+    assert predictor_for(tmp_path, "tiny-0001", "cpu").predict(images(0)).probabilities.shape == (0, 4)
+
+
+def test_a_model_without_its_feature_space_can_not_be_loaded(tmp_path: Path) -> None:
+    (put(tmp_path) / FEATURES).unlink()
+    with pytest.raises(ModelError, match=r"features\.safetensors"):
+        predictor_for(tmp_path, "tiny-0001", "cpu")
+
+
+def test_a_member_that_is_gone_or_changed_is_named(tmp_path: Path) -> None:
+    folder = put(tmp_path, "one")
+    members = [Member(model_id="one", digest=tensors_digest(folder)).model_dump()]
+    publish(tmp_path, card("both", members=members), lambda _: None)
+    assert predictor_for(tmp_path, "both", "cpu").predict(images(2)).n_views == 1
+    kept = (folder / WEIGHTS).read_bytes()
+    save_network(network(seed=7), folder)
+    with pytest.raises(ModelError, match=r"one: its tensors have digest .* the ensemble both was calibrated with"):
+        predictor_for(tmp_path, "both", "cpu", batch_size=2)
+    (folder / WEIGHTS).write_bytes(kept)
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=r"one: not found, but the ensemble both"):
+        predictor_for(tmp_path, "both", "cpu", batch_size=2)
 
 
 class Crowded(nn.Module):
@@ -321,22 +371,32 @@ class Crowded(nn.Module):
 
     def __init__(self, fits: int) -> None:
         super().__init__()
-        self.fits, self.seen = fits, [0]
+        self.fits, self.seen, self.num_classes = fits, [0], 4
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def penultimate(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) > self.fits:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         self.seen.append(len(x))
-        return x.mean((2, 3)) @ torch.ones(3, 4)
+        return x.mean((2, 3))
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return features @ torch.ones(3, 4)
+
+
+def crowded(net: Crowded, batch_size: int) -> Predictor:
+    space = FeatureSpace(np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32))
+    panel = Panel([net], [space], RECIPE, views=1, device=torch.device("cpu"), batch_size=batch_size)
+    return Predictor(card(), panel)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
     net = Crowded(fits=3)
-    predictor = Predictor(card(), net, torch.device("cpu"), batch_size=16)
-    assert predictor.probabilities(images(10)).shape == (10, 4)
+    found = crowded(net, batch_size=16).predict(images(10))
+    assert found.probabilities.shape == (10, 4)
+    np.testing.assert_array_equal(found.novelty, crowded(Crowded(fits=99), batch_size=1).predict(images(10)).novelty)
     assert sum(net.seen) == 10 and max(net.seen) <= 3
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        Predictor(card(), Crowded(fits=0), torch.device("cpu"), batch_size=4).probabilities(images(2))
+        crowded(Crowded(fits=0), batch_size=4).predict(images(2))
 
 
 def test_eight_threads_share_one_predictor_that_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +427,7 @@ def test_a_new_model_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     one = predictor_for(tmp_path, "one", "cpu")
     two = predictor_for(tmp_path, "two", "cpu")
     assert two.card.model_id == "two" and two is predictor_for(tmp_path, "two", "cpu")
-    assert not np.array_equal(one.probabilities(images(2)), two.probabilities(images(2)))
+    assert not np.array_equal(one.predict(images(2)).probabilities, two.predict(images(2)).probabilities)
     assert list(predictor_module._slot.values()) == [two]
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from catalogs.schema import QualityFlag, arrow_schema
+from catalogs.schema import HIGH_OOD, UNRELIABLE, QualityFlag, arrow_schema
 from catalogs.tile_store import TileStamp, read_stamp, tile_path
 from pipeline.classify import ClassifyJob, classify
 from pipeline.errors import InputChanged, Reason
@@ -71,7 +71,9 @@ def only(small: Small, root: Path, **more: object) -> tuple[pd.DataFrame, TileSt
 
 
 def flags(rows: pd.DataFrame) -> dict[str, QualityFlag]:
-    return {row.source_name.rpartition("/")[2]: QualityFlag(row.quality_flags) for row in rows.itertuples()}
+    """Flags by file name, without those that follow from what the network says of these crude galaxies."""
+    said = QualityFlag.VIEWS_DISAGREE | QualityFlag.HIGH_OOD | QualityFlag.PRED_SET_EMPTY_OR_FULL
+    return {row.source_name.rpartition("/")[2]: QualityFlag(row.quality_flags) & ~said for row in rows.itertuples()}
 
 
 def test_a_row_for_every_object(small: Small, tmp_path: Path) -> None:
@@ -111,6 +113,26 @@ def test_all_bands_blank_is_a_row_without_a_label(small: Small, tmp_path: Path) 
     assert (row["label"], row["label_id"], row["confidence"], row["is_reliable"]) == ("", -1, 0, False)
     assert row["quality_flags"] & QualityFlag.UNCLASSIFIED and row["bad_pixel_fraction"] == 1
     assert row[[f"p_{slug}" for slug in small.card.class_slugs]].sum() == 0
+    assert [row[name] for name in ("pred_set", "pred_set_size", "n_views", "ood_score")] == [0, 0, 0, -1]
+
+
+def test_certainty_follows_from_the_model(small: Small, tmp_path: Path) -> None:
+    """Every column and flag can be checked against the card and the others."""
+    write_cutouts(tmp_path / "in" / "C", 12)
+    rows, _ = only(small, tmp_path)
+    p = rows[[f"p_{slug}" for slug in small.card.class_slugs]].to_numpy()
+    held = rows["pred_set"].to_numpy()[:, None] >> np.arange(10) & 1 == 1
+    thresholds = np.array(small.card.conformal.thresholds)
+    assert held[p > thresholds + 1e-4].all() and not held[p < thresholds - 1e-4].any()
+    np.testing.assert_array_equal(rows["pred_set_size"], held.sum(1))
+    assert set(rows["n_views"]) == {1} and not rows["confidence_std"].any()
+
+    def flagged(flag: QualityFlag) -> np.ndarray:
+        return (rows["quality_flags"] & int(flag) != 0).to_numpy()
+
+    np.testing.assert_array_equal(flagged(QualityFlag.PRED_SET_EMPTY_OR_FULL), np.isin(held.sum(1), (0, 10)))
+    np.testing.assert_array_equal(flagged(QualityFlag.HIGH_OOD), rows["ood_score"] > HIGH_OOD)
+    assert rows["ood_score"].between(0, 1).all() and not flagged(QualityFlag.VIEWS_DISAGREE).any()
 
 
 def test_two_objects_of_one_id_are_reported(small: Small, tmp_path: Path) -> None:
@@ -176,7 +198,7 @@ def test_flags_say_how_a_stamp_differs_from_the_training(small: Small, tmp_path:
         "coarse.fits": resampled,
         "coarser.fits": resampled | outside,
     }
-    unflagged = rows["quality_flags"] & ~int(resampled) == 0
+    unflagged = rows["quality_flags"] & int(UNRELIABLE) == 0
     assert (rows["is_reliable"] == (unflagged & (rows["confidence"] >= 0.6))).all()
 
 

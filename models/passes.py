@@ -1,0 +1,115 @@
+"""What networks say of images, pass by pass, before it is made into confidences.
+
+A `Panel` is one network, or the members of an ensemble, with the views of each image that each of them sees. A pass is
+one view seen by one network. Calibration and service run through the same panel, so that what is calibrated is what is
+served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.errors import ModelError
+from models.novelty import FeatureSpace
+from models.recipe import Recipe
+from models.views import views_of
+
+Seen = TypeVar("Seen")
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Of V passes over N images: logits float32 (V, N, C) on the CPU, and the distance to the training images.
+
+    `distance` is float32 (N,), the mean over the passes of `FeatureSpace.distance`.
+    """
+
+    logits: Tensor
+    distance: np.ndarray
+
+
+class Panel:
+    """Networks of one recipe on one device, with the feature space of each; all in evaluation mode."""
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        spaces: Sequence[FeatureSpace],
+        recipe: Recipe,
+        *,
+        views: int,
+        device: torch.device,
+        batch_size: int = 64,
+    ) -> None:
+        self.networks = [_ready(network, device) for network in networks]
+        self.spaces = list(spaces)
+        self.recipe, self.views, self.device, self.batch_size = recipe, views, device, batch_size
+
+    def passes(self, pixels: Tensor, rows: np.ndarray | None = None) -> Passes:
+        """Show model-ready pixels uint8 (N, 3, S, S), or those of their `rows`, to every network.
+
+        A batch that does not fit on the GPU is halved, from then on.
+
+        Raises
+        ------
+        ModelError : logits that are not finite.
+        """
+        parts = list(self._in_batches(self._look, pixels, rows))
+        if not parts:
+            classes = int(self.networks[0].num_classes)  # type: ignore[arg-type]
+            return Passes(torch.empty(len(self.networks) * self.views, 0, classes), np.empty(0, np.float32))
+        return Passes(torch.cat([p.logits for p in parts], dim=1), np.concatenate([p.distance for p in parts]))
+
+    def features(self, pixels: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Features before the last layer, float32 (n, D), of `rows` of pixels, seen once by the first network."""
+        network = self.networks[0]
+
+        def look(batch: Tensor) -> np.ndarray:
+            return network.penultimate(self.recipe.to_input(batch)).float().cpu().numpy()  # type: ignore[operator]
+
+        return np.concatenate(list(self._in_batches(look, pixels, rows)))
+
+    def _look(self, batch: Tensor) -> Passes:
+        logits: list[Tensor] = []
+        distances: list[np.ndarray] = []
+        for view in views_of(self.recipe.to_input(batch), self.views):
+            images = view.contiguous(memory_format=torch.channels_last)
+            for network, space in zip(self.networks, self.spaces, strict=True):
+                features = network.penultimate(images)  # type: ignore[operator]
+                logits.append(network.classify(features).float())  # type: ignore[operator]
+                distances.append(space.distance(features.float().cpu().numpy()))
+        stacked = torch.stack(logits).cpu()
+        if not stacked.isfinite().all():
+            raise ModelError("the network gives logits that are not finite: it is broken, train it again")
+        return Passes(stacked, np.stack(distances).mean(axis=0))
+
+    def _in_batches(self, look: Callable[[Tensor], Seen], pixels: Tensor, rows: np.ndarray | None) -> Iterator[Seen]:
+        index = None if rows is None else torch.from_numpy(rows)
+        count = len(pixels) if index is None else len(index)
+        start = 0
+        while start < count:
+            chosen = slice(start, start + self.batch_size)
+            batch = pixels[chosen] if index is None else pixels[index[chosen]]
+            seen: Seen | None = None
+            try:
+                with torch.inference_mode():
+                    seen = look(batch.to(self.device))
+            except torch.cuda.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self.batch_size = max(1, len(batch) // 2)
+            if seen is None:
+                torch.cuda.empty_cache()  # not before: the exception held the memory of the batch
+                continue
+            start += len(batch)
+            yield seen
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

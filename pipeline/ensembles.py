@@ -1,0 +1,107 @@
+"""Deep ensembles: several trainings of one data set as one model of the registry (Lakshminarayanan et al. 2017).
+
+An ensemble is a card that names its members and carries a calibration of its own; the tensors stay in the folders of
+the members. Their logits are averaged. What the members have in common (classes, recipe, images, split) is checked, for
+otherwise nobody could say which images none of them has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from models.confidence_settings import ConfidenceSettings
+from models.novelty import load_space
+from models.passes import Panel
+from models.predictor import chosen_device
+from models.registry import Member, ModelCard, load_card, publish
+from models.weights import load_network, recipe_of, tensors_digest
+from pipeline.errors import UserError
+from pipeline.image_sets import ImageSet
+from pipeline.model_cards import common_fields, measure
+from pipeline.settings import Workspace
+from pipeline.splits import recorded_split
+from pipeline.training_settings import TrainingSettings
+from pipeline.workers import set_torch_threads
+
+
+def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) -> ModelCard:
+    """Make an ensemble of trained models and publish it; returns its card, also when it is there already.
+
+    `images` are those that the members were trained with. Views and coverage are the training settings of the
+    workspace; the other settings on the card are those of the first member by name.
+
+    Raises
+    ------
+    UserError : no member, one twice, an ensemble as a member, members that do not belong together, or other images.
+    models.errors.ModelError : a member is not there, or damaged.
+    """
+    cards = [load_card(workspace.models, model_id) for model_id in sorted(member_ids)]
+    _check_members(cards)
+    chosen = {name: getattr(workspace.settings.training, name) for name in ConfidenceSettings.model_fields}
+    settings = TrainingSettings.model_validate({**cards[0].settings, **chosen})
+    parts = recorded_split(workspace.models, cards[0], images)
+    members = [Member(model_id=c.model_id, digest=tensors_digest(workspace.models / c.model_id)) for c in cards]
+    model_id = _model_id(members, chosen)
+    if (workspace.models / model_id / "card.json").is_file():
+        return load_card(workspace.models, model_id)
+    set_torch_threads(workspace.settings.workers.torch_threads())
+    recipe = recipe_of(cards[0])
+    panel = Panel(
+        [load_network(workspace.models, card) for card in cards],
+        [load_space(workspace.models / card.model_id) for card in cards],
+        recipe,
+        views=settings.views,
+        device=torch.device(chosen_device(workspace.settings.workers.device)),
+    )
+    card = ModelCard(
+        model_id=model_id,
+        variant=_common([card.variant for card in cards]),
+        layout=_common([card.layout for card in cards]),
+        parameters=sum(card.parameters for card in cards),
+        members=members,
+        views=settings.views,
+        settings=settings.model_dump(),
+        history=[],
+        **common_fields(recipe, images, parts),
+        **measure(panel, images.pixels(recipe, workspace.cache), images, parts, settings.coverage).fields(),
+    )
+    publish(workspace.models, card, lambda folder: None, files={"split.json": json.dumps(parts.to_dict())})
+    return load_card(workspace.models, model_id)
+
+
+def _check_members(cards: list[ModelCard]) -> None:
+    """Raise UserError unless the models can be averaged and have seen the same images."""
+    names = [card.model_id for card in cards]
+    if not names:
+        raise UserError("an ensemble needs members: name trained models (`morphcat models` lists them)")
+    if len(set(names)) < len(names):
+        raise UserError(f"a member is named twice in {', '.join(names)}: it would count twice")
+    for card in cards:
+        if card.members:
+            raise UserError(f"{card.model_id} is an ensemble itself: name its members instead")
+        for what, theirs, ours in (
+            ("classes", card.class_slugs, cards[0].class_slugs),
+            ("recipe", card.recipe_digest, cards[0].recipe_digest),
+            ("images", card.data["digest"], cards[0].data["digest"]),
+            ("split", card.split_digest, cards[0].split_digest),
+        ):
+            if theirs != ours:
+                raise UserError(
+                    f"{card.model_id} and {names[0]} can not be members of one ensemble: their {what} differ ({theirs} "
+                    f"and {ours}); train them with the same images and split, with other seeds"
+                )
+
+
+def _model_id(members: list[Member], settings: dict[str, Any]) -> str:
+    what = json.dumps([[member.model_dump() for member in members], settings], sort_keys=True)
+    return f"ensemble{len(members)}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
+
+
+def _common(values: list[str]) -> str:
+    """The value that all have, or all of them in words."""
+    return "+".join(dict.fromkeys(values))

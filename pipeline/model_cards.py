@@ -1,0 +1,204 @@
+"""From a finished fit to a model folder: calibrate, measure, describe, publish.
+
+Calibration sees the validation split only; the test split is measured once, and nothing is chosen by it. What is
+calibrated and measured runs through the same `Panel` that serves, with the same number of views.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.confidence import Confidence, fit_confidence, served
+from models.metrics import evaluate, reliability
+from models.networks import recorded_layout
+from models.novelty import FeatureSpace, fit_space
+from models.passes import Panel, Passes
+from models.recipe import Recipe
+from models.registry import Calibration, ModelCard, load_card, publish
+from models.weights import save_network
+from pipeline.image_sets import ImageSet
+from pipeline.splits import Split
+from pipeline.training_settings import TrainingSettings
+from pipeline.versions import software_versions
+
+_FEATURE_ROWS = 20_000  # training images, evenly spread, that the feature space is fitted to
+_FEW = 100  # validation images; with fewer, the remarks of a card say so
+
+
+@dataclass(frozen=True)
+class FinishedFit:
+    """A trained network and what it was trained from.
+
+    pixels : uint8 (N, 3, S, S), model-ready, of the whole image set; `parts` are rows of it.
+    history : one entry an epoch, plain values.
+    more_data, remarks : further entries of the card's `data` and `remarks`.
+    """
+
+    model_id: str
+    network: nn.Module
+    settings: TrainingSettings
+    recipe: Recipe
+    images: ImageSet
+    parts: Split
+    pixels: Tensor
+    history: list[dict[str, Any]]
+    more_data: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What calibration found and how good the result is: the part of a card that validation and test splits give."""
+
+    confidence: Confidence
+    validation: dict[str, Any]
+    test: dict[str, Any] | None
+    calibration: dict[str, Calibration]
+    remarks: list[str]
+
+    def fields(self, remarks: tuple[str, ...] = ()) -> dict[str, Any]:
+        """As fields of a model card; `remarks` are further ones, which come first."""
+        return {
+            "temperature": self.confidence.temperature,
+            "conformal": self.confidence.conformal,
+            "novelty": self.confidence.novelty,
+            "validation": self.validation,
+            "test": self.test,
+            "calibration": self.calibration,
+            "remarks": [*remarks, *self.remarks],
+        }
+
+
+def publish_fit(
+    models: Path,
+    fit: FinishedFit,
+    device: torch.device,
+    *,
+    files: dict[str, str | bytes] | None = None,
+    may_lead: bool = True,
+) -> ModelCard:
+    """Calibrate and measure a trained network, and write its model folder; `files` are further files by name.
+
+    The first model of a folder becomes champion, unless it may not lead.
+
+    Raises
+    ------
+    ModelError : the network gives logits that are not finite.
+    """
+    panel = Panel([fit.network], [], fit.recipe, views=fit.settings.views, device=device)
+    panel.spaces.append(_feature_space(panel, fit))
+    measured = measure(panel, fit.pixels, fit.images, fit.parts, fit.settings.coverage)
+    card = ModelCard(
+        model_id=fit.model_id,
+        variant=fit.settings.variant,
+        layout=recorded_layout(fit.settings.variant, fit.settings.layout),
+        parameters=sum(p.numel() for p in fit.network.parameters()),
+        members=[],
+        views=fit.settings.views,
+        settings=fit.settings.model_dump(),
+        history=fit.history,
+        **common_fields(fit.recipe, fit.images, fit.parts, fit.more_data),
+        **measured.fields(fit.remarks),
+    )
+
+    def save(folder: Path) -> None:
+        save_network(fit.network, folder)
+        panel.spaces[0].save(folder)
+
+    publish(
+        models, card, save, files={"split.json": json.dumps(fit.parts.to_dict()), **(files or {})}, may_lead=may_lead
+    )
+    return load_card(models, fit.model_id)  # as every later reader will see it
+
+
+def measure(panel: Panel, pixels: Tensor, images: ImageSet, parts: Split, coverage: float) -> Measured:
+    """Calibrate a panel on the validation split and evaluate it there and on the test split."""
+    labels = images.labels[parts.validation]
+    passes = panel.passes(pixels, parts.validation)
+    confidence = fit_confidence(passes, labels, coverage)
+    numbers, honesty = _evaluated(confidence, passes, labels)
+    calibration, test = {"validation": honesty}, None
+    if len(parts.test):
+        test_labels = images.labels[parts.test]
+        test, calibration["test"] = _evaluated(confidence, panel.passes(pixels, parts.test), test_labels)
+    return Measured(confidence, numbers, test, calibration, _remarks(confidence, images, parts))
+
+
+def common_fields(
+    recipe: Recipe, images: ImageSet, parts: Split, more_data: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields of a card that say what a model was made from, and when; `more_data` are further entries of `data`."""
+    known = images.pixscale[np.isfinite(images.pixscale)]
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "image_size": recipe.image_size,
+        "class_slugs": list(images.class_slugs),
+        "class_names": list(images.class_names),
+        "recipe": recipe.to_dict(),
+        "recipe_digest": recipe.digest,
+        "data": {
+            "source": Path(images.source).name,
+            "kind": images.kind,
+            "simulated": images.simulated,
+            "digest": images.digest,
+            "counts": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+            **(more_data or {}),
+        },
+        "envelope": {"pixscale": [float(known.min()), float(known.max())] if len(known) else None},
+        "split_digest": parts.digest,
+        "versions": software_versions(),
+    }
+
+
+def _feature_space(panel: Panel, fit: FinishedFit) -> FeatureSpace:
+    train = fit.parts.train
+    rows = train[np.linspace(0, len(train) - 1, min(len(train), _FEATURE_ROWS)).astype(np.int64)]
+    return fit_space(panel.features(fit.pixels, rows), fit.images.labels[rows])
+
+
+def _evaluated(confidence: Confidence, passes: Passes, labels: np.ndarray) -> tuple[dict[str, Any], Calibration]:
+    """The evaluation of a split, and its calibration before and after temperature scaling."""
+    said = confidence.of(passes)
+    raw = served(passes, 1.0)
+    numbers = evaluate(said.probabilities, labels, said.sets).to_dict()
+    calibration = Calibration(
+        before=_honesty(raw, evaluate(raw, labels).to_dict(), labels),
+        after=_honesty(said.probabilities, numbers, labels),
+    )
+    return numbers, calibration
+
+
+def _honesty(probabilities: np.ndarray, numbers: dict[str, Any], labels: np.ndarray) -> dict[str, Any]:
+    chosen = {name: numbers[name] for name in ("ece", "ece_equal_count", "brier", "nll")}
+    return {**chosen, "bins": [asdict(each) for each in reliability(probabilities, labels)]}
+
+
+def _remarks(confidence: Confidence, images: ImageSet, parts: Split) -> list[str]:
+    """What a user of the model should be careful with, in sentences."""
+    sets, slugs = confidence.conformal, images.class_slugs
+    remarks: list[str] = []
+    if len(parts.validation) < _FEW:
+        remarks.append(
+            f"Calibrated on only {len(parts.validation)} validation images: temperature, prediction sets and novelty "
+            "scores are rough."
+        )
+    if sets.pooled == 0:
+        remarks.append("Too few validation images for prediction sets: every class is in every set.")
+    borrowed = [slug for slug, own in zip(slugs, sets.own, strict=True) if not own]
+    if borrowed:
+        remarks.append(
+            f"Too few validation images of {', '.join(borrowed)} for a threshold of their own: their prediction sets "
+            "use that of all classes together."
+        )
+    unseen = sorted(set(range(len(slugs))) - set(images.labels[parts.train].tolist()))
+    if unseen:
+        remarks.append(f"No training images of {', '.join(slugs[c] for c in unseen)}: never called.")
+    return remarks
