@@ -14,12 +14,15 @@ from __future__ import annotations
 import difflib
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 HEAD_DIM = 32  # channels of one attention head
 EXPANSION = 4  # hidden channels of an MBConv block or an MLP, in units of the block's output width
@@ -219,7 +222,13 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one kind; the first halves the side and changes the width. (N, c, 2H, 2W) -> (N, d, H, W), side = H."""
+    """Blocks of one kind; the first halves the side and changes the width. (N, c, 2H, 2W) -> (N, d, H, W), side = H.
+
+    With `checkpoint_activations` a training step keeps the input of each block alone and runs the block again in the
+    backward pass.
+    """
+
+    checkpoint_activations = False
 
     def __init__(self, kind: str, in_channels: int, channels: int, side: int, drop_paths: list[float]) -> None:
         super().__init__()
@@ -232,7 +241,39 @@ class Stage(nn.Module):
                 self.blocks.append(TransformerBlock(c, channels, stride, rate, side))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
+        if not (self.checkpoint_activations and self.training and torch.is_grad_enabled()):
+            return self.blocks(x)
+        for block in self.blocks:
+            x = run_again_in_backward(block, x)
+        return x
+
+
+def run_again_in_backward(block: nn.Module, x: Tensor) -> Tensor:
+    """`block(x)` without keeping what lies between: same output, gradients, random numbers and statistics."""
+    if torch.compiler.is_compiling():  # compiled, the second run leaves the statistics alone by itself
+        return checkpoint(block, x, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _without_statistics(block)  # first run, second run
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _without_statistics(block: nn.Module) -> Iterator[None]:
+    """Let the batch norms of a block count into copies of their running statistics, which are thrown away.
+
+    The second run must save for the backward pass what the first did, so the statistics can not just be switched off.
+    """
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 class PreLogits(nn.Module):
@@ -294,9 +335,26 @@ class Astroformer(nn.Module):
         """Mean over the pixels of the last map, features : float32 (N, D, H, W), as float32 (N, D)."""
         return features.mean((2, 3))
 
+    def penultimate(self, x: Tensor) -> Tensor:
+        """What the head reads: of images as in `forward`, float32 (N, D).
+
+        Not what its last layer reads: the tanh before that keeps the strangest images near the others.
+        """
+        return self.pooled(self.forward_features(x))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits float32 (N, classes) of penultimate features float32 (N, D)."""
+        return self.head(features)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Trade time for memory in training: run each block again in the backward pass. No result changes."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.checkpoint_activations = enabled
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images x : float32 (N, 3, S, S), as float32 (N, classes); ValueError on another shape."""
-        return self.head(self.pooled(self.forward_features(x)))
+        return self.classify(self.penultimate(x))
 
     def _check_input(self, x: Tensor) -> None:
         size = self.image_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import zlib
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.astroformer import (
     HEAD_DIM,
     VARIANTS,
+    Astroformer,
     Attention,
     DropPath,
     MBConvBlock,
@@ -229,6 +231,14 @@ def test_forward_is_head_of_pooled_features() -> None:
     torch.testing.assert_close(model(images(2, 64)), model.head(model.pooled(features)))
 
 
+def test_forward_is_classify_of_penultimate() -> None:
+    model = create_model("cpu_tiny", image_size=64, num_classes=7).eval()
+    features = model.penultimate(images(2, 64))
+    assert features.shape == (2, VARIANTS["cpu_tiny"].widths[-1])
+    torch.testing.assert_close(features, model.forward_features(images(2, 64)).mean((2, 3)))
+    assert torch.equal(model.classify(features), model(images(2, 64)))
+
+
 def test_channels_last_gives_the_same_logits() -> None:
     model, x = create_model("cpu_tiny", layout="CCTT", image_size=64).eval(), images(2, 64)
     expected = model(x)
@@ -362,6 +372,69 @@ def test_weight_decay_leaves_out_frozen_parameters() -> None:
     kept = [p for group in weight_decay_groups(model, 0.05) for p in group["params"]]
     assert len(kept) == len(list(model.parameters())) - len(list(model.stem.parameters()))
     torch.optim.AdamW(weight_decay_groups(model, 0.05))
+
+
+# --- activation checkpointing and compilation ------------------------------------------------------------------------
+
+
+def one_step(model: Astroformer, *, backend: str | None = None, bfloat16: bool = False) -> dict[str, Tensor]:
+    """Loss, gradients and buffers of a training step with dropped blocks, always from the same random numbers."""
+    x, labels = images(4, 64), torch.arange(4)
+    forward = torch.compile(model, backend=backend, fullgraph=True) if backend else model
+    torch.manual_seed(11)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        loss = nn.functional.cross_entropy(forward(x), labels)
+    loss.backward()
+    gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients, **dict(model.named_buffers())}
+
+
+@pytest.mark.parametrize("layout", ["CCCT", "CTTT"])
+@pytest.mark.parametrize(
+    ("backend", "bfloat16"),
+    [(None, False), (None, True), ("aot_eager", False)],
+    ids=["float32", "bfloat16", "compiled"],
+)
+def test_checkpointing_changes_no_loss_gradient_or_statistic(layout: str, backend: str | None, bfloat16: bool) -> None:
+    plain = create_model("cpu_tiny", layout=layout, image_size=64, drop_path=0.5, head_dropout=0.3)
+    frugal = copy.deepcopy(plain)
+    frugal.set_checkpointing(True)
+    expected, found = one_step(plain, bfloat16=bfloat16), one_step(frugal, backend=backend, bfloat16=bfloat16)
+    assert expected["stages.0.blocks.0.norm1.num_batches_tracked"] == 1
+    assert expected.keys() == found.keys() and len(expected) > 100
+    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+
+
+def test_checkpointing_keeps_fewer_activations() -> None:
+    kept = {}
+    for enabled in (False, True):
+        model = create_model("cpu_tiny", image_size=64)
+        model.set_checkpointing(enabled)
+        sizes: dict[int, int] = {}
+
+        def pack(saved: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[saved.data_ptr()] = saved.nbytes
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            logits = model(images(4, 64))
+        kept[enabled] = sum(sizes.values())
+        assert logits.requires_grad
+    assert kept[True] < 0.5 * kept[False]
+
+
+def test_checkpointing_leaves_evaluation_alone() -> None:
+    model = create_model("cpu_tiny", image_size=64).eval()
+    expected = model(images(2, 64))
+    model.set_checkpointing(True)
+    assert torch.equal(model(images(2, 64)), expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_without_graph_breaks(training: bool) -> None:
+    model = create_model("cpu_tiny", layout="CCTT", image_size=64, drop_path=0.2, head_dropout=0.1).train(training)
+    explained = torch._dynamo.explain(model)(images(2, 64))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
