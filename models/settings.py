@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -11,8 +13,14 @@ class LoopSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(30, ge=1, description="passes over the training images")
-    batch_size: int = Field(64, ge=2, description="images a step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    batch_size: int = Field(64, ge=2, multiple_of=2, description="images a step, over all processes together")
+    accumulate: int = Field(
+        1, ge=1, description="parts that a batch is computed in, one after the other, to save memory"
+    )
+    optimiser: Literal["adamw", "lookahead_radam"] = Field(
+        "adamw", description="adamw, or RAdam inside lookahead (the paper's text names both)"
+    )
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     warmup_epochs: float = Field(3.0, ge=0, description="epochs of linear warm-up before the cosine decay")
     weight_decay: float = Field(
         0.05, ge=0, description="decoupled weight decay; none on 1-D tensors and position tables"
@@ -22,10 +30,15 @@ class LoopSettings(BaseModel):
     mixup: float = Field(
         0.2, ge=0, description="alpha of mixup's Beta distribution; 0 switches it off (the paper: 0.8)"
     )
-    randaugment_ops: int = Field(0, ge=0, description="RandAugment operations a batch; 0 switches it off")
-    randaugment_magnitude: int = Field(9, ge=1, le=29, description="strength of the RandAugment operations")
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="alpha of CutMix's Beta distribution; 0 switches it off; with mixup, one of both a batch",
+    )
+    randaugment_ops: int = Field(0, ge=0, description="RandAugment operations an image; 0 switches it off")
+    randaugment_magnitude: int = Field(9, ge=1, le=30, description="strength of the RandAugment operations")
     rotate: bool = Field(True, description="rotate half of the images by any angle")
-    mirror: bool = Field(True, description="mirror images at both axes")
+    mirror: bool = Field(True, description="mirror images at both axes and at the diagonal")
     zoom: float = Field(0.1, ge=0, lt=1, description="magnify by up to this fraction, both ways")
     shift: float = Field(0.03, ge=0, lt=1, description="move by up to this fraction of the side")
     drop_path: float = Field(
@@ -35,6 +48,16 @@ class LoopSettings(BaseModel):
     ema_decay: float = Field(
         0.998, ge=0, lt=1, description="decay a step of the moving average of weights; 0: plain weights"
     )
+    select: Literal["last", "best"] = Field(
+        "last", description="weights of the last epoch, or of the one with the smallest loss on the validation split"
+    )
     stratified: bool = Field(True, description="draw every class equally often, against the class imbalance")
+    sync_batch_norm: bool = Field(
+        True, description="several processes share the statistics of batch norm, as if they were one"
+    )
     mixed_precision: bool = Field(True, description="bfloat16 where the device has it (GPUs)")
+    compile: bool = Field(False, description="compile the network (torch.compile): pays on GPUs and long trainings")
+    checkpoint_activations: bool = Field(
+        False, description="keep fewer activations and compute them twice: for variants that do not fit on the GPU"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of initial weights, order of images and augmentation")

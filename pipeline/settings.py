@@ -16,26 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.settings import LoopSettings
 from pipeline.errors import UserError
 from pipeline.readers.settings import InputSettings
+from pipeline.training_settings import TrainingSettings
 from pipeline.workers import WorkerSettings
 
 FILE_NAME = "morphcat.toml"
-
-
-class TrainingSettings(LoopSettings):
-    """Which network is trained on what, and how; the loop's own settings included."""
-
-    variant: str = Field("cpu_small", description="network: cpu_tiny, cpu_small, astroformer_0 … astroformer_5")
-    layout: str = Field("CCCT", description="kinds of the four stages: C convolution, T transformer")
-    image_size: int = Field(0, ge=0, description="side of the network's input in pixels; 0: the variant's usual size")
-    label_column: str = Field("", description="label column of a table of pictures; empty: found by its name")
-    validation_fraction: float = Field(
-        0.1, gt=0, lt=0.5, description="share of sky positions for calibration and selection"
-    )
-    test_fraction: float = Field(0.15, ge=0, lt=0.5, description="share of sky positions for the frozen test split")
-    split_seed: int = Field(0, ge=0, description="seed of the split")
 
 
 class SurveySettings(BaseModel):
@@ -57,6 +43,7 @@ class FolderSettings(BaseModel):
     models: str = Field("models", description="trained models")
     catalog: str = Field("catalog", description="committed tiles and releases")
     reports: str = Field("reports", description="reports of runs")
+    cache: str = Field("cache", description="pixels made ready for training; may be deleted, is written again")
 
 
 class Settings(BaseModel):
@@ -83,6 +70,13 @@ class Workspace(BaseModel):
     root: Path
     settings: Settings
 
+    def changed(self, **sections: dict[str, Any]) -> Workspace:
+        """The same with other values of some settings, by section and name."""
+        values = self.settings.model_dump()
+        for section, changes in sections.items():
+            values[section].update(changes)
+        return Workspace(root=self.root, settings=Settings.model_validate(values))
+
     @property
     def incoming(self) -> Path:
         return self.root / self.settings.folders.incoming
@@ -102,6 +96,10 @@ class Workspace(BaseModel):
     @property
     def reports(self) -> Path:
         return self.root / self.settings.folders.reports
+
+    @property
+    def cache(self) -> Path:
+        return self.root / self.settings.folders.cache
 
 
 def open_workspace(root: Path, overrides: Iterable[str] = ()) -> Workspace:

@@ -1,217 +1,149 @@
-"""A training from labelled images to a model folder: split, train, calibrate, evaluate, publish.
+"""A training from labelled images to a model folder: split, fit, calibrate, measure, publish.
 
 Everything that determines the outcome enters the model id. Training again what exists returns what exists; an
-interrupted training goes on from its last epoch. Calibration sees the validation split only, and nothing is chosen by
-the test split.
+interrupted training goes on from its last epoch. Selection and calibration see the validation split only, and nothing
+is chosen by the test split.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from models.astroformer import VARIANTS, create_model
-from models.calibration import fit_temperature
-from models.metrics import evaluate
+from models.networks import check_variant, default_image_size
 from models.predictor import chosen_device
-from models.recipe import Recipe
-from models.registry import ModelCard, load_card, publish
-from models.training import EpochRecord, LabelledPixels, Trained, TrainingDiverged, predict_logits, train_network
-from models.weights import save_network
-from pipeline.classes import CLASS_NAMES, CLASS_SLUGS
+from models.recipe import DR8_GRZ, Recipe
+from models.registry import WEIGHTS, ModelCard, lead_if_first, list_models, load_card
+from models.training import Trained, images_per_epoch
+from pipeline.curves import curve_files
 from pipeline.errors import UserError
-from pipeline.image_sets import ImageSet, Split, split
-from pipeline.progress import track
-from pipeline.settings import TrainingSettings, Workspace
-from pipeline.versions import software_versions
-from pipeline.workers import set_torch_threads
+from pipeline.fit import FitJob, fit, prepare, start_report
+from pipeline.image_sets import ImageSet, channel_statistics
+from pipeline.model_cards import FinishedFit, publish_fit
+from pipeline.pseudo_labels import Lesson, with_pseudo_labels
+from pipeline.settings import Workspace
+from pipeline.splits import Split, read_split, split
+from pipeline.training_settings import TrainingSettings
 
 _UNFINISHED = ".training"
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
-def train(workspace: Workspace, images: ImageSet) -> ModelCard:
+def train(workspace: Workspace, images: ImageSet, split_file: str | None = None, *, may_lead: bool = True) -> ModelCard:
     """Train the network that the settings name on `images` and publish it; returns the card of the model.
+
+    `split_file` is a split from elsewhere; without it one is made from the settings. The first model of a workspace
+    becomes champion, unless it may not lead.
 
     Raises
     ------
-    UserError : unknown variant or layout, too few images, or a loss that is no longer a number.
+    UserError : unknown names in the settings, too few images, or a loss that is no longer a number.
+    ModelError : no such network, or weights to start from that do not fit.
+    """
+    job, parts, lesson = plan(workspace, images, split_file)
+    if is_published(workspace, job.name):
+        if may_lead:
+            lead_if_first(workspace.models, job.name)
+        return load_card(workspace.models, job.name)
+    trained = _fitted(workspace, job, lesson)
+    finished = FinishedFit(
+        model_id=job.name,
+        network=trained.network,
+        settings=job.settings,
+        recipe=job.recipe,
+        images=images,
+        parts=parts,
+        pixels=images.pixels(job.recipe, workspace.cache),
+        history=[asdict(record) for record in trained.history],
+        more_data=lesson.card_data(),
+        remarks=(*start_report(job), *lesson.remarks),
+    )
+    files = curve_files(trained.history, f"{job.name}{' (simulated images)' if lesson.images.simulated else ''}")
+    files |= lesson.files()
+    card = publish_fit(workspace.models, finished, torch.device(job.device), files=files, may_lead=may_lead)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return card
+
+
+def assist(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> None:
+    """Take part in a training that another process of torchrun, the one of rank 0, publishes."""
+    job, _, lesson = plan(workspace, images, split_file)
+    if not is_published(workspace, job.name):
+        _fitted(workspace, job, lesson)
+
+
+def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> tuple[FitJob, Split, Lesson]:
+    """What a training would do, the split of `images`, and what is learned from: these alone, or with rows of the sky.
+
+    Writes the model-ready pixels into the cache where they are missing.
     """
     settings = workspace.settings.training
     recipe = recipe_for(settings, images)
-    parts = split_of(settings, images)
-    model_id = _model_id(settings, recipe, images, parts)
-    if (workspace.models / model_id / "card.json").is_file():
-        return load_card(workspace.models, model_id)
-    set_torch_threads(workspace.settings.workers.torch_threads())
-    device = torch.device(chosen_device(workspace.settings.workers.device))
-    if device.type == "cpu":
-        keep_freed_memory()
-    pixels = images.pixels(recipe)
-    unfinished = workspace.models / _UNFINISHED / model_id
-    trained = _fit(settings, recipe, pixels, images.labels, parts, device, unfinished / "checkpoint.pt")
-    card = _card(model_id, settings, recipe, images, parts, trained, pixels, device)
-    publish(
-        workspace.models,
-        card,
-        partial(save_network, trained.network),
-        files={"split.json": json.dumps(parts.to_dict())},
+    parts = read_split(Path(split_file), images) if split_file else split_of(settings, images)
+    lesson = Lesson(images, parts)
+    if settings.pseudo_labels:
+        lesson = with_pseudo_labels(workspace, images, parts, recipe)
+    pixels = lesson.images.pixel_file(recipe, workspace.cache)
+    if recipe.rendering != DR8_GRZ.name:  # measured on the 60 true Galaxy10 images, the defaults do not fit
+        mean, std = channel_statistics(images.pixels(recipe, workspace.cache), parts.train)
+        recipe = replace(recipe, mean=mean, std=std)
+    initial, digest = _initial(workspace)
+    model_id = _model_id(settings, recipe, lesson.images, lesson.parts, digest)
+    job = FitJob(
+        name=model_id,
+        settings=settings,
+        recipe=recipe,
+        num_classes=len(images.class_slugs),
+        pixels=pixels,
+        folder=workspace.models / _UNFINISHED / model_id,
+        device=chosen_device(workspace.settings.workers.device),
+        images_per_epoch=images_per_epoch(len(lesson.parts.train), settings.batch_size),
+        initial=initial,
     )
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return load_card(workspace.models, model_id)  # as every later reader will see it
+    return job, parts, lesson
 
 
 def recipe_for(settings: TrainingSettings, images: ImageSet) -> Recipe:
-    """The recipe of a training: the network's input size and the rendering of its images."""
-    if settings.variant not in VARIANTS:
-        raise UserError(f"training.variant = {settings.variant!r}: expected one of {', '.join(VARIANTS)}")
-    size = settings.image_size or VARIANTS[settings.variant].image_size
-    return Recipe(image_size=size, rendering=images.rendering)
+    """The recipe of a training: the network's input size, the field of view and the rendering of its images."""
+    check_variant(settings.variant)
+    size = settings.image_size or default_image_size(settings.variant)
+    return Recipe(image_size=size, field_pixels=images.field_pixels, rendering=images.rendering)
 
 
 def split_of(settings: TrainingSettings, images: ImageSet) -> Split:
     """The split of a training, the same whenever settings and images are the same."""
-    parts = split(
-        images, validation=settings.validation_fraction, test=settings.test_fraction, seed=settings.split_seed
-    )
-    if len(parts.train) < 2 or len(parts.validation) < 1:
-        raise UserError(
-            f"{images.source}: {len(images)} labelled images are too few to split into training ({len(parts.train)}), "
-            f"validation ({len(parts.validation)}) and test ({len(parts.test)})"
-        )
-    return parts
+    return split(images, validation=settings.validation_fraction, test=settings.test_fraction, seed=settings.split_seed)
 
 
-def keep_freed_memory() -> None:
-    """Let the C library reuse freed blocks instead of giving each back to the system.
-
-    A training step frees and takes the same large buffers again and again; on a CPU the page faults of fresh ones
-    cost 5 to 40 % of the speed (benchmarks/training_memory.py). Other C libraries than glibc are left as they are.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(_M_MMAP_MAX, 0)
-        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+def is_published(workspace: Workspace, model_id: str) -> bool:
+    """Whether a model of that id is there, so that its training has nothing to do."""
+    return (workspace.models / model_id / "card.json").is_file()
 
 
-def _model_id(settings: TrainingSettings, recipe: Recipe, images: ImageSet, parts: Split) -> str:
-    what = json.dumps([settings.model_dump(), recipe.digest, images.digest, parts.digest, CLASS_SLUGS], sort_keys=True)
-    return f"{settings.variant}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
+def _fitted(workspace: Workspace, job: FitJob, lesson: Lesson) -> Trained:
+    prepare(job, lesson.images.labels, lesson.parts.train, lesson.parts.validation)
+    return fit(job, workspace.settings.workers)
 
 
-def _fit(
-    settings: TrainingSettings,
-    recipe: Recipe,
-    pixels: Tensor,
-    labels: np.ndarray,
-    parts: Split,
-    device: torch.device,
-    checkpoint: Path,
-) -> Trained:
-    network = _build(settings, recipe.image_size)
-    classes = torch.from_numpy(labels)
-
-    def take(rows: np.ndarray) -> LabelledPixels:
-        index = torch.from_numpy(rows)
-        return LabelledPixels(pixels[index], classes[index])
-
-    with track(f"training {settings.variant}", settings.epochs) as step:
-
-        def tell(record: EpochRecord) -> None:
-            done = record.epoch + 1 if not told else 1  # the first report of a resumed training counts what was there
-            told.append(record.epoch)
-            step(
-                done,
-                f"loss {record.loss:.3f}, validation accuracy {record.validation_accuracy:.3f}, "
-                f"{record.images_per_second:.0f} images/s",
-            )
-
-        told: list[int] = []
-        try:
-            return train_network(
-                network,
-                take(parts.train),
-                take(parts.validation),
-                settings,
-                recipe,
-                device=device,
-                checkpoint=checkpoint,
-                on_epoch=tell,
-            )
-        except TrainingDiverged as error:
-            raise UserError(str(error)) from error
+def _initial(workspace: Workspace) -> tuple[str, str]:
+    """The file of weights to start from and its digest; both empty where the training starts from scratch."""
+    name = workspace.settings.training.initial
+    if not name:
+        return "", ""
+    path = workspace.models / name / WEIGHTS
+    path = path if path.is_file() else Path(name).expanduser()
+    if not path.is_file():
+        known = ", ".join(list_models(workspace.models)) or "none yet"
+        raise UserError(f"training.initial = {name!r}: neither a model of this workspace (known: {known}) nor a file")
+    with path.open("rb") as file:
+        return str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(settings: TrainingSettings, image_size: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        try:
-            return create_model(
-                settings.variant,
-                layout=settings.layout,
-                image_size=image_size,
-                num_classes=len(CLASS_SLUGS),
-                drop_path=settings.drop_path,
-                head_dropout=settings.head_dropout,
-            )
-        except ValueError as error:
-            raise UserError(f"training settings: {error}") from error
-
-
-def _card(
-    model_id: str,
-    settings: TrainingSettings,
-    recipe: Recipe,
-    images: ImageSet,
-    parts: Split,
-    trained: Trained,
-    pixels: Tensor,
-    device: torch.device,
-) -> ModelCard:
-    temperature = fit_temperature(trained.validation_logits, torch.from_numpy(images.labels[parts.validation]))
-
-    def numbers(logits: Tensor, rows: np.ndarray) -> dict[str, object] | None:
-        if len(rows) == 0:
-            return None
-        probabilities = torch.softmax(logits / temperature, dim=1).numpy()
-        return evaluate(probabilities, images.labels[rows]).to_dict()
-
-    test = predict_logits(trained.network, pixels[torch.from_numpy(parts.test)], recipe, device=device)
-    known = images.pixscale[np.isfinite(images.pixscale)]
-    return ModelCard(
-        model_id=model_id,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        variant=settings.variant,
-        layout=settings.layout,
-        image_size=recipe.image_size,
-        parameters=sum(p.numel() for p in trained.network.parameters()),
-        class_slugs=list(CLASS_SLUGS),
-        class_names=list(CLASS_NAMES),
-        recipe=recipe.to_dict(),
-        recipe_digest=recipe.digest,
-        temperature=temperature,
-        settings=settings.model_dump(),
-        data={
-            "source": Path(images.source).name,
-            "kind": images.kind,
-            "simulated": images.simulated,
-            "digest": images.digest,
-            "counts": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
-        },
-        envelope={"pixscale": [float(known.min()), float(known.max())] if len(known) else None},
-        split_digest=parts.digest,
-        validation=numbers(trained.validation_logits, parts.validation),
-        test=numbers(test, parts.test),
-        history=[asdict(record) for record in trained.history],
-        versions=software_versions(),
-    )
+def _model_id(settings: TrainingSettings, recipe: Recipe, images: ImageSet, parts: Split, initial: str) -> str:
+    values = [settings.model_dump(exclude={"initial"}), recipe.digest, images.digest, parts.digest, initial]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return f"{settings.variant.replace('/', '-')}-{digest[:10]}"

@@ -1,4 +1,4 @@
-"""Where units of work run: in this process, or on the workers of a Dask cluster. The only module that names Dask.
+"""Where units of work run: in this process, or on the workers of a Dask cluster. Only this and `gang` name Dask.
 
 `run_units` maps a plain function over small jobs and yields an `Outcome` for each, as they end. A bounded window of
 jobs is under way at any time, and each future is released as soon as its result is in: kept ones would run again when
@@ -21,6 +21,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import is_transient
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 3  # jobs under way for each worker
 _FETCH_SECONDS = 60.0  # for a receipt of under 1 KB, or for a lost unit to run again
@@ -48,6 +50,7 @@ class WorkerSettings(BaseModel):
     )
     n: int = Field(2, ge=1, description="number of worker processes")
     threads: int = Field(0, ge=0, description="torch threads a process; 0 shares the cores among the processes")
+    gang: int = Field(1, ge=1, description="processes that train one network together, a GPU each where there are any")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="torch device; auto: a GPU where one is usable")
     retries: int = Field(2, ge=0, description="further tries after a failure of the system (disk, network)")
     deaths: int = Field(2, ge=0, description="further tries, alone, of a unit whose worker died")
@@ -105,8 +108,14 @@ def set_torch_threads(threads: int) -> None:
 
 
 @contextmanager
-def _local_cluster(settings: WorkerSettings, jobs: int) -> Iterator[Any]:
-    """A Dask client of a cluster of processes on this machine, on the loopback interface, with the cores shared out."""
+def local_cluster(
+    settings: WorkerSettings, jobs: int, *, memory_limit: str | None = "auto", silent_below: int = logging.ERROR
+) -> Iterator[Any]:
+    """A Dask client of a cluster of processes on this machine, on the loopback interface, with the cores shared out.
+
+    There are no more processes than jobs. A process that takes over 95 % of `memory_limit` is ended by Dask ("auto":
+    its share of the memory; None: no limit). Log lines of Dask below the level `silent_below` are not shown.
+    """
     import dask
     from distributed import Client, LocalCluster
 
@@ -126,17 +135,33 @@ def _local_cluster(settings: WorkerSettings, jobs: int) -> Iterator[Any]:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",  # any free port
-            silence_logs=logging.ERROR,
+            memory_limit=memory_limit,
+            silence_logs=silent_below,
         )
-        with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
-            client.run(set_torch_threads, threads)
-            yield client
+        try:
+            with Client(cluster) as client:  # type: ignore[no-untyped-call]
+                client.run(set_torch_threads, threads)
+                yield client
+        finally:
+            _end(cluster)
+
+
+def _end(cluster: Any) -> None:
+    """End the processes of a cluster.
+
+    Dask waits 5 s for each and then kills it; one that is still starting in the place of a dead one, on a busy
+    machine, takes longer, which must not hide how the work ended.
+    """
+    try:
+        cluster.close()
+    except TimeoutError:
+        logger.warning("a worker process was killed, for it took too long to end")
 
 
 def _run_on_cluster(
     function: Callable[[Job], Receipt], jobs: Sequence[Job], settings: WorkerSettings
 ) -> Iterator[Outcome[Receipt]]:
-    with _local_cluster(settings, len(jobs)) as client:
+    with local_cluster(settings, len(jobs)) as client:
         from distributed import as_completed
 
         waiting = iter(jobs)

@@ -1,13 +1,9 @@
-"""The training loop: it learns, goes on after a kill to the very same weights, and stops when numbers break."""
+"""The training loop: it learns, shows every image, follows its schedule, and stops when numbers break."""
 
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,109 +14,34 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.astroformer import create_model
-from models.errors import ModelError
-from models.recipe import Recipe
+from models.distributed import Group
 from models.settings import LoopSettings
-from models.training import (
-    EpochRecord,
-    LabelledPixels,
-    Trained,
-    TrainingDiverged,
-    _Run,
-    balanced_order,
-    predict_logits,
-    train_network,
+from models.training import TrainingDiverged, _Run, balanced_order, images_per_epoch, predict_logits, train_network
+from tests.models.toys import (
+    CLASSES,
+    CPU,
+    EVERYTHING,
+    PLAIN,
+    RECIPE,
+    TRAINING,
+    VALIDATION,
+    changed,
+    labelled,
+    network,
+    run_of,
+    same_weights,
+    toy,
+    train,
 )
-
-RECIPE, CPU, CLASSES = Recipe(image_size=32), torch.device("cpu"), 3
-PLAIN = LoopSettings(
-    epochs=1,
-    batch_size=16,
-    warmup_epochs=0.5,
-    mixup=0.0,
-    label_smoothing=0.0,
-    drop_path=0.0,
-    head_dropout=0.0,
-    rotate=False,
-    mirror=False,
-    zoom=0.0,
-    shift=0.0,
-    ema_decay=0.9,
-)
-EVERYTHING = LoopSettings(epochs=4, batch_size=16, warmup_epochs=1, randaugment_ops=1, mixup=0.5, ema_decay=0.9)
-
-
-def toy(count: int, seed: int, weights: tuple[float, ...] = (1, 1, 1)) -> LabelledPixels:
-    """Noise with a bright spot whose size says the class; whatever the rotation."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.multinomial(torch.tensor(weights, dtype=torch.float), count, replacement=True, generator=generator)
-    radius = torch.hypot(*torch.meshgrid(torch.arange(-15.5, 16), torch.arange(-15.5, 16), indexing="ij"))
-    spot = torch.exp(-0.5 * (radius / (1.5 + 2.5 * labels.view(-1, 1, 1))) ** 2)
-    noise = torch.rand(count, 3, 32, 32, generator=generator)
-    return LabelledPixels((40 + 60 * noise + 150 * spot[:, None]).to(torch.uint8), labels)
-
-
-TRAINING, VALIDATION = toy(64, 1), toy(32, 2)
-
-
-def network(settings: LoopSettings = PLAIN) -> nn.Module:
-    torch.manual_seed(settings.seed)
-    return create_model(
-        "cpu_tiny",
-        image_size=32,
-        num_classes=CLASSES,
-        drop_path=settings.drop_path,
-        head_dropout=settings.head_dropout,
-    )
-
-
-def train(
-    checkpoint: Path,
-    settings: LoopSettings = PLAIN,
-    *,
-    training: LabelledPixels = TRAINING,
-    validation: LabelledPixels = VALIDATION,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
-) -> Trained:
-    return train_network(
-        network(settings),
-        training,
-        validation,
-        settings,
-        RECIPE,
-        device=CPU,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch,
-    )
-
-
-def run_of(settings: LoopSettings, data: LabelledPixels = TRAINING) -> _Run:
-    return _Run(network(settings), data, settings, RECIPE, CPU)
-
-
-def changed(settings: LoopSettings, **values: Any) -> LoopSettings:
-    return LoopSettings(**{**settings.model_dump(), **values})
-
-
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(name == name2 and torch.equal(a, b) for (name, a), (name2, b) in pairs)
-
-
-def curve(trained: Trained) -> list[EpochRecord]:
-    """The curve without what depends on the clock."""
-    return [replace(record, images_per_second=0.0) for record in trained.history]
-
 
 # --- learning -----------------------------------------------------------------------------------------------------
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
-    settings = changed(EVERYTHING, epochs=8, randaugment_ops=0, learning_rate=3e-3)
+    settings = changed(EVERYTHING, epochs=6, randaugment_ops=0, learning_rate=3e-3)
     trained = train(tmp_path / "c.pt", settings, training=toy(192, 1), validation=toy(96, 2))
-    assert [record.epoch for record in trained.history] == list(range(8))
-    assert trained.history[-1].loss < trained.history[0].loss - 0.2
+    assert [record.epoch for record in trained.history] == list(range(6))
+    assert trained.history[-1].loss < trained.history[0].loss - 0.1
     assert trained.history[-1].validation_accuracy > 0.8  # chance: 1/3
     assert trained.validation_logits.shape == (96, CLASSES) and trained.validation_logits.dtype == torch.float32
 
@@ -139,8 +60,22 @@ def test_the_outcome_is_the_averaged_network_on_the_validation_set(tmp_path: Pat
     assert not torch.equal(state["network"]["head.fc.weight"], state["average"]["module.head.fc.weight"])
 
 
+def test_only_the_rows_of_a_split_are_looked_at(tmp_path: Path) -> None:
+    """Splits of one image set train to the same weights as sets of their own, whatever the other images hold."""
+    pixels = torch.cat([VALIDATION.pixels, torch.zeros(8, 3, 32, 32, dtype=torch.uint8), TRAINING.pixels])
+    labels = torch.cat([VALIDATION.labels, torch.full((8,), -1), TRAINING.labels])
+    order = torch.randperm(64)
+    training = type(TRAINING)(pixels, labels, 40 + order)
+    validation = type(TRAINING)(pixels, labels, torch.arange(32))
+    one = train(tmp_path / "one.pt", training=training, validation=validation)
+    other = train(tmp_path / "other.pt", training=labelled(TRAINING.pixels[order], TRAINING.labels[order]))
+    assert same_weights(one.network, other.network)
+    assert torch.equal(one.validation_logits, other.validation_logits)
+
+
 def test_without_validation_images_the_curve_says_so(tmp_path: Path) -> None:
-    trained = train(tmp_path / "c.pt", validation=LabelledPixels(VALIDATION.pixels[:0], VALIDATION.labels[:0]))
+    nothing = labelled(VALIDATION.pixels[:0], VALIDATION.labels[:0])
+    trained = train(tmp_path / "c.pt", changed(PLAIN, select="best"), validation=nothing)
     assert math.isnan(trained.history[0].validation_loss) and math.isnan(trained.history[0].validation_accuracy)
 
 
@@ -149,90 +84,9 @@ def test_prediction_does_not_depend_on_the_batch() -> None:
     whole = predict_logits(net, VALIDATION.pixels, RECIPE, device=CPU)
     parts = predict_logits(net, VALIDATION.pixels, RECIPE, device=CPU, batch_size=5)
     torch.testing.assert_close(parts, whole)
+    rows = torch.tensor([7, 0, 7])
+    torch.testing.assert_close(predict_logits(net, VALIDATION.pixels, RECIPE, device=CPU, rows=rows), whole[rows])
     assert len(predict_logits(net, VALIDATION.pixels[:0], RECIPE, device=CPU)) == 0
-
-
-# --- resume -------------------------------------------------------------------------------------------------------
-
-
-class Killed(Exception):
-    pass
-
-
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    straight = train(tmp_path / "straight.pt", EVERYTHING)
-
-    def kill(record: EpochRecord) -> None:
-        if record.epoch == 1:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(tmp_path / "killed.pt", EVERYTHING, on_epoch=kill)
-    torch.rand(7)  # the state of the global generator must not matter
-    told: list[int] = []
-    resumed = train(tmp_path / "killed.pt", EVERYTHING, on_epoch=lambda record: told.append(record.epoch))
-    assert told == [2, 3]
-    assert same_weights(straight.network, resumed.network)
-    assert curve(straight) == curve(resumed)
-    assert torch.equal(straight.validation_logits, resumed.validation_logits)
-
-
-def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
-    first = train(tmp_path / "c.pt")
-    again = train(tmp_path / "c.pt", on_epoch=lambda record: pytest.fail("an epoch was run"))
-    assert same_weights(first.network, again.network)
-    assert first.history == again.history
-
-
-def test_training_leaves_the_global_random_numbers_alone(tmp_path: Path) -> None:
-    run = run_of(EVERYTHING)
-    torch.manual_seed(4)
-    expected = torch.rand(3)
-    torch.manual_seed(4)
-    run.epoch(0)
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_checkpoint_is_whole_hides_nothing_beside_and_runs_no_code(tmp_path: Path) -> None:
-    train(tmp_path / "new" / "c.pt")
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["c.pt"]
-    state = torch.load(tmp_path / "new" / "c.pt", weights_only=True)
-    assert set(state) == {"network", "average", "optimizer", "schedule", "history"}
-
-
-class Trap:
-    """Unpickling it would leave a file behind."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
-def test_a_damaged_checkpoint_is_named_and_never_executed(tmp_path: Path) -> None:
-    path, mark = tmp_path / "c.pt", tmp_path / "mark"
-    train(path)
-    whole = path.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", b"rubbish", pickle.dumps(Trap(mark), protocol=2)):
-        path.write_bytes(damage)
-        with pytest.raises(ModelError, match=r"c\.pt.*delete it"):
-            train(path)
-    assert not mark.exists()
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    train(tmp_path / "c.pt")
-    with pytest.raises(ModelError, match="delete it"):
-        train_network(
-            create_model("cpu_tiny", image_size=32, num_classes=5),
-            TRAINING,
-            VALIDATION,
-            PLAIN,
-            RECIPE,
-            device=CPU,
-            checkpoint=tmp_path / "c.pt",
-        )
 
 
 # --- divergence ---------------------------------------------------------------------------------------------------
@@ -240,6 +94,8 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 class Breaks(nn.Module):
     """A linear classifier that misbehaves from its `at`-th training step on."""
+
+    num_classes = CLASSES
 
     def __init__(self, at: int, how: str) -> None:
         super().__init__()
@@ -261,14 +117,17 @@ def train_broken(checkpoint: Path, at: int, how: str, settings: LoopSettings) ->
     train_network(Breaks(at, how), TRAINING, VALIDATION, settings, RECIPE, device=CPU, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "lookahead_radam"])
 @pytest.mark.parametrize("how", ["nan", "inf"])
-def test_a_broken_loss_stops_with_epoch_and_step_and_keeps_the_last_good_epoch(tmp_path: Path, how: str) -> None:
+def test_a_broken_loss_stops_with_epoch_and_step_and_keeps_the_last_good_epoch(
+    tmp_path: Path, how: str, optimiser: str
+) -> None:
     path = tmp_path / "c.pt"
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf) in epoch 3, step 2 of 4.*training\.learning_rate"):
-        train_broken(path, 9, how, changed(PLAIN, epochs=4))
+        train_broken(path, 9, how, changed(PLAIN, epochs=4, optimiser=optimiser))
     state = torch.load(path, weights_only=True)
     assert len(state["history"]) == 2
-    assert all(value.isfinite().all() for value in state["network"].values())
+    assert all(value.isfinite().all() for value in [*state["network"].values(), *state["lookahead"]])
 
 
 def test_a_broken_gradient_of_the_last_step_is_noticed_before_the_checkpoint(tmp_path: Path) -> None:
@@ -295,18 +154,49 @@ def test_every_class_comes_equally_often_and_every_image_before_a_repeat(labels:
         assert drawn.max() - drawn.min() <= 1
 
 
-def test_order_differs_from_epoch_to_epoch_and_can_be_plain(tmp_path: Path) -> None:
+def shown(run: _Run, epoch: int) -> Tensor:
+    return torch.cat([labels for _, labels, _ in run._batches(epoch)])
+
+
+def test_order_differs_from_epoch_to_epoch_and_can_be_plain() -> None:
     data = toy(64, 3, weights=(20, 2, 1))
     stratified, plain = run_of(PLAIN, data), run_of(changed(PLAIN, stratified=False), data)
-
-    def labels(run: _Run, epoch: int) -> Tensor:
-        return torch.cat([batch_labels for _, batch_labels in run._batches(epoch)])
-
-    assert not torch.equal(labels(stratified, 0), labels(stratified, 1))
-    assert torch.equal(labels(stratified, 1), labels(stratified, 1))
-    counts = torch.bincount(labels(stratified, 0), minlength=CLASSES)
+    assert not torch.equal(shown(stratified, 0), shown(stratified, 1))
+    assert torch.equal(shown(stratified, 1), shown(stratified, 1))
+    counts = torch.bincount(shown(stratified, 0), minlength=CLASSES)
     assert counts.max() - counts.min() <= 1
-    assert torch.equal(torch.bincount(labels(plain, 0)), torch.bincount(data.labels))
+    assert torch.equal(torch.bincount(shown(plain, 0)), torch.bincount(data.labels))
+
+
+@given(
+    images=st.integers(2, 60),
+    batch=st.integers(1, 40).map(lambda half: 2 * half),
+    world=st.integers(1, 4),
+    epoch=st.integers(0, 5),
+)
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_no_image_twice_in_an_epoch_over_all_processes(images: int, batch: int, world: int, epoch: int) -> None:
+    """The parts of all processes are the batches of one process, in its order, with the views drawn for them."""
+    data = labelled(torch.zeros(images, 3, 1, 1, dtype=torch.uint8), torch.arange(images))
+    settings = changed(EVERYTHING, batch_size=batch, stratified=False)
+    alone = run_of(settings, data, SPOT)
+    seen = shown(alone, epoch).tolist()
+    assert len(seen) == len(set(seen)) == alone.images_per_epoch == images_per_epoch(images, batch)
+    runs = [alone_as(alone, Group(rank, world)) for rank in range(world)]
+    for (_, labels, views), *parts in zip(alone._batches(epoch), *(run._batches(epoch) for run in runs), strict=True):
+        assert torch.cat([part[1] for part in parts]).tolist() == labels.tolist()
+        assert np.array_equal(np.concatenate([part[2].affine for part in parts]), views.affine)
+        assert {part[2].kept for part in parts} == {views.kept}
+
+
+SPOT = Breaks(1000, "nan")
+
+
+def alone_as(run: _Run, group: Group) -> _Run:
+    """What a run would draw in its place of a group, without the group."""
+    other = object.__new__(_Run)
+    other.__dict__.update({**vars(run), "group": group, "mine": group.part(run.batch_size)})
+    return other
 
 
 # --- schedule, average, loss --------------------------------------------------------------------------------------
@@ -321,10 +211,11 @@ def test_rate_rises_linearly_and_falls_as_a_cosine_to_zero() -> None:
     assert run._rate(4) == 1.0 and run._rate(20) == pytest.approx(0.0)
 
 
-def test_rate_of_the_optimizer_follows_the_schedule() -> None:
-    run = run_of(changed(PLAIN, epochs=2, warmup_epochs=1, learning_rate=0.01))
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_rate_of_the_optimizer_follows_the_schedule(accumulate: int) -> None:
+    run = run_of(changed(PLAIN, epochs=2, warmup_epochs=1, learning_rate=0.01, accumulate=accumulate))
     assert run.learning_rate == pytest.approx(0.01 / 5)
-    run.epoch(0)
+    run.epoch(0, None)
     assert run.learning_rate == pytest.approx(0.01)
     assert {group["lr"] for group in run.optimizer.param_groups} == {run.learning_rate}
 
@@ -336,8 +227,8 @@ def test_average_is_the_exponential_average_of_weights_and_buffers() -> None:
     expected: dict[str, Tensor] = {}
     batches = list(run._batches(0)) * 3
     run.network.train()
-    for n, (images, targets) in enumerate(batches):
-        run._step(images, targets)
+    for n, batch in enumerate(batches):
+        run._step(*batch)
         weight = 1.0 if n == 0 else 1 - min(0.5, (1 + n) / (10 + n))
         for name in names:
             now = run.network.state_dict()[name].double().clone()
@@ -351,93 +242,72 @@ def test_average_is_the_exponential_average_of_weights_and_buffers() -> None:
 
 def test_average_leaves_the_position_index_alone() -> None:
     run = run_of(PLAIN)
-    run.epoch(0)
+    run.epoch(0, None)
     index = "stages.3.blocks.0.attn.rel_pos.relative_position_index"
     assert torch.equal(run.average.module.get_buffer(index), run.network.get_buffer(index))
 
 
 def test_without_decay_the_outcome_is_the_plain_network() -> None:
     run = run_of(changed(PLAIN, ema_decay=0.0))
-    run.epoch(0)
+    run.epoch(0, None)
     assert run.final() is run.network
 
 
 def test_label_smoothing_is_part_of_the_loss() -> None:
-    images, labels = TRAINING.pixels[:16], TRAINING.labels[:16]
     run = run_of(changed(PLAIN, label_smoothing=0.3))
+    pixels, labels, views = next(run._batches(0))
     run.network.train()
     with torch.no_grad():
-        log_p = run.network(RECIPE.to_input(images)).log_softmax(1)
+        log_p = run.network(RECIPE.to_input(pixels)).log_softmax(1)
     expected = -(0.7 * log_p[torch.arange(16), labels] + 0.3 * log_p.mean(1)).mean()
-    torch.testing.assert_close(run_of(changed(PLAIN, label_smoothing=0.3))._step(images, labels), expected)
+    loss, _ = run_of(changed(PLAIN, label_smoothing=0.3))._step(pixels, labels, views)
+    torch.testing.assert_close(loss, expected)
 
 
-def test_gradients_are_clipped_to_the_given_norm() -> None:
-    run = run_of(changed(PLAIN, clip_gradient=0.01))
+def test_gradients_are_clipped_to_the_given_norm_and_told_as_they_were() -> None:
+    def step(clip: float) -> tuple[float, float]:
+        run = run_of(changed(PLAIN, clip_gradient=clip))
+        run.network.train()
+        _, norm = run._step(*next(run._batches(0)))
+        gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+        return float(norm), float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])))
+
+    told, left = step(0.01)
+    assert left == pytest.approx(0.01, rel=1e-3)
+    assert step(0.0) == pytest.approx((told, told), rel=1e-5)  # 0 leaves them alone
+    assert told > 0.1
+
+
+def test_the_norm_of_the_curve_is_the_mean_over_the_epoch(tmp_path: Path) -> None:
+    run = run_of(PLAIN)
     run.network.train()
-    run._step(TRAINING.pixels[:16], TRAINING.labels[:16])
-    gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
-    assert float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))) == pytest.approx(0.01, rel=1e-3)
+    norms = [float(run._step(*batch)[1]) for batch in run._batches(0)]
+    assert train(tmp_path / "c.pt").history[0].gradient_norm == pytest.approx(sum(norms) / 4, rel=1e-5)
 
 
-def test_speed_counts_the_images_that_were_seen() -> None:
-    assert run_of(PLAIN, toy(31, 1)).images_per_epoch == 16  # one batch of 16, the rest waits for another epoch
-    assert run_of(PLAIN, toy(5, 1)).images_per_epoch == 5  # fewer images than a batch
-
-
-# --- every setting counts -----------------------------------------------------------------------------------------
-
-OTHER: dict[str, Any] = {
-    "batch_size": 8,
-    "learning_rate": 1e-3,
-    "warmup_epochs": 0.0,
-    "weight_decay": 0.5,
-    "clip_gradient": 0.1,
-    "label_smoothing": 0.2,
-    "mixup": 0.8,
-    "randaugment_ops": 1,
-    "rotate": True,
-    "mirror": True,
-    "zoom": 0.2,
-    "shift": 0.1,
-    "drop_path": 0.5,
-    "head_dropout": 0.5,
-    "ema_decay": 0.1,
-    "stratified": False,
-    "seed": 1,
-}
-SEEN_ELSEWHERE = {"epochs", "randaugment_magnitude", "mixed_precision"}
-
-
-def one_epoch(settings: LoopSettings, data: LabelledPixels) -> nn.Module:
-    run = run_of(settings, data)
-    run.epoch(0)
-    return run.final()
-
-
-def test_every_setting_changes_the_weights() -> None:
-    assert set(OTHER) | SEEN_ELSEWHERE == set(LoopSettings.model_fields)
-    data = toy(32, 4, weights=(6, 2, 1))
-    reference = one_epoch(PLAIN, data)
-    assert same_weights(reference, one_epoch(PLAIN, data))
-    assert [k for k, v in OTHER.items() if same_weights(reference, one_epoch(changed(PLAIN, **{k: v}), data))] == []
-
-
-def test_strength_of_randaugment_counts() -> None:
-    weak = changed(PLAIN, randaugment_ops=2, randaugment_magnitude=1)
-    data = toy(32, 4)
-    assert not same_weights(one_epoch(weak, data), one_epoch(changed(weak, randaugment_magnitude=29), data))
-
-
-def test_mixed_precision_is_for_gpus_with_bfloat16() -> None:
-    assert not run_of(PLAIN).autocast  # a CPU trains in float32
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_mixed_precision_learns_on_a_gpu(tmp_path: Path) -> None:
-    settings = changed(EVERYTHING, epochs=8, randaugment_ops=0, learning_rate=3e-3)
-    gpu = torch.device("cuda")
-    trained = train_network(
-        network(settings), toy(192, 1), toy(96, 2), settings, RECIPE, device=gpu, checkpoint=tmp_path / "c.pt"
+def test_an_epoch_is_whole_batches_of_whole_pairs(tmp_path: Path) -> None:
+    assert images_per_epoch(31, 16) == 16  # one batch of 16, the rest waits for another epoch
+    assert images_per_epoch(5, 16) == 4  # fewer images than a batch
+    with pytest.raises(ValueError, match="1 training images: at least 2"):
+        train(tmp_path / "c.pt", training=toy(1, 1))
+    told: list[int] = []
+    train_network(
+        network(), toy(50, 1), VALIDATION, PLAIN, RECIPE, device=CPU, checkpoint=tmp_path / "c.pt", on_step=told.append
     )
-    assert trained.history[-1].validation_accuracy > 0.8
+    assert told == [16, 16, 16]
+
+
+@pytest.mark.parametrize(("images", "batch"), [(64, 18), (31, 16 * 4), (3, 16)])
+def test_batches_that_can_not_be_shared_out_are_refused(images: int, batch: int, tmp_path: Path) -> None:
+    """Parts of unequal size would weigh images unequally, and an empty part makes the loss NaN."""
+    with pytest.raises(ValueError, match=r"batches of \d+ images .* 2 processes need a multiple of 4"):
+        train_network(
+            network(),
+            toy(images, 1),
+            VALIDATION,
+            changed(PLAIN, batch_size=batch),
+            RECIPE,
+            device=CPU,
+            checkpoint=tmp_path / "c.pt",
+            group=Group(0, 2),
+        )

@@ -39,7 +39,7 @@ def test_the_file_is_read_and_overrides_win(tmp_path: Path) -> None:
         ('training.variant="cpu_tiny"', "training", "variant", "cpu_tiny"),
         ("folders.models=/somewhere/my models = all", "folders", "models", "/somewhere/my models = all"),
         ("input.picture_rendering=ls-dr8-grz", "input", "picture_rendering", "ls-dr8-grz"),
-        ("training.label_column=", "training", "label_column", ""),
+        ("input.picture_rendering=", "input", "picture_rendering", ""),
     ],
 )
 def test_overrides_are_typed(tmp_path: Path, override: str, section: str, key: str, value: object) -> None:

@@ -10,6 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
+from pipeline.gang import Seat, seat_from_environment
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -52,3 +55,55 @@ def threads(job: Sum) -> tuple[int, int]:
     import torch
 
     return os.getpid(), torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A job of a gang: what its second member does in each attempt; every member of each leaves a file with its pid."""
+
+    folder: str
+    attempts: tuple[str, ...] = ("",)
+    name: str = "the meeting"
+
+    def pids(self) -> list[list[int]]:
+        """Process ids by attempt and rank."""
+        found = [sorted(Path(self.folder).glob(f"{i}.*")) for i in range(len(self.attempts))]
+        return [[int(path.read_text()) for path in paths] for paths in found]
+
+    def enter(self, seat: Seat) -> str:
+        """What this member does in this attempt; leaves its file."""
+        attempt = len(list(Path(self.folder).glob(f"*.{seat.rank}")))
+        (Path(self.folder) / f"{attempt}.{seat.rank}").write_text(str(os.getpid()))
+        return self.attempts[attempt] if seat.rank == min(1, seat.world - 1) else ""
+
+
+def meet(job: Meeting, seat: Seat) -> dict[str, object]:
+    """Form a process group, add up the ranks, and wait for each other, unless the job says otherwise."""
+    import torch
+    from torch import distributed
+
+    what = job.enter(seat)
+    if what == "done early":  # and its worker dies when its result is in
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return {}
+    if what == "port taken":
+        raise distributed.DistNetworkError("the address is already in use")
+    group = f"tcp://{seat.address}:{seat.port}"
+    distributed.init_process_group("gloo", init_method=group, rank=seat.rank, world_size=seat.world)
+    total = torch.tensor([seat.rank + 1])
+    distributed.all_reduce(total)
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what.startswith("refuse"):
+        if what == "refuse and leave":  # which the others notice before anyone knows why
+            distributed.destroy_process_group()
+        raise UserError("the second member refuses")
+    distributed.barrier()
+    distributed.destroy_process_group()
+    return {"total": int(total), "pid": os.getpid(), "seat": seat, "threads": torch.get_num_threads()}
+
+
+if __name__ == "__main__":  # as torchrun starts it
+    seat = seat_from_environment()
+    assert seat is not None
+    meet(Meeting(os.environ["FOLDER"]), seat)

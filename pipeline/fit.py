@@ -1,0 +1,224 @@
+"""Fitting a network to its training split: in this process, or in several that train together.
+
+A `FitJob` is what each process needs: small values and the names of files. Pixels are mapped from the cache, labels
+and rows lie beside the checkpoint. What a gang has trained is in the checkpoint, so that the calling process, which
+goes on from there, ends with the very same weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from catalogs.files import written_whole
+from models.distributed import joined
+from models.foreign import load_foreign
+from models.networks import create_network
+from models.recipe import Recipe
+from models.training import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
+from pipeline.errors import UserError
+from pipeline.gang import Seat, run_gang, seat_from_environment
+from pipeline.pixel_cache import map_pixels
+from pipeline.progress import Step, track
+from pipeline.training_settings import TrainingSettings
+from pipeline.workers import WorkerSettings, set_torch_threads
+
+_ALONE = Seat(rank=0, world=1, address="127.0.0.1", port=0)
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """One training, as plain values and names of files.
+
+    pixels : file of model-ready pixels uint8 (N, 3, S, S), N the number of labels.
+    folder : where the training keeps what is not finished.
+    images_per_epoch : training images that an epoch passes over.
+    initial : file of weights to start from, or empty.
+    """
+
+    name: str
+    settings: TrainingSettings
+    recipe: Recipe
+    num_classes: int
+    pixels: Path
+    folder: Path
+    device: str
+    images_per_epoch: int
+    initial: str = ""
+
+    @property
+    def rows(self) -> Path:
+        """Labels int64 (N,) and the rows int64 of the training and validation splits."""
+        return self.folder / "rows.npz"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to go on after the last finished epoch."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def journal(self) -> Path:
+        """A line of JSON for each epoch that a gang has finished, for who waits for it."""
+        return self.folder / "journal.jsonl"
+
+
+def prepare(job: FitJob, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> None:
+    """Write what the processes of a training read."""
+    with written_whole(job.rows) as beside, beside.open("wb") as file:
+        np.savez(file, labels=labels, train=train, validation=validation)
+
+
+def fit(job: FitJob, workers: WorkerSettings) -> Trained:
+    """Train, or go on from the last finished epoch: in `workers.gang` processes, or in those that torchrun started.
+
+    Raises
+    ------
+    UserError : the loss is no longer a number, settings that make no network, processes that die again and again.
+    ModelError : weights to start from that do not fit.
+    """
+    seat = seat_from_environment()
+    _check_processes(job, seat.world if seat else workers.gang)
+    with track(f"training {job.settings.variant}", job.settings.epochs * job.images_per_epoch) as step:
+        progress = _Progress(job, step)
+        if seat:
+            return _train(job, seat, progress.images, progress.epoch)
+        if workers.gang > 1:
+            run_gang(member, job, workers, world=workers.gang, while_waiting=progress.look)
+        else:
+            set_torch_threads(workers.torch_threads())
+        # After a gang the checkpoint is complete: this reads it and does no further epoch.
+        return _train(job, _ALONE, progress.images, progress.epoch)
+
+
+def member(job: FitJob, seat: Seat) -> int:
+    """What each process of a gang does; returns the number of epochs. Rank 0 keeps the journal for who waits."""
+    if seat.rank == 0:
+        job.journal.write_text("")  # the epochs of the checkpoint are told again
+    return len(_train(job, seat, None, _journal(job) if seat.rank == 0 else None).history)
+
+
+def _check_processes(job: FitJob, world: int) -> None:
+    batch = min(job.settings.batch_size, job.images_per_epoch)
+    if batch % (2 * world):
+        raise UserError(
+            f"batches of {batch} images (training.batch_size = {job.settings.batch_size}): {world} processes share a "
+            f"batch in pairs of images; expected a multiple of {2 * world}, no larger than the training split"
+        )
+    if job.device == "cuda" and world > torch.cuda.device_count() and seat_from_environment() is None:
+        raise UserError(f"workers.gang = {world}: one process for each GPU, and there are {torch.cuda.device_count()}")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse freed blocks instead of giving each back to the system.
+
+    A training step frees and takes the same large buffers again and again; on a CPU the page faults of fresh ones
+    cost 5 to 40 % of the speed (benchmarks/training_memory.py). Other C libraries than glibc are left as they are.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _train(
+    job: FitJob, seat: Seat, on_step: Callable[[int], None] | None, on_epoch: Callable[[EpochRecord], None] | None
+) -> Trained:
+    device = torch.device(f"cuda:{seat.local_rank}" if job.device == "cuda" else job.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with np.load(job.rows) as arrays:
+        labels, train, validation = (torch.from_numpy(arrays[name]) for name in ("labels", "train", "validation"))
+    size = job.recipe.image_size
+    pixels = map_pixels(job.pixels, (len(labels), 3, size, size))
+    try:
+        with joined(seat.rank, seat.world, f"tcp://{seat.address}:{seat.port}", device) as group:
+            return train_network(
+                _build(job),
+                LabelledPixels(pixels, labels, train),
+                LabelledPixels(pixels, labels, validation),
+                job.settings,
+                job.recipe,
+                device=device,
+                checkpoint=job.checkpoint,
+                group=group,
+                on_step=on_step,
+                on_epoch=on_epoch,
+            )
+    except TrainingDiverged as error:
+        raise UserError(str(error)) from error
+
+
+def _build(job: FitJob) -> nn.Module:
+    """The network with its first weights: random from the seed, and those of another model where one is named."""
+    settings = job.settings
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = create_network(
+            settings.variant,
+            layout=settings.layout,
+            image_size=job.recipe.image_size,
+            num_classes=job.num_classes,
+            drop_path=settings.drop_path,
+            head_dropout=settings.head_dropout,
+            checkpoint_activations=settings.checkpoint_activations,
+        )
+    if job.initial:
+        load_foreign(network, Path(job.initial), partial=settings.initial_partial)
+    return network
+
+
+def start_report(job: FitJob) -> list[str]:
+    """What the network starts with, in sentences: which weights it takes from elsewhere; none when it takes none."""
+    if not job.initial:
+        return []
+    network = _build(dataclasses.replace(job, initial=""))
+    return [f"Started from {load_foreign(network, Path(job.initial), partial=job.settings.initial_partial)}."]
+
+
+def _journal(job: FitJob) -> Callable[[EpochRecord], None]:
+    def write(record: EpochRecord) -> None:
+        with job.journal.open("a") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+
+    return write
+
+
+class _Progress:
+    """Tells how far a training is: from its own steps and epochs, or from the journal of a gang."""
+
+    def __init__(self, job: FitJob, step: Step) -> None:
+        self._job, self._step = job, step
+        self._epochs, self._images = 0, 0
+
+    def images(self, count: int) -> None:
+        """So many images more of the epoch under way."""
+        self._images += count
+        self._step(count, "")
+
+    def epoch(self, record: EpochRecord) -> None:
+        """An epoch is finished; those told before are passed over."""
+        if record.epoch < self._epochs:
+            return
+        self._epochs = record.epoch + 1
+        rest, self._images = self._job.images_per_epoch - self._images, 0
+        self._step(
+            rest,
+            f"loss {record.loss:.3f}, validation accuracy {record.validation_accuracy:.3f}, "
+            f"{record.images_per_second:.0f} images/s",
+        )
+
+    def look(self) -> None:
+        """Read what the journal holds by now."""
+        if self._job.journal.is_file():
+            for line in self._job.journal.read_text().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    self.epoch(EpochRecord(**json.loads(line)))

@@ -1,0 +1,24 @@
+"""What each process of torchrun does: `-m tests.pipeline.train_driver ROOT GALAXY10.h5 SEEDS [section.key=value …]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.galaxy10 import open_galaxy10
+from pipeline.gang import seat_from_environment
+from pipeline.settings import open_workspace
+from pipeline.train import assist, train
+
+
+def main(root: str, galaxy10: str, seeds: str, *overrides: str) -> None:
+    seat = seat_from_environment()
+    assert seat is not None
+    for seed in range(int(seeds)):  # one after the other, by the same processes
+        workspace = open_workspace(Path(root), [*overrides, f"training.seed={seed}"])
+        images = open_galaxy10(Path(galaxy10), workspace.settings.input)
+        (train if seat.rank == 0 else assist)(workspace, images)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
