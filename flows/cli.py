@@ -13,17 +13,17 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.commands import catalogue, demo, settings, sky, survey, training
+from flows.commands import benchmark, catalogue, demo, export, galaxy10, settings, sky, survey, training
 from flows.commands.common import Subparsers
 
-_TOPICS = (demo, sky, training, survey, catalogue, settings)
+_TOPICS = (demo, sky, galaxy10, training, benchmark, survey, catalogue, export, settings)
 
 EXIT_ERROR = 1  # something the user can put right
 EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 an error, 2 a wrong command line, 3 some sky tiles failed."""
+    """Run one command; returns the exit status: 0 done, 1 an error, 2 a wrong command line, 3 some units failed."""
     arguments = _parse(argv)
     _set_logging(arguments.debug)
     try:

@@ -15,15 +15,18 @@ from models.registry import ModelCard, describe
 from pipeline import benchmark as measuring
 from pipeline import train as training
 from pipeline.benchmark import BenchmarkResult
-from pipeline.classes import CLASS_SLUGS
-from pipeline.image_sets import ImageSet, open_images
+from pipeline.board_report import to_markdown
+from pipeline.ensembles import ensemble
+from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
+from pipeline.image_sets import ImageSet
+from pipeline.image_sources import ImageSource, opened, own_or
 from pipeline.settings import Workspace, open_workspace
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
-def fit(workspace: Workspace, images: ImageSet) -> ModelCard:
+def fit(workspace: Workspace, images: ImageSet, split: str | None) -> ModelCard:
     with kept_by_prefect():
-        return training.train(workspace, images)
+        return training.train(workspace, images, split)
 
 
 @task(cache_policy=NO_CACHE)
@@ -31,21 +34,31 @@ def measure(workspace: Workspace, images: ImageSet, model_id: str) -> BenchmarkR
     return measuring.benchmark(workspace, images, model_id)
 
 
+@task(cache_policy=NO_CACHE)
+def join(workspace: Workspace, images: ImageSet, members: list[str]) -> ModelCard:
+    return ensemble(workspace, images, members)
+
+
 @flow(name="train")
 def train(
     workspace: str,
-    galaxy10: str | None = None,
-    images: str | None = None,
-    labels: str | None = None,
+    source: dict[str, Any] | None = None,
+    split: str | None = None,
+    members: int = 1,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Train the network of the settings; returns the card of the model as plain values.
 
-    `galaxy10` is a file of the Galaxy10 layout, `images` and `labels` a folder of pictures with its table; the
-    workspace's own benchmark file when none is given. An interrupted training goes on from its last epoch.
+    `source` holds the fields of a `pipeline.image_sources.ImageSource`; the workspace's own benchmark file when none is
+    given. `split` is a file that `morphcat galaxy10 split` wrote; without it one is made from the settings. With
+    `members` above 1 so many seeds are trained and joined to an ensemble. An interrupted training goes on from its last
+    epoch.
     """
     place = open_workspace(Path(workspace), overrides or [])
-    card = fit(place, _images(place, galaxy10, images, labels))
+    images = opened(place, source)
+    first = place.settings.training.seed
+    cards = [fit(place.changed(training={"seed": first + k}), images, split) for k in range(members)]
+    card = join(place, images, [each.model_id for each in cards]) if members > 1 else cards[0]
     get_run_logger().info("trained %s", card.model_id)
     create_markdown_artifact(describe(card), key="model-card", description=card.model_id)
     return card.model_dump()
@@ -55,26 +68,63 @@ def train(
 def benchmark(
     workspace: str,
     model: str,
-    galaxy10: str | None = None,
-    images: str | None = None,
-    labels: str | None = None,
+    source: dict[str, Any] | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on the frozen test split of its data set; returns the numbers as plain values."""
     place = open_workspace(Path(workspace), overrides or [])
-    result = measure(place, _images(place, galaxy10, images, labels), model)
+    result = measure(place, opened(place, source), model)
     create_markdown_artifact(measuring.to_markdown(result), key="benchmark", description=model)
     return result.to_dict()
 
 
-def _images(workspace: Workspace, galaxy10: str | None, images: str | None, labels: str | None) -> ImageSet:
-    settings = workspace.settings
-    return open_images(
-        galaxy10=Path(galaxy10) if galaxy10 else None,
-        pictures=Path(images) if images else None,
-        table=Path(labels) if labels else None,
-        default=workspace.benchmark / "galaxy10.h5",
-        settings=settings.input,
-        label_column=settings.training.label_column,
-        num_classes=len(CLASS_SLUGS),
-    )
+class CellsFailed(Exception):
+    """Some trainings of a grid could not be finished; the board, as plain values, has the others and says why."""
+
+    def __init__(self, board: dict[str, Any]) -> None:
+        super().__init__(f"trainings of the grid that failed: {len(board['failed'])}; run again to retry them")
+        self.board = board
+
+
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
+def plan_cells(workspace: Workspace, source: ImageSource, grid: Grid, split: Path | None) -> GridPlan:
+    return plan_grid(workspace, source, grid, split)
+
+
+@task(cache_policy=NO_CACHE)
+def train_and_measure(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
+    with kept_by_prefect():
+        return run_cells(workspace, plan)
+
+
+@task(cache_policy=NO_CACHE)
+def make_board(workspace: Workspace, plan: GridPlan, failed: dict[str, str]) -> dict[str, Any]:
+    board = finish_board(workspace, plan, failed)
+    create_markdown_artifact(to_markdown(board), key="benchmark-board", description=str(board.folder))
+    return board.to_dict()
+
+
+@flow(name="benchmark-grid")
+def benchmark_grid(
+    workspace: str,
+    grid: dict[str, Any],
+    source: dict[str, Any] | None = None,
+    split: str | None = None,
+    overrides: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train and measure every cell of a grid that is not done, and make its board; returns the board as plain values.
+
+    `grid` holds the fields of a `pipeline.grid.Grid`; `source` and `split` are as for `train`.
+
+    Raises
+    ------
+    CellsFailed : some cells could not be finished; the rest is on the board.
+    """
+    place = open_workspace(Path(workspace), overrides or [])
+    named = ImageSource.model_validate(source) if source else None
+    cells = plan_cells(place, own_or(place, named), Grid.model_validate(grid), Path(split) if split else None)
+    get_run_logger().info("%d of %d cells to do", len(cells.to_do), len(cells.cells))
+    board = make_board(place, cells, train_and_measure(place, cells))
+    if board["failed"]:
+        raise CellsFailed(board)
+    return board

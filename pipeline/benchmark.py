@@ -1,13 +1,21 @@
-"""How good a model is on the frozen test split of its own data set: a report on disk and as values."""
+"""How good a model is on the frozen test split of its own data set: a report on disk and as values.
+
+`predict_test_split` is also what the cells of a grid (`pipeline.grid`) are measured with, so that a model has the same
+numbers alone and on a board.
+"""
 
 from __future__ import annotations
 
 import json
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from catalogs.files import written_whole
@@ -16,19 +24,91 @@ from models.predictor import chosen_device, predictor_for
 from models.registry import ModelCard, load_card
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
-from pipeline.settings import TrainingSettings, Workspace
-from pipeline.train import split_of
+from pipeline.settings import Workspace
+from pipeline.splits import Split
 from pipeline.versions import software_versions
 from pipeline.workers import set_torch_threads
+
+_FOOTER = b"morphcat"
+_WARM_UP = 64  # images seen before the clock starts: a GPU chooses its kernels at the first batch
+
+
+@dataclass(frozen=True)
+class PredictedSplit:
+    """What one model says of its test split, and how quickly.
+
+    rows : int64 (n,), rows of the image set; labels : int64 (n,); pixscale : float64 (n,) arcsec, NaN where unknown.
+    probabilities : float32 (n, C), calibrated.
+    images_per_second : pixels in memory to predictions, once over the split; `device` names what did it.
+    image_set, split : digests of what the rows are rows of.
+    """
+
+    model_id: str
+    image_set: str
+    split: str
+    simulated: bool
+    rows: np.ndarray
+    labels: np.ndarray
+    pixscale: np.ndarray
+    probabilities: np.ndarray
+    images_per_second: float
+    device: str
+
+    def evaluation(self, card: ModelCard) -> Evaluation:
+        """The numbers of the run; `card` is that of the model."""
+        return evaluate(self.probabilities, self.labels, card.conformal.sets(self.probabilities))
+
+    def save(self, path: Path) -> None:
+        """Write one row an image, and the rest into the footer."""
+        table = pa.table(
+            {
+                "row": self.rows,
+                "label": self.labels.astype(np.int16),
+                "pixscale": self.pixscale,
+                "probabilities": pa.FixedSizeListArray.from_arrays(
+                    pa.array(self.probabilities.ravel(), pa.float32()), self.probabilities.shape[1]
+                ),
+            }
+        )
+        names = ("model_id", "image_set", "split", "simulated", "images_per_second", "device")
+        footer = json.dumps({name: getattr(self, name) for name in names})
+        with written_whole(path) as beside:
+            pq.write_table(table.replace_schema_metadata({_FOOTER: footer.encode()}), beside, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> PredictedSplit:
+        """The inverse of `save`.
+
+        Raises
+        ------
+        UserError : the file is damaged, or not one of these.
+        """
+        try:
+            table = pq.read_table(path)
+            footer = json.loads((table.schema.metadata or {})[_FOOTER])
+            probabilities = table["probabilities"].combine_chunks()
+            return cls(
+                rows=table["row"].to_numpy(),
+                labels=table["label"].to_numpy().astype(np.int64),
+                pixscale=table["pixscale"].to_numpy(),
+                probabilities=probabilities.flatten().to_numpy().reshape(len(table), -1),
+                **footer,
+            )
+        except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}: not the predictions of a model ({type(error).__name__}: {error}); delete it and run the "
+                "benchmark again, which makes it anew"
+            ) from error
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """Numbers of a model on its test split; `images_per_second` includes the network only."""
+    """Numbers of a model on its test split; `images_per_second` and `device` as in `PredictedSplit`."""
 
     card: ModelCard
     evaluation: Evaluation
     images_per_second: float
+    device: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a report or a script."""
@@ -38,6 +118,7 @@ class BenchmarkResult:
             **self.evaluation.to_dict(),
             "classes": self.card.class_slugs,
             "images_per_second": round(self.images_per_second, 1),
+            "device": self.device,
             "parameters": self.card.parameters,
             "split": self.card.split_digest,
             "versions": software_versions(),
@@ -47,28 +128,72 @@ class BenchmarkResult:
 def benchmark(workspace: Workspace, images: ImageSet, model_id: str) -> BenchmarkResult:
     """Evaluate a model on the test split of the images it was trained with, and write the report.
 
-    Raises
-    ------
-    UserError : these are not the images of its training, so nobody can tell which of them it has seen.
+    Raises what `predict_test_split` raises.
     """
     card = load_card(workspace.models, model_id)
-    parts = split_of(TrainingSettings.model_validate(card.settings), images)
-    if images.digest != card.data["digest"] or parts.digest != card.split_digest:
+    run = predict_test_split(workspace, images, model_id)
+    result = BenchmarkResult(card, run.evaluation(card), run.images_per_second, run.device)
+    _write(workspace.reports / f"benchmark-{model_id}", result)
+    return result
+
+
+def predict_test_split(workspace: Workspace, images: ImageSet, model_id: str) -> PredictedSplit:
+    """What a model says of the test split that its folder holds.
+
+    Raises
+    ------
+    UserError : these are not the images of its training, so nobody can tell which of them it has seen; or it has no
+        test split.
+    models.errors.ModelError : no such model, or it is damaged.
+    """
+    card = load_card(workspace.models, model_id)
+    if images.digest != card.data["digest"]:
         raise UserError(
             f"{images.source} is not what {model_id} was trained on ({card.data['source']}): its test split can "
             "not be told from images the model has seen"
         )
-    if len(parts.test) == 0:
+    test = _split_of_model(workspace.models, card).test
+    if len(test) == 0:
         raise UserError(f"{model_id} was trained without a test split (training.test_fraction = 0)")
     set_torch_threads(workspace.settings.workers.torch_threads())
     predictor = predictor_for(workspace.models, model_id, chosen_device(workspace.settings.workers.device))
-    pixels = images.pixels(predictor.recipe)[torch.from_numpy(parts.test)]
+    pixels = images.pixels(predictor.recipe, workspace.cache)[torch.from_numpy(test)]
+    predictor.predict(pixels[:_WARM_UP])
     started = time.monotonic()
-    probabilities = predictor.probabilities(pixels)
-    speed = len(pixels) / (time.monotonic() - started)
-    result = BenchmarkResult(card, evaluate(probabilities, images.labels[parts.test]), speed)
-    _write(workspace.reports / f"benchmark-{model_id}", result)
-    return result
+    prediction = predictor.predict(pixels)
+    seconds = time.monotonic() - started
+    return PredictedSplit(
+        model_id=model_id,
+        image_set=images.digest,
+        split=card.split_digest,
+        simulated=images.simulated,
+        rows=test,
+        labels=images.labels[test],
+        pixscale=images.pixscale[test],
+        probabilities=prediction.probabilities,
+        images_per_second=len(test) / seconds,
+        device=_device_name(predictor.device),
+    )
+
+
+def _split_of_model(models: Path, card: ModelCard) -> Split:
+    """The split that a model folder holds, checked against its card."""
+    path = models / card.model_id / "split.json"
+    try:
+        parts = Split.from_dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path}: the split of the model can not be read ({error}); train the model again") from error
+    if parts.digest != card.split_digest:
+        raise UserError(
+            f"{path}: split {parts.digest}, but the model was trained with {card.split_digest}; train the model again"
+        )
+    return parts
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
 def confusion_table(evaluation: Evaluation, slugs: list[str]) -> list[list[str]]:
@@ -94,7 +219,7 @@ def to_markdown(result: BenchmarkResult) -> str:
         + f", {e.n} images.",
         "",
         f"Accuracy {e.accuracy:.4f}, macro-F1 {e.macro_f1:.4f}, calibration error {e.ece:.4f}, Brier {e.brier:.4f}; "
-        f"{result.images_per_second:.0f} images/s.",
+        f"{result.images_per_second:.0f} images/s on {result.device}.",
         "",
         "| " + " | ".join(table[0]) + " |",
         "|" + "---|" * len(table[0]),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from flows.commands.benchmark import print_benchmark, run_benchmark
 from flows.commands.common import Subparsers, bars, count, make_root, short, workspace_of
 from flows.commands.sky import write_sky
 from flows.commands.survey import print_summary, run_survey
-from flows.commands.training import print_benchmark, run_benchmark, run_train
+from flows.commands.training import run_train
 from flows.display import print_table, rows_of, say
 from pipeline.settings import Workspace
 
@@ -48,7 +49,6 @@ def demo(arguments: argparse.Namespace) -> int:
     say(f"Demo in {workspace.root}. The sky is simulated; everything else is the real thing.")
     with bars():
         write_sky(workspace, arguments)
-    arguments.galaxy10 = arguments.images = arguments.labels = arguments.label_column = None
     arguments.tiles, arguments.model = [], None
     card = run_train(arguments)
     arguments.model = card["model_id"]

@@ -1,34 +1,37 @@
-"""`morphcat train`, `models`, `benchmark`: networks made and measured."""
+"""`morphcat train`, `models`: networks made and listed."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import Subparsers, bars, flow_ready, simulated_mark, workspace_of
+from flows.commands.common import Subparsers, bars, count, flow_ready, simulated_mark, workspace_of
+from flows.commands.images import image_options, image_source
 from flows.display import print_json, print_table, say
-from pipeline.errors import UserError
 from pipeline.settings import Workspace
 
 
 def add(subparsers: Subparsers) -> None:
-    """Declare `train`, `models`, `benchmark`."""
-    for declare in (_add_train, _add_models, _add_benchmark):
+    """Declare `train`, `models`."""
+    for declare in (_add_train, _add_models):
         declare(subparsers)
-
-
-def _images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--galaxy10", metavar="FILE", help="HDF5 file of the Galaxy10 layout (benchmark/galaxy10.h5)")
-    parser.add_argument("--images", metavar="DIR", help="folder of JPEG or PNG pictures, with --labels")
-    parser.add_argument("--labels", metavar="CSV", help="table with a column of file names and one of class numbers")
-    parser.add_argument("--label-column", metavar="NAME", help="name of the label column, where it can not be guessed")
 
 
 def _add_train(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("train", help="train a network on labelled images; the first model becomes champion")
-    _images(parser)
-    parser.add_argument("--variant", metavar="NAME", help="cpu_tiny, cpu_small, astroformer_0 … astroformer_5")
+    image_options(parser)
+    parser.add_argument("--variant", metavar="NAME", help="cpu_tiny, cpu_small, astroformer_0 … 5, or timm/NAME")
+    parser.add_argument("--layout", metavar="CCCT", help="kinds of the four stages: C convolution, T transformer")
+    parser.add_argument("--preset", metavar="NAME", help="recipe: galaxy (ours), paper, plain, noisy_student")
+    parser.add_argument("--seed", metavar="N", help="of weights, order of images and augmentation")
+    parser.add_argument("--initial", metavar="MODEL", help="start from this model or checkpoint file")
+    parser.add_argument("--split", metavar="FILE", help="a split that `galaxy10 split --out` wrote (one is made)")
+    parser.add_argument(
+        "--ensemble", metavar="K", type=count, default=1, help="train K seeds, from --seed on, and join them"
+    )
     parser.set_defaults(run=train)
 
 
@@ -36,17 +39,10 @@ def _add_models(subparsers: Subparsers) -> None:
     subparsers.add_parser("models", help="list the trained models").set_defaults(run=models)
 
 
-def _add_benchmark(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser(
-        "benchmark", help="measure a model on the test split of the images it was trained with"
-    )
-    _images(parser)
-    parser.add_argument("--model", metavar="ID", help="the model (the champion)")
-    parser.set_defaults(run=benchmark)
-
-
 def train(arguments: argparse.Namespace) -> None:
-    """Train a network and name the model."""
+    """Train a network, or several that are joined, and name the model."""
+    if _assists(arguments):
+        return
     card = run_train(arguments)
     if arguments.json:
         print_json(
@@ -62,6 +58,8 @@ def train(arguments: argparse.Namespace) -> None:
                 f"{name}: accuracy {numbers['accuracy']:.3f}, macro-F1 {numbers['macro_f1']:.3f}, calibration error "
                 f"{numbers['ece']:.3f} on {numbers['n']} images" + simulated_mark(card["data"]["simulated"])
             )
+    for origin, number in card["data"].get("origins", {}).items():
+        print(f"training images, {origin}: {number}")
     print(f"model: {card['model_id']}")
 
 
@@ -94,23 +92,32 @@ def models(arguments: argparse.Namespace) -> None:
         say(f"no models in {root} yet: `morphcat train` makes one")
 
 
-def benchmark(arguments: argparse.Namespace) -> None:
-    """Measure a model on its test split."""
-    result = run_benchmark(arguments)
-    print_json(result) if arguments.json else print_benchmark(result)
+_OPTIONS = ("variant", "layout", "preset", "seed", "initial")
 
 
 def _training_workspace(arguments: argparse.Namespace) -> Workspace:
-    """The workspace with what the options of `train` and `benchmark` set."""
-    for option in ("label_column", "variant"):
-        if value := getattr(arguments, option, None):
-            arguments.set.append(f'training.{option}="{value}"')
+    """The workspace with what the options of `train` set."""
+    for option in _OPTIONS:
+        if (value := getattr(arguments, option, None)) is not None:
+            arguments.set.append(f"training.{option}={value if option == 'seed' else json.dumps(str(value))}")
     return workspace_of(arguments)
 
 
-def _training_sources(arguments: argparse.Namespace) -> dict[str, str | None]:
-    paths = {name: getattr(arguments, name) for name in ("galaxy10", "images", "labels")}
-    return {name: str(Path(path).absolute()) if path else None for name, path in paths.items()}
+def _assists(arguments: argparse.Namespace) -> bool:
+    """Whether this process was started by torchrun to help the one of rank 0, and has done so."""
+    if os.environ.get("RANK", "0") == "0":
+        return False
+    from pipeline.image_sources import opened
+    from pipeline.train import assist
+
+    workspace = _training_workspace(arguments)
+    assist(workspace, opened(workspace, _source(arguments)), arguments.split)
+    return True
+
+
+def _source(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    source = image_source(arguments)
+    return source.model_dump(mode="json") if source else None
 
 
 def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -119,36 +126,7 @@ def run_train(arguments: argparse.Namespace) -> dict[str, Any]:
     flow_ready(workspace, arguments.debug)
     from flows.training import train as flow
 
+    given = getattr(arguments, "split", None)
+    split = str(Path(given).absolute()) if given else None
     with bars():
-        return flow(str(workspace.root), **_training_sources(arguments), overrides=arguments.set)
-
-
-def run_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the benchmark flow; returns its numbers as plain values."""
-    from models.registry import champion
-
-    workspace = _training_workspace(arguments)
-    model_id = arguments.model or champion(workspace.models)
-    if model_id is None:
-        raise UserError(f"no model in {workspace.models}: `morphcat train` makes one")
-    flow_ready(workspace, arguments.debug)
-    from flows.training import benchmark as flow
-
-    with bars():
-        return flow(str(workspace.root), model_id, **_training_sources(arguments), overrides=arguments.set)
-
-
-def print_benchmark(result: dict[str, Any]) -> None:
-    """The numbers of one model on its test split, and its confusion matrix."""
-    mark = simulated_mark(result["simulated"])
-    print(
-        f"Test accuracy {result['accuracy']:.3f} on {result['n']} held-out images{mark}; "
-        f"macro-F1 {result['macro_f1']:.3f}, calibration error {result['ece']:.3f}, "
-        f"{result['images_per_second']:.0f} images/s"
-    )
-    header = ["true \\ called", *[str(i) for i in range(len(result["classes"]))], "recall"]
-    rows = [
-        [f"{i} {slug}", *counts, f"{result['recall'][i]:.2f}"]
-        for i, (slug, counts) in enumerate(zip(result["classes"], result["confusion"], strict=True))
-    ]
-    print_table(header, rows)
+        return flow(str(workspace.root), _source(arguments), split, getattr(arguments, "ensemble", 1), arguments.set)

@@ -11,7 +11,7 @@ import pytest
 from models.errors import ModelError
 from pipeline.benchmark import benchmark, confusion_table
 from pipeline.errors import UserError
-from pipeline.image_sets import open_galaxy10
+from pipeline.galaxy10 import open_galaxy10
 from pipeline.readers.settings import InputSettings
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
@@ -44,10 +44,10 @@ def test_other_images_are_refused(small: Small, tmp_path: Path) -> None:
     columns = hdf5_columns(40)
     path = write_hdf5(tmp_path / "other.h5", {**columns, "ans": np.arange(40) % 10})
     with pytest.raises(UserError, match=r"other\.h5 is not what cpu_tiny-.* was trained on \(galaxy10\.h5\)"):
-        benchmark(small.elsewhere(tmp_path), open_galaxy10(path, InputSettings(), 10), small.card.model_id)
+        benchmark(small.elsewhere(tmp_path), open_galaxy10(path, InputSettings()), small.card.model_id)
     few = write_hdf5(tmp_path / "few.h5", {**hdf5_columns(2), "ans": np.array([1, 2])})
     with pytest.raises(UserError, match=r"few\.h5"):
-        benchmark(small.elsewhere(tmp_path), open_galaxy10(few, InputSettings(), 10), small.card.model_id)
+        benchmark(small.elsewhere(tmp_path), open_galaxy10(few, InputSettings()), small.card.model_id)
 
 
 def test_an_unknown_model_names_the_nearest(small: Small, tmp_path: Path) -> None:
