@@ -14,7 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small
 
 from models.recipe import colour_rule
 from models.registry import ModelCard
-from pipeline.image_sets import ImageSet, open_galaxy10
+from pipeline.galaxy10 import open_galaxy10
+from pipeline.image_sets import ImageSet
 from pipeline.readers.settings import InputSettings
 from pipeline.settings import Workspace, open_workspace
 from pipeline.simulated_sky import write_galaxy10
@@ -65,7 +66,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     workspace = open_workspace(tmp_path_factory.mktemp("small"), SMALL_TRAINING)
     path = workspace.benchmark / "galaxy10.h5"
     write_galaxy10(path, seed=3, images=80, render=colour_rule)
-    images = open_galaxy10(path, InputSettings(), 10)
+    images = open_galaxy10(path, InputSettings())
     return Small(workspace, images, train(workspace, images))
 
 

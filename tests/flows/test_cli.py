@@ -144,7 +144,7 @@ def test_options_may_stand_before_or_after_the_command(
         (["survey", "--model", "cpu_tony"], "no model 'cpu_tony'"),
         (["survey", "--set", "workers.numbr=2"], "unknown setting 'workers.numbr'"),
         (["survey", "--set", "workers.n=none"], "workers.n"),
-        (["train", "--variant", "astroformer_9"], "training.variant"),
+        (["train", "--variant", "astroformer_9"], "unknown network 'astroformer_9'"),
         (["train", "--galaxy10", "{tmp}/none.h5"], "no such file"),
         (["train", "--images", "{tmp}"], "go together"),
         (["query", "SELECT nothing FROM morphology"], "nothing"),

@@ -1,0 +1,277 @@
+"""Pseudo-labels: confident rows of the catalogue, the pixels that the teacher saw, and nothing that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from catalogs.query import query
+from catalogs.release import current_release
+from models.errors import ModelError
+from models.recipe import colour_rule
+from models.registry import ModelCard
+from pipeline.benchmark import predict_test_split
+from pipeline.classify import pixel_digests
+from pipeline.errors import UserError
+from pipeline.galaxy10 import open_galaxy10
+from pipeline.image_sets import ImageSet
+from pipeline.pseudo_labels import LABELLED, Lesson, with_pseudo_labels
+from pipeline.readers.settings import InputSettings
+from pipeline.settings import Workspace, open_workspace
+from pipeline.train import recipe_for, split_of, train
+from pipeline.training_settings import TrainingSettings
+from tests.conftest import SMALL_TRAINING
+from tests.pipeline import survey_driver
+from tests.pipeline.makers import SIDE, galaxy, write_cutout, write_hdf5
+
+EASY = (  # quick to learn, and sure of it
+    *SMALL_TRAINING,
+    "training.epochs=10",
+    "training.label_smoothing=0",
+    "training.mixup=0",
+    "training.ema_decay=0",
+    "training.head_dropout=0",
+    "training.pseudo_confidence=0.6",
+    "training.pseudo_novelty=1",
+)
+LABELLED_IMAGES, PER_TILE = 120, 20
+ARCSEC = 1 / 3600
+
+
+def flux_of(label: int, seed: int, side: int = SIDE) -> np.ndarray:
+    """A blob whose colour and size tell its class of ten: float32 (3, side, side)."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    width = side * (0.1 if label < 5 else 0.3)
+    scale = np.array([[1, 0.2, 0.2], [0.2, 1, 0.2], [0.2, 0.2, 1], [1, 1, 0.1], [0.1, 1, 1]])[label % 5]
+    blob = np.exp(-(x**2 + y**2) / (2 * width**2))
+    return (0.3 * scale[:, None, None] * blob + 0.02 * galaxy(seed, side)).astype(np.float32)
+
+
+def pictures_of(labels: np.ndarray, seed: int) -> np.ndarray:
+    return colour_rule(np.stack([flux_of(label, seed + i) for i, label in enumerate(labels)]))
+
+
+@dataclass(frozen=True)
+class Sky:
+    """A workspace with a teacher and a release of its catalogue: one tile in HDF5, two folders of cutouts."""
+
+    workspace: Workspace
+    images: ImageSet
+    teacher: ModelCard
+
+    def changed(self, *overrides: str) -> Workspace:
+        return open_workspace(self.workspace.root, [*EASY, *overrides])
+
+    def lesson(self, *overrides: str, images: ImageSet | None = None) -> Lesson:
+        workspace, images = self.changed(*overrides), images or self.images
+        settings = workspace.settings.training
+        return with_pseudo_labels(workspace, images, split_of(settings, images), recipe_for(settings, images))
+
+
+def make_sky(root: Path) -> Sky:
+    workspace = open_workspace(root, EASY)
+    labels = np.arange(LABELLED_IMAGES) * 10 // LABELLED_IMAGES
+    ra, dec = 10 + np.arange(LABELLED_IMAGES) / 10, np.full(LABELLED_IMAGES, 1.0)
+    columns = {"images": pictures_of(labels, 1000), "ans": labels, "ra": ra, "dec": dec}
+    columns["pxscale"] = np.where(np.arange(LABELLED_IMAGES) % 2, 0.262, 0.524)
+    path = write_hdf5(workspace.benchmark / "galaxy10.h5", columns, simulated=True)
+    images = replace(open_galaxy10(path, InputSettings()), field_pixels=SIDE)
+    teacher = train(workspace, images)
+    write_tiles(workspace.incoming)
+    survey_driver.run(workspace)
+    return Sky(workspace, images, teacher)
+
+
+def write_tiles(incoming: Path) -> None:
+    """Objects 0, 1, 2 of the HDF5 tile: on a labelled image, half an arcsec beside one, three beside one. The folder
+    `between` has a pixel scale between those of the labelled images; its first two objects stand at one position."""
+    labels = np.arange(PER_TILE) % 10
+    ra = 100 + np.arange(PER_TILE) / 10
+    ra[:3] = 10.0, 10.1 + 0.5 * ARCSEC, 10.2 + 3 * ARCSEC
+    dec = np.full(PER_TILE, 1.0)
+    scale = np.full(PER_TILE, 0.262)
+    write_hdf5(
+        incoming / "tile.h5",
+        {"images": pictures_of(labels, 2000), "ra": ra, "dec": dec, "pxscale": scale},
+        simulated=True,
+    )
+    for name, side, pixscale, start in (("native", SIDE, 0.262, 200.0), ("between", 16, 0.4, 300.0)):
+        for i in range(PER_TILE):
+            place = start + (0 if name == "between" and i == 1 else i / 10)
+            path = incoming / name / f"g{i:03d}.fits"
+            write_cutout(path, flux_of(i % 10, 3000 + i, side), ra=place, dec=-1.0, pixscale=pixscale)
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Sky:
+    return make_sky(tmp_path_factory.mktemp("sky"))
+
+
+def rows_of(sky: Sky, where: str = "TRUE") -> dict[str, np.ndarray]:
+    table = query(sky.workspace.catalog, f"SELECT * FROM morphology WHERE {where} ORDER BY object_id")
+    return {name: np.array(table[name].to_pylist()) for name in table.column_names}
+
+
+def test_the_teacher_is_sure_of_most_of_the_sky(sky: Sky) -> None:
+    usable = rows_of(sky, "is_reliable AND confidence >= 0.6")
+    assert len(usable["object_id"]) > 1.5 * PER_TILE  # else the tests below would show little
+
+
+def test_pixels_of_the_sky_are_those_that_the_teacher_saw(sky: Sky) -> None:
+    lesson = sky.lesson()
+    assert lesson.pseudo is not None
+    recipe = recipe_for(sky.workspace.settings.training, sky.images)
+    pixels = lesson.images.pixels(recipe, sky.workspace.cache)
+    count = len(sky.images)
+    assert torch.equal(pixels[:count], sky.images.pixels(recipe, sky.workspace.cache))
+    assert pixel_digests(pixels[count:]).tolist() == lesson.pseudo["input_digest"].to_pylist()
+    assert {name.rsplit("/")[-2] for name in lesson.pseudo["source_name"].to_pylist()} >= {"native", "between"}
+
+
+def test_labels_are_those_of_confident_and_reliable_rows(sky: Sky) -> None:
+    lesson = sky.lesson("training.pseudo_confidence=0.8")
+    assert lesson.pseudo is not None
+    chosen = dict(zip(lesson.pseudo["object_id"].to_pylist(), lesson.images.labels[len(sky.images) :], strict=True))
+    rows = rows_of(sky, "is_reliable AND confidence >= 0.8")
+    named = dict(zip(rows["object_id"].tolist(), rows["label_id"], strict=True))
+    assert chosen == {key: named[key] for key in chosen}
+    assert len(chosen) == len(named) - sum(lesson.left_out.values())
+    strict = sky.lesson("training.pseudo_novelty=0.5").pseudo
+    assert strict is not None and 0 < strict.num_rows < len(rows_of(sky, "is_reliable")["object_id"])
+    typical = rows_of(sky, "ood_score <= 0.5")["object_id"]
+    assert set(strict["object_id"].to_pylist()) <= set(typical.tolist())
+
+
+def test_what_is_held_out_does_not_come_back_through_the_sky(sky: Sky) -> None:
+    lesson = sky.lesson()
+    assert lesson.pseudo is not None
+    names = lesson.pseudo["source_name"].to_pylist()
+    usable = rows_of(sky, "is_reliable AND confidence >= 0.6")["source_name"].tolist()
+    near = {name for name in usable if name.endswith(("tile.h5#0", "tile.h5#1"))}
+    assert near and not near & set(names)
+    assert lesson.left_out["at a labelled position"] == len(near)
+    assert [n for n in usable if n.endswith("tile.h5#2")] == [n for n in names if n.endswith("tile.h5#2")]
+    twins = [name for name in names if name.endswith(("between/g000.fits", "between/g001.fits"))]
+    usable_twins = [name for name in usable if name.endswith(("between/g000.fits", "between/g001.fits"))]
+    assert len(twins) == 1 and lesson.left_out["twice at one position"] == len(usable_twins) - 1
+
+
+def test_the_split_of_the_labelled_images_stays(sky: Sky) -> None:
+    lesson = sky.lesson()
+    parts = split_of(sky.workspace.settings.training, sky.images)
+    count = len(lesson.images) - len(sky.images)
+    assert np.array_equal(lesson.parts.validation, parts.validation)
+    assert np.array_equal(lesson.parts.test, parts.test)
+    assert np.array_equal(lesson.parts.train[:-count], parts.train)
+    assert np.array_equal(lesson.parts.train[-count:], np.arange(len(sky.images), len(lesson.images)))
+
+
+def test_the_surest_of_each_class(sky: Sky) -> None:
+    everything, capped = sky.lesson().pseudo, sky.lesson("training.pseudo_per_class=2").pseudo
+    assert everything is not None and capped is not None
+    labels = capped["label_id"].to_numpy()
+    assert np.bincount(labels).max() == 2
+    for label in np.unique(labels):
+        sure, taken = (
+            np.sort(rows["confidence"].to_numpy()[rows["label_id"].to_numpy() == label])[::-1]
+            for rows in (everything, capped)
+        )
+        assert np.array_equal(taken, sure[:2])
+
+
+def test_a_student_says_where_its_labels_come_from(sky: Sky, as_was: Callable) -> None:
+    workspace = sky.changed("training.preset=noisy_student", "training.epochs=1")
+    student = train(workspace, sky.images)
+    release = current_release(workspace.catalog)
+    assert release is not None
+    origin = f"pseudo:{release.release}:{sky.teacher.model_id}"
+    parts = split_of(workspace.settings.training, sky.images)
+    count = student.data["origins"][origin]
+    assert student.data["origins"] == {LABELLED: len(parts.train), origin: count} and count > PER_TILE
+    assert student.data["counts"] == sky.teacher.data["counts"] and student.data["simulated"] is True
+    assert student.data["left_out"]["at a labelled position"] > 0
+    assert any(f"{count} images of the sky" in remark for remark in student.remarks)
+    assert not any("too good" in remark for remark in student.remarks)
+
+    table = pq.read_table(workspace.models / student.model_id / "labels.parquet").to_pylist()
+    assert len(table) == len(sky.images) + count and [row["row"] for row in table] == list(range(len(table)))
+    assert [row["label_id"] for row in table[: len(sky.images)]] == sky.images.labels.tolist()
+    assert {row["origin"] for row in table[: len(sky.images)]} == {LABELLED}
+    rows = rows_of(sky)
+    named = dict(zip(rows["object_id"].tolist(), zip(rows["label"], rows["source_name"], strict=True), strict=True))
+    for row in table[len(sky.images) :]:
+        assert row["origin"] == origin and (row["label"], row["source_name"]) == named[row["object_id"]]
+        assert row["confidence"] >= 0.6
+
+    # Teacher and student are measured on the very same galaxies.
+    assert (student.data["digest"], student.split_digest) == (sky.teacher.data["digest"], sky.teacher.split_digest)
+    ours, theirs = (predict_test_split(workspace, sky.images, card.model_id) for card in (student, sky.teacher))
+    assert np.array_equal(ours.rows, theirs.rows)
+    with as_was(workspace.models):
+        assert train(workspace, sky.images) == student
+
+
+def test_a_teacher_of_another_split_is_remarked_on(sky: Sky) -> None:
+    assert any("may then be too good" in remark for remark in sky.lesson("training.split_seed=5").remarks)
+
+
+def test_another_selection_is_another_set_of_images(sky: Sky) -> None:
+    assert sky.lesson().images.digest == sky.lesson().images.digest
+    fewer = sky.lesson("training.pseudo_per_class=1").images
+    assert len({sky.lesson().images.digest, fewer.digest, sky.images.digest}) == 3
+
+
+def test_objects_that_changed_or_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
+    sky = make_sky(tmp_path)
+    before = sky.lesson()
+    assert before.pseudo is not None
+    names = before.pseudo["source_name"].to_pylist()
+    changed, gone = [name for name in names if "/native/" in f"/{name}"][:2]
+    write_cutout(sky.workspace.incoming / "native" / Path(changed).name, flux_of(7, 1), ra=200.0, dec=-1.0)
+    (sky.workspace.incoming / "native" / Path(gone).name).unlink()
+    after = sky.lesson()
+    assert after.pseudo is not None
+    assert sorted([*after.pseudo["source_name"].to_pylist(), changed, gone]) == sorted(names)
+    assert after.left_out["other pixels than the teacher saw"] == 1 and after.left_out["no longer there"] == 1
+
+    (sky.workspace.incoming / "tile.h5").write_bytes(b"no longer an HDF5 file")
+    (sky.workspace.incoming / "between").rename(sky.workspace.root / "elsewhere")
+    rest = sky.lesson()
+    assert rest.pseudo is not None
+    assert {Path(name).parent.name for name in rest.pseudo["source_name"].to_pylist()} == {"native"}
+    assert rest.left_out["no longer there"] == 1 + sum("native" not in name for name in names)
+
+    (sky.workspace.incoming / "native").rename(sky.workspace.root / "elsewhere too")
+    expected = rf"no row of release .* can be used: .*{len(names)} no longer there; lower training.pseudo_confidence"
+    with pytest.raises(UserError, match=expected):
+        sky.lesson()
+
+
+def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no release in .*`morphcat survey` makes one"):
+        sky.lesson(f'folders.catalog="{tmp_path}"')
+    with pytest.raises(ModelError, match="no model"):
+        sky.lesson(f'folders.models="{tmp_path}"')
+    nowhere = replace(sky.images, ra=np.full(len(sky.images), np.nan))
+    with pytest.raises(UserError, match=r"validation and test images .* have no position on the sky"):
+        sky.lesson(images=nowhere)
+    others = replace(sky.images, class_slugs=tuple(f"class{i}" for i in range(10)))
+    with pytest.raises(UserError, match=r"the classes of the release's model .* differs"):
+        sky.lesson(images=others)
+    painted = replace(sky.images, rendering="unknown")
+    with pytest.raises(UserError, match=r"the rendering of the release's model .* differs"):
+        sky.lesson(images=painted)
+
+
+def test_the_preset_is_ours_with_pseudo_labels_and_more_noise() -> None:
+    ours, student = TrainingSettings(), TrainingSettings(preset="noisy_student")
+    assert student.pseudo_labels and not ours.pseudo_labels
+    assert student.drop_path > ours.drop_path and student.head_dropout > ours.head_dropout
+    without = TrainingSettings(preset="noisy_student", pseudo_labels=False)
+    assert without.drop_path == student.drop_path and not without.pseudo_labels
