@@ -94,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=0)
     parser.add_argument("--simulated", type=int, default=3000, help="simulated images to start from")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: all cores")
     parser.add_argument("--out", type=Path, default=Path("real-images"))
     return parser.parse_args()
 
@@ -141,6 +142,7 @@ def _workspace(arguments: argparse.Namespace, settings: list[str]) -> Workspace:
         f"training.variant={arguments.variant}",
         f"training.image_size={arguments.image_size}",
         f"training.epochs={arguments.epochs}",
+        f"workers.threads={arguments.threads}",
     ]
     return open_workspace(arguments.out, [*common, *settings])
 

@@ -48,7 +48,7 @@ def test_pixels_are_no_memory_of_the_process(tmp_path: Path) -> None:
     pixels = written(tmp_path / "g.h5").pixels(RECIPE, tmp_path / "cache")
     (file,) = cached(tmp_path / "cache")
     assert mapped_file(pixels) == str(file) and file.stat().st_size == pixels.numel() == 6 * 3 * 24 * 24
-    assert mapped_file(torch.zeros(2**20)) == ""
+    assert mapped_file(torch.zeros(2**20)) in ("", "[heap]")
 
 
 def test_pixels_are_written_once_and_never_through_the_tensor(tmp_path: Path, as_was: Callable) -> None:
