@@ -180,8 +180,8 @@ def _markdown(results: Sequence[dict[str, Any]], arguments: argparse.Namespace) 
 
 
 def _spread(values: Sequence[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 def _range(values: Sequence[int]) -> str:

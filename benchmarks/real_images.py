@@ -18,6 +18,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from PIL import Image
@@ -49,6 +50,7 @@ class Configuration:
     meaning: str
     matched: bool = False
     pretrained: bool = False
+    mixed: bool = False
     overrides: tuple[str, ...] = field(default=())
 
 
@@ -65,6 +67,15 @@ CONFIGURATIONS = {
         matched=True,
         pretrained=True,
         overrides=("training.learning_rate=0.001",),
+    ),
+    "pretrained-gentle": Configuration(
+        "as pretrained, ten epochs at a fifth of the rate",
+        matched=True,
+        pretrained=True,
+        overrides=("training.learning_rate=0.0002", "training.epochs=10"),
+    ),
+    "mixed": Configuration(
+        "as galaxy-matched, simulated images among the training and validation images", matched=True, mixed=True
     ),
     "pretrained-randaugment": Configuration(
         "as pretrained, with two RandAugment operations",
@@ -149,21 +160,27 @@ def _workspace(arguments: argparse.Namespace, settings: list[str]) -> Workspace:
 
 def _pretrained(arguments: argparse.Namespace) -> str:
     """A model trained on the simulated sky, made when it is not there."""
-    path = arguments.out / "benchmark" / f"simulated-{arguments.simulated}.h5"
-    if not path.is_file():
-        write_galaxy10(path, seed=11, images=arguments.simulated, render=colour_rule)
+    path = _simulated(arguments)
     workspace = _workspace(arguments, ["training.epochs=30"])
     return train(workspace, open_galaxy10(path, workspace.settings.input)).model_id
 
 
+def _simulated(arguments: argparse.Namespace) -> Path:
+    path: Path = arguments.out / "benchmark" / f"simulated-{arguments.simulated}.h5"
+    if not path.is_file():
+        write_galaxy10(path, seed=11, images=arguments.simulated, render=colour_rule)
+    return path
+
+
 def _pictures(configuration: Configuration, arguments: argparse.Namespace) -> ImageSet:
-    folder = arguments.out / ("matched" if configuration.matched else "as-they-are")
+    kind = "mixed" if configuration.mixed else "matched" if configuration.matched else "as-they-are"
+    folder = arguments.out / kind
     if not (folder / "labels.csv").is_file():
-        _prepare(arguments.data, folder, configuration.matched)
+        _prepare(arguments.data, folder, configuration.matched, _simulated(arguments) if configuration.mixed else None)
     return open_pictures(folder, folder / "labels.csv", InputSettings())
 
 
-def _prepare(data: Path, folder: Path, matched: bool) -> None:
+def _prepare(data: Path, folder: Path, matched: bool, simulated: Path | None) -> None:
     """One folder of all pictures with a table: weak labels to train on, true ones marked as the test split."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     table = []
@@ -178,6 +195,11 @@ def _prepare(data: Path, folder: Path, matched: bool) -> None:
         name = f"galaxy10-{Path(row['file']).stem}.png"
         Image.open(_find(data / "galaxy10_decals", row["file"])).convert("RGB").save(folder / "images" / name)
         table.append({"file": name, "label": row["label"], "split": "test"})
+    if simulated:
+        with h5py.File(simulated, "r") as file:
+            for number, label in enumerate(file["ans"][:]):
+                Image.fromarray(file["images"][number]).save(folder / "images" / f"simulated-{number}.png")
+                table.append({"file": f"simulated-{number}.png", "label": int(label), "split": ""})
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["file", "label", "split"])
         writer.writeheader()

@@ -95,7 +95,7 @@ def with_pseudo_labels(workspace: Workspace, images: ImageSet, parts: Split, rec
     release = current_release(workspace.catalog)
     if release is None:
         raise UserError(
-            f"training.pseudo_labels: no release in {workspace.catalog} to take labels from ; run `morphcat survey`"
+            f"training.pseudo_labels: no release in {workspace.catalog} to take labels from; run `morphcat survey`"
         )
     teacher = load_card(workspace.models, release.model_id)
     _require_same_kind(teacher, images, recipe)

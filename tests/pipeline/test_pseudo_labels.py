@@ -254,7 +254,7 @@ def test_objects_that_changed_or_are_gone_are_left_out_and_counted(tmp_path: Pat
 
 
 def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no release in .*`morphcat survey` makes one"):
+    with pytest.raises(UserError, match=r"no release in .* to take labels from; run `morphcat survey`"):
         sky.lesson(f'folders.catalog="{tmp_path}"')
     with pytest.raises(ModelError, match="no model"):
         sky.lesson(f'folders.models="{tmp_path}"')
