@@ -75,7 +75,10 @@ CONFIGURATIONS = {
         overrides=("training.learning_rate=0.0002", "training.epochs=10"),
     ),
     "mixed": Configuration(
-        "as galaxy-matched, simulated images among the training and validation images", matched=True, mixed=True
+        "as galaxy-matched, 2,400 simulated images among training and validation images, 15 epochs",
+        matched=True,
+        mixed=True,
+        overrides=("training.epochs=15",),
     ),
     "pretrained-randaugment": Configuration(
         "as pretrained, with two RandAugment operations",

@@ -1,4 +1,4 @@
-"""Measures what keeping freed memory (pipeline.train) is worth in training on a CPU, two processes in turn.
+"""Measures what keeping freed memory (pipeline.fit) is worth in training on a CPU, two processes in turn.
 
 Run as `python benchmarks/training_memory.py [variant] [side] [rounds]`.
 """
@@ -24,21 +24,21 @@ def measure(variant: str, side: int, keep: bool) -> float:
     from models.recipe import Recipe
     from models.settings import LoopSettings
     from models.training import LabelledPixels, train_network
-    from pipeline.train import keep_freed_memory
+    from pipeline.fit import keep_freed_memory
 
     if keep:
         keep_freed_memory()
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (_IMAGES, 3, side, side), dtype=torch.uint8)
-    data = LabelledPixels(pixels, torch.randint(0, 10, (_IMAGES,)))
+    labels = torch.randint(0, 10, (_IMAGES,))
     network = create_model(variant, image_size=side)
     records: list[float] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         train_network(
             network,
-            data,
-            LabelledPixels(pixels[:2], data.labels[:2]),
+            LabelledPixels(pixels, labels, torch.arange(_IMAGES)),
+            LabelledPixels(pixels, labels, torch.arange(2)),
             LoopSettings(epochs=2),
             Recipe(image_size=side),
             device=torch.device("cpu"),
