@@ -11,10 +11,10 @@ demo: $(VENV)/.runtime  ## train on a simulated sky, classify it, query the cata
 	$(BIN)/morphcat --workspace $(WORKSPACE) demo
 
 test: $(VENV)/.dev  ## the quick suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.dev  ## the quick suite and what takes minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## style, types, direction of imports
 	$(BIN)/ruff check .

@@ -67,6 +67,7 @@ def test_the_gang_starts_again_when_a_member_dies_or_the_port_is_taken(
     assert ended(job)
 
 
+@pytest.mark.slow
 def test_a_gang_that_always_loses_a_member_ends_with_one_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
