@@ -25,7 +25,7 @@ from models.registry import ModelCard, load_card
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.settings import Workspace
-from pipeline.splits import Split
+from pipeline.splits import recorded_split
 from pipeline.versions import software_versions
 from pipeline.workers import set_torch_threads
 
@@ -147,12 +147,7 @@ def predict_test_split(workspace: Workspace, images: ImageSet, model_id: str) ->
     models.errors.ModelError : no such model, or it is damaged.
     """
     card = load_card(workspace.models, model_id)
-    if images.digest != card.data["digest"]:
-        raise UserError(
-            f"{images.source} is not what {model_id} was trained on ({card.data['source']}): its test split can "
-            "not be told from images the model has seen"
-        )
-    test = _split_of_model(workspace.models, card).test
+    test = recorded_split(workspace.models, card, images).test
     if len(test) == 0:
         raise UserError(f"{model_id} was trained without a test split (training.test_fraction = 0)")
     set_torch_threads(workspace.settings.workers.torch_threads())
@@ -174,20 +169,6 @@ def predict_test_split(workspace: Workspace, images: ImageSet, model_id: str) ->
         images_per_second=len(test) / seconds,
         device=_device_name(predictor.device),
     )
-
-
-def _split_of_model(models: Path, card: ModelCard) -> Split:
-    """The split that a model folder holds, checked against its card."""
-    path = models / card.model_id / "split.json"
-    try:
-        parts = Split.from_dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{path}: the split of the model can not be read ({error}); train the model again") from error
-    if parts.digest != card.split_digest:
-        raise UserError(
-            f"{path}: split {parts.digest}, but the model was trained with {card.split_digest}; train the model again"
-        )
-    return parts
 
 
 def _device_name(device: torch.device) -> str:

@@ -67,3 +67,11 @@ def count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
+
+
+def at_least_one(text: str) -> int:
+    """An argument that counts something of which there must be one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value

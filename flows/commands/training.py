@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import Subparsers, bars, count, flow_ready, simulated_mark, workspace_of
+from flows.commands.common import Subparsers, at_least_one, bars, flow_ready, simulated_mark, workspace_of
 from flows.commands.images import image_options, image_source
 from flows.display import print_json, print_table, say
 from pipeline.settings import Workspace
@@ -30,7 +30,7 @@ def _add_train(subparsers: Subparsers) -> None:
     parser.add_argument("--initial", metavar="MODEL", help="start from this model or checkpoint file")
     parser.add_argument("--split", metavar="FILE", help="a split that `galaxy10 split --out` wrote (one is made)")
     parser.add_argument(
-        "--ensemble", metavar="K", type=count, default=1, help="train K seeds, from --seed on, and join them"
+        "--ensemble", metavar="K", type=at_least_one, default=1, help="train K seeds, from --seed on, and join them"
     )
     parser.set_defaults(run=train)
 
