@@ -4,8 +4,8 @@ Run as `python benchmarks/throughput.py --json FILE [--seconds 460] [--variants 
 networks hold the same weights and their logits are compared before anything is timed; then they run in turn, round by
 round, and the medians are reported. A case that fails or does not fit is a row of the table, not the end of the run;
 the table is printed line by line and the JSON is rewritten after each case, so that a run that is cut off keeps what
-it has measured. `--smoke` runs small cases on a CPU in seconds. It needs torch, numpy and timm and of this
-repository `models.astroformer` and `models.networks` only.
+it has measured. `--smoke` runs small cases on a CPU (minutes: most of it is compiling). It needs torch, numpy and timm
+and of this repository `models.astroformer` and `models.networks` only.
 """
 
 from __future__ import annotations
@@ -354,7 +354,7 @@ def main() -> None:
         parser.add_argument(option, type=lambda text: text.split(","), default=every, help=f"of {','.join(every)}")
     parser.add_argument("--side", type=int, default=256, help="side of the images in pixels (256)")
     parser.add_argument("--batch", type=int, help="batch of every case, instead of the table's")
-    parser.add_argument("--smoke", action="store_true", help="cpu_tiny on the CPU, a few seconds")
+    parser.add_argument("--smoke", action="store_true", help="cpu_tiny on the CPU, some minutes")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.variants, arguments.side, arguments.batch, arguments.case_seconds = ["cpu_tiny"], 64, 4, 0.1
