@@ -6,7 +6,7 @@ import argparse
 
 from flows.commands.benchmark import print_benchmark, run_benchmark
 from flows.commands.common import Subparsers, bars, count, make_root, short, workspace_of
-from flows.commands.sky import write_sky
+from flows.commands.sky import columns_and_rows, write_block, write_sky
 from flows.commands.survey import print_summary, run_survey
 from flows.commands.training import run_train
 from flows.display import print_table, rows_of, say
@@ -33,7 +33,10 @@ def add(subparsers: Subparsers) -> None:
     """Declare `demo`."""
     parser = subparsers.add_parser("demo", help="the whole path on a simulated sky: train, classify, query")
     parser.add_argument("--tiles", type=count, default=4, help="sky tiles (4)")
-    parser.add_argument("--galaxies", type=count, default=50, help="galaxies a tile (50)")
+    parser.add_argument("--galaxies", type=count, default=50, help="galaxies a tile, and a brick (50)")
+    parser.add_argument(
+        "--bricks", type=columns_and_rows, default=(2, 1), metavar="CxR", help="survey bricks, or none (2x1)"
+    )
     parser.add_argument("--benchmark", type=count, default=1500, help="labelled images to train and test on (1500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=demo)
@@ -49,6 +52,7 @@ def demo(arguments: argparse.Namespace) -> int:
     say(f"Demo in {workspace.root}. The sky is simulated; everything else is the real thing.")
     with bars():
         write_sky(workspace, arguments)
+        write_block(workspace, arguments)
     arguments.tiles, arguments.model = [], None
     card = run_train(arguments)
     arguments.model = card["model_id"]
@@ -80,9 +84,14 @@ def _agreement(workspace: Workspace) -> str:
 
     from catalogs.query import query as run
 
-    truth = pd.read_csv(workspace.root / "simulated_truth.csv")
+    truth = pd.read_csv(workspace.root / "simulated_truth.csv")[["source", "slug"]]
+    of_bricks = workspace.root / "simulated_bricks_truth.csv"
+    if of_bricks.exists():
+        rows = pd.read_csv(of_bricks)
+        rows["source"] = "simulated-bricks/" + rows["brick"] + "#" + rows["objid"].astype(str)
+        truth = pd.concat([truth, rows[["source", "slug"]]])
     called = run(workspace.catalog, "SELECT source_name, label FROM morphology").to_pandas()
     called["source"] = called["source_name"].str.removeprefix(f"{workspace.incoming.name}/")
-    both = truth[["source", "slug"]].merge(called, on="source")
+    both = truth.merge(called, on="source")
     right = int((both["slug"] == both["label"]).sum())
     return f"{right} of {len(both)} labels are right"

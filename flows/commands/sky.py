@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from flows.commands.common import Subparsers, bars, count, make_root, workspace_of
@@ -17,7 +18,14 @@ def add(subparsers: Subparsers) -> None:
         "simulate", help="write a simulated sky: tiles to classify, a labelled set to train on"
     )
     parser.add_argument("--tiles", type=count, default=4, help="sky tiles under incoming/ (4)")
-    parser.add_argument("--galaxies", type=count, default=50, help="galaxies a tile (50)")
+    parser.add_argument("--galaxies", type=count, default=50, help="galaxies a tile, and a brick (50)")
+    parser.add_argument(
+        "--bricks",
+        type=columns_and_rows,
+        default=(0, 0),
+        metavar="CxR",
+        help="whole survey bricks too, such as 2x1: coadds and tractor tables under incoming/simulated-bricks (none)",
+    )
     parser.add_argument(
         "--benchmark", type=count, default=0, help="images of benchmark/galaxy10.h5, Galaxy10 layout (0: none)"
     )
@@ -31,6 +39,7 @@ def simulate(arguments: argparse.Namespace) -> None:
     make_root(workspace)
     with bars():
         made = write_sky(workspace, arguments)
+        made |= write_block(workspace, arguments)
     print_json(made) if arguments.json else [print(f"{key}: {value}") for key, value in made.items()]
 
 
@@ -59,3 +68,35 @@ def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, 
         "benchmark": str(galaxy10) if galaxy10 else None,
         "simulated": True,
     }
+
+
+def write_block(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write a block of survey bricks if the options ask for one; returns what was made and where."""
+    from pipeline.simulated_sky import block_steps, write_bricks
+
+    columns, rows = arguments.bricks
+    if not columns:
+        return {}
+    galaxies = columns * rows * arguments.galaxies
+    root = workspace.incoming / "simulated-bricks"
+    with track("simulating bricks", block_steps(columns, rows, galaxies)) as step:
+        made = write_bricks(
+            root,
+            seed=arguments.seed,
+            columns=columns,
+            rows=rows,
+            galaxies=galaxies,
+            truth=workspace.incoming.parent / "simulated_bricks_truth.csv",
+            on_progress=lambda done: step(done, "simulated"),
+        )
+    return {"bricks": str(root), "galaxies_on_bricks": galaxies, "truth_of_bricks": str(made.truth)}
+
+
+def columns_and_rows(text: str) -> tuple[int, int]:
+    """An argument such as 2x1: columns and rows of a block; zeros for "none"."""
+    if text == "none":
+        return 0, 0
+    match = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be columns x rows of bricks, such as 2x1, found {text!r}")
+    return int(match[1]), int(match[2])

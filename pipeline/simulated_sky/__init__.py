@@ -4,6 +4,7 @@ It lets anyone try the whole pipeline, with a known truth, before downloading su
 marked simulated. It must import neither torch nor models: the colour rule comes in as an argument.
 """
 
+from pipeline.simulated_sky.bricks import SimulatedBricks, block_steps, write_bricks
 from pipeline.simulated_sky.stamps import SimulatedStamp, simulate_stamp
 from pipeline.simulated_sky.writers import (
     SimulatedSky,
@@ -16,12 +17,15 @@ from pipeline.simulated_sky.writers import (
 )
 
 __all__ = [
+    "SimulatedBricks",
     "SimulatedSky",
     "SimulatedStamp",
     "TileTruth",
+    "block_steps",
     "simulate",
     "simulate_stamp",
     "tile_object",
+    "write_bricks",
     "write_cutout_tile",
     "write_galaxy10",
     "write_hdf5_tile",

@@ -71,7 +71,7 @@ def simulate_stamp(rng: np.random.Generator, class_id: int, *, size: int = 256) 
     add_background_galaxies(rng, scene, pixscale)
     add_stars(rng, scene, pixscale)
     seeing = np.clip(MEDIAN_SEEING * rng.normal(1.0, 0.08) + rng.normal(0.0, 0.06, 3), 1.0, 1.7)
-    blurred = _blur(scene, seeing / pixscale)[:, low : low + size, low : low + size]
+    blurred = blur(scene, seeing / pixscale)[:, low : low + size, low : low + size]
     flux = _with_noise(rng, blurred, pixscale)
     return SimulatedStamp(
         flux=flux,
@@ -96,20 +96,40 @@ def _add_galaxy(
     centre : (column, row) in the scene. zoom : size of the galaxy relative to one on a 256 pixel stamp, where its
     visible radius is log-normal about 48 pixels. Only its bounding box is evaluated.
     """
-    reach = float(np.clip(48.0 * np.exp(rng.normal(0.0, 0.22)), 28.0, 85.0)) * zoom
-    half = int(np.ceil(1.75 * reach)) + 4
+    reach = draw_reach(rng) * zoom
+    half = half_box(reach)
     column, row = round(centre[0]), round(centre[1])
     x0, x1 = max(column - half, 0), min(column + half + 1, scene.shape[2])
     y0, y1 = max(row - half, 0), min(row + half + 1, scene.shape[1])
     x = np.arange(x0, x1, dtype=np.float32) - np.float32(centre[0])
     y = np.arange(y0, y1, dtype=np.float32) - np.float32(centre[1])
-    frame = Frame(*np.meshgrid(x, y), reach)
+    image, mag_r = draw_galaxy(rng, Frame(*np.meshgrid(x, y), reach), class_id, pixscale)
+    scene[:, y0:y1, x0:x1] += image
+    return mag_r
+
+
+def draw_reach(rng: np.random.Generator) -> float:
+    """Visible radius of a galaxy on a stamp of 256 pixels, in its pixels."""
+    return float(np.clip(48.0 * np.exp(rng.normal(0.0, 0.22)), 28.0, 85.0))
+
+
+def half_box(reach: float) -> int:
+    """Half the side of the box in which a galaxy of this reach is drawn, pixels."""
+    return int(np.ceil(1.75 * reach)) + 4
+
+
+def draw_galaxy(
+    rng: np.random.Generator, frame: Frame, class_id: int, pixscale: float
+) -> tuple[NDArray[np.float32], float]:
+    """Draw one galaxy of a class into a frame, before PSF and noise.
+
+    Returns float32 (3, H, W), nanomaggies per native pixel area, and its r magnitude. pixscale : arcsec per pixel.
+    """
     galaxy = RECIPES[class_id](rng, frame)
-    mag_r = _magnitude(galaxy, reach * pixscale)
+    mag_r = _magnitude(galaxy, frame.reach * pixscale)
     native_areas = (pixscale / NATIVE_PIXSCALE) ** 2
     flux_r = 10.0 ** (-0.4 * (mag_r - ZERO_POINT_MAG)) / native_areas
-    scene[:, y0:y1, x0:x1] += light(galaxy, frame, flux_r)
-    return mag_r
+    return light(galaxy, frame, flux_r), mag_r
 
 
 def _magnitude(galaxy: Galaxy, reach_arcsec: float) -> float:
@@ -118,7 +138,7 @@ def _magnitude(galaxy: Galaxy, reach_arcsec: float) -> float:
     return float(np.clip(galaxy.surface_brightness - 2.5 * np.log10(area), *MAG_R_RANGE))
 
 
-def _blur(scene: NDArray[np.float32], fwhm_px: NDArray[np.float64]) -> NDArray[np.float32]:
+def blur(scene: NDArray[np.float32], fwhm_px: NDArray[np.float64]) -> NDArray[np.float32]:
     """Convolve each band with its Moffat PSF. scene : float32 (3, N, N); fwhm_px : (3,), pixels."""
     side = scene.shape[-1]
     spectrum = scipy.fft.rfft2(scene)

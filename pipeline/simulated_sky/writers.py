@@ -66,7 +66,7 @@ def write_cutout_tile(folder: Path, *, seed: int, tile: int, galaxies: int) -> T
     ra, dec = tile_positions(seed, tile, galaxies)
     label = np.zeros(galaxies, np.uint8)
     names = [f"sim-{tile:04d}-{index:06d}.fits" for index in range(galaxies)]
-    with _beside(folder) as partial:
+    with beside(folder) as partial:
         partial.mkdir(parents=True)
         for index, name in enumerate(names):
             stamp = tile_object(seed, tile, index)
@@ -85,7 +85,7 @@ def write_hdf5_tile(path: Path, *, seed: int, tile: int, galaxies: int) -> TileT
     label = np.zeros(galaxies, np.uint8)
     pxscale = np.zeros(galaxies)
     shape = (3, STAMP_PX, STAMP_PX)
-    with _beside(path) as partial, h5py.File(partial, "w") as file:
+    with beside(path) as partial, h5py.File(partial, "w") as file:
         images = file.create_dataset("images", (galaxies, *shape), "f4", chunks=(1, *shape) if galaxies else None)
         for index in range(galaxies):
             stamp = tile_object(seed, tile, index)
@@ -100,12 +100,13 @@ def write_galaxy10(path: Path, *, seed: int, images: int, render: Render) -> Non
     """Write a labelled benchmark in the layout of Galaxy10_DECals.h5, replacing a file of that name.
 
     render : float32 (N, 3, H, W) nanomaggies in grz, FITS row order -> uint8 (N, H, W, 3), north up.
-    Rows are sorted by class, the classes equal in number to within one. Redshifts are random and mean nothing.
+    Rows are sorted by class, the classes equal in number to within one. Redshifts are random and mean nothing. Beside
+    the columns of Galaxy10 there are mag_r and psfsize (FWHM in r, arcsec) of each galaxy.
     """
     label = (np.arange(images) * len(CLASS_SLUGS) // max(images, 1)).astype(np.uint8)
-    columns = {name: np.zeros(images) for name in ("ra", "dec", "redshift", "pxscale")}
+    columns = {name: np.zeros(images) for name in ("ra", "dec", "redshift", "pxscale", "mag_r", "psfsize")}
     shape = (STAMP_PX, STAMP_PX, 3)
-    with _beside(path) as partial, h5py.File(partial, "w") as file:
+    with beside(path) as partial, h5py.File(partial, "w") as file:
         pictures = file.create_dataset("images", (images, *shape), "u1", chunks=(1, *shape) if images else None)
         for start in range(0, images, CHUNK_STAMPS):
             rows = range(start, min(start + CHUNK_STAMPS, images))
@@ -116,6 +117,7 @@ def write_galaxy10(path: Path, *, seed: int, images: int, render: Render) -> Non
                 columns["redshift"][row] = rng.uniform(0.01, 0.12)
                 stamps.append(simulate_stamp(rng, int(label[row]), size=STAMP_PX))
                 columns["pxscale"][row] = stamps[-1].pixscale
+                columns["mag_r"][row], columns["psfsize"][row] = stamps[-1].mag_r, stamps[-1].seeing[1]
             pictures[start : rows.stop] = render(np.stack([stamp.flux for stamp in stamps]))
         file["ans"] = label
         for name, values in columns.items():
@@ -146,7 +148,7 @@ def simulate(
     incoming.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     truth_path = incoming.parent / "simulated_truth.csv"
-    with _beside(truth_path) as partial, partial.open("w", newline="") as file:
+    with beside(truth_path) as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["source", "ra", "dec", "label", "slug"])
         for tile in range(tiles):
@@ -170,7 +172,7 @@ def _truth_rows(truth: TileTruth) -> Iterator[tuple[str, str, str, int, str]]:
 
 
 @contextmanager
-def _beside(final: Path) -> Iterator[Path]:
+def beside(final: Path) -> Iterator[Path]:
     """A path beside `final` to write to: renamed to `final` on success, removed on an exception."""
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.partial")

@@ -200,7 +200,7 @@ def test_the_demo_tells_what_it_did(
     tmp_path: Path, prefect_server: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    size = ["--tiles", 2, "--galaxies", 4, "--benchmark", 60]
+    size = ["--tiles", 2, "--galaxies", 4, "--benchmark", 60, "--bricks", "none"]
     out, _ = Typed(tmp_path / "W", capsys)("demo", *size, "--set", "training.epochs=1")
     assert "Test accuracy" in out
     assert "held-out images (simulated)" in out

@@ -246,7 +246,7 @@ def test_galaxy10_file_has_the_published_layout_sorted_and_balanced(tmp_path: Pa
     path = tmp_path / "Galaxy10_simulated.h5"
     write_galaxy10(path, seed=2, images=23, render=quick_render)
     with h5py.File(path) as file:
-        assert set(file) == {"images", "ans", "ra", "dec", "redshift", "pxscale"}
+        assert set(file) == {"images", "ans", "ra", "dec", "redshift", "pxscale", "mag_r", "psfsize"}
         assert (file["images"].shape, file["images"].dtype) == ((23, 256, 256, 3), np.dtype("u1"))
         assert file["images"][:].any(axis=(1, 2, 3)).all()
         answers = file["ans"][:]
