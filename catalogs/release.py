@@ -8,6 +8,7 @@ nothing changed.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -21,14 +22,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from catalogs.errors import CatalogError
 from catalogs.files import sync, written_whole
 from catalogs.schema import FLAG_MEANINGS, arrow_schema, catalogue_columns, count_classified
-from catalogs.tile_store import TileStamp, committed
+from catalogs.tile_store import DUPLICATE, TileStamp, committed
 
 _TABLE = "morphology.parquet"
 _INFO = "release.json"
 
 
 class ReleaseInfo(BaseModel):
-    """What a release says of itself. `content` is a digest of the tiles it was made from."""
+    """What a release says of itself. `content` is a digest of the tiles it was made from.
+
+    The inputs of its tiles are objects + quarantined + out of footprint + duplicates. Of the duplicates, those
+    `duplicates_across_tiles` have a row in a tile, and an object of another tile stands for them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,7 +46,9 @@ class ReleaseInfo(BaseModel):
     classified: int
     unclassified: int
     quarantined: int
+    out_of_footprint: int = 0
     duplicates: int
+    duplicates_across_tiles: int = 0
     simulated_objects: int
 
 
@@ -160,8 +167,10 @@ def _describe(
         objects=table.num_rows,
         classified=classified,
         unclassified=table.num_rows - classified,
-        quarantined=sum(len(s.quarantine) for s in stamps),
-        duplicates=duplicates.num_rows,
+        quarantined=sum(s.quarantined for s in stamps),
+        out_of_footprint=sum(s.out_of_footprint for s in stamps),
+        duplicates=sum(s.duplicates for s in stamps) + duplicates.num_rows,
+        duplicates_across_tiles=duplicates.num_rows,
         simulated_objects=simulated,
     )
 
@@ -180,7 +189,19 @@ def _write(
         sync(path)
 
 
-_QUARANTINE_SCHEMA = pa.schema([(n, pa.string()) for n in ("tile_id", "file", "source_name", "reason", "detail")])
+_QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("tile_id", pa.string()),
+        ("file", pa.string()),
+        ("source_name", pa.string()),
+        ("reason", pa.string()),
+        ("exception", pa.string()),
+        ("attempts", pa.int32()),
+        ("first_seen", pa.string()),
+        ("last_seen", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
 
 
 def _quarantine_table(tiles: list[tuple[Path, TileStamp]], duplicates: pa.Table) -> pa.Table:
@@ -190,7 +211,11 @@ def _quarantine_table(tiles: list[tuple[Path, TileStamp]], duplicates: pa.Table)
             "tile_id": row["tile_id"],
             "file": "",
             "source_name": row["source_name"],
-            "reason": "duplicate_object_id",
+            "reason": DUPLICATE,
+            "exception": "",
+            "attempts": 1,
+            "first_seen": "",
+            "last_seen": "",
             "detail": f"object_id {row['object_id']} is in the catalogue already, from another tile",
         }
         for row in duplicates.select(["tile_id", "source_name", "object_id"]).to_pylist()
@@ -201,9 +226,13 @@ def _quarantine_table(tiles: list[tuple[Path, TileStamp]], duplicates: pa.Table)
 def _tiles_table(tiles: list[tuple[Path, TileStamp]]) -> pa.Table:
     rows = [
         {
-            **stamp.model_dump(exclude={"quarantine", "class_slugs"}),
+            **stamp.model_dump(exclude={"quarantine", "class_slugs", "set_aside", "remarks"}),
             "inputs": stamp.inputs,
-            "quarantined": len(stamp.quarantine),
+            "quarantined": stamp.quarantined,
+            "out_of_footprint": stamp.out_of_footprint,
+            "duplicates": stamp.duplicates,
+            "set_aside": json.dumps(stamp.set_aside, sort_keys=True),
+            "remarks": "\n".join(stamp.remarks),
         }
         for _, stamp in tiles
     ]
@@ -222,7 +251,8 @@ def _readme(info: ReleaseInfo, class_slugs: list[str]) -> str:
         [
             f"# Morphology catalogue {info.release}",
             f"\nModel {info.model_id}; {info.objects} objects of {info.tiles} sky tiles, {info.classified} classified,",
-            f"{info.unclassified} without a label, {info.quarantined} in quarantine, {info.duplicates} duplicates.",
+            f"{info.unclassified} without a label, {info.quarantined} in quarantine, {info.out_of_footprint} out of",
+            f"the footprint, {info.duplicates} duplicates.",
             simulated,
             "| column | type | unit | UCD | meaning |\n|---|---|---|---|---|",
             *columns,

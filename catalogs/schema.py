@@ -24,14 +24,22 @@ FEW_VIEWS_AGREE = 0.75  # a share of views below is flagged
 
 
 class QualityFlag(enum.IntFlag):
-    """Bits of `quality_flags`. Only flags that something computes are declared; the gaps belong to later releases."""
+    """Bits of `quality_flags`. Only flags that something computes are declared."""
 
     MISSING_BAND = 1 << 0
     NAN_PIXELS = 1 << 1
+    SATURATED = 1 << 2
+    BRIGHT_STAR = 1 << 3
+    LARGE_GALAXY_MASK = 1 << 4
+    CLUSTER_MASK = 1 << 5
     EDGE_OR_OFF_FOOTPRINT = 1 << 6
+    LOW_DEPTH = 1 << 7
     FOV_MISMATCH = 1 << 8
     RESAMPLED = 1 << 9
+    DUPLICATE_POSITION = 1 << 10
     PIXSCALE_OUTSIDE_TRAINING = 1 << 11
+    MAGNITUDE_OUTSIDE_TRAINING = 1 << 12
+    PSF_OUTSIDE_TRAINING = 1 << 13
     COLOUR_RULE_DIFFERS = 1 << 14
     VIEWS_DISAGREE = 1 << 15
     HIGH_OOD = 1 << 16
@@ -42,10 +50,18 @@ class QualityFlag(enum.IntFlag):
 FLAG_MEANINGS: dict[QualityFlag, str] = {
     QualityFlag.MISSING_BAND: "a band of the colour rule is absent, or blank over most of the centre",
     QualityFlag.NAN_PIXELS: "some pixels are not finite; they were taken as no flux",
+    QualityFlag.SATURATED: "saturated pixels in the central aperture, by the survey's mask",
+    QualityFlag.BRIGHT_STAR: "a bright star reaches into the central aperture, by the survey's mask",
+    QualityFlag.LARGE_GALAXY_MASK: "within the mask of a large galaxy: it may be that galaxy itself, or lie before it",
+    QualityFlag.CLUSTER_MASK: "within the mask of a star cluster or planetary nebula",
     QualityFlag.EDGE_OR_OFF_FOOTPRINT: "the survey has no pixels here (OVERLAP = F), or none over a part of the stamp",
+    QualityFlag.LOW_DEPTH: "shallow: 5-sigma depth, or number of exposures at the object, below the settings in a band",
     QualityFlag.FOV_MISMATCH: "the stamp is smaller than the field of view (padded), or its pixel scale is unknown",
     QualityFlag.RESAMPLED: "the stamp was brought from another pixel scale to the training scale",
+    QualityFlag.DUPLICATE_POSITION: "another object of the sky tile, brighter or named first, lies within 1 arcsec",
     QualityFlag.PIXSCALE_OUTSIDE_TRAINING: "the pixel scale lies outside the range of the training images",
+    QualityFlag.MAGNITUDE_OUTSIDE_TRAINING: "mag_r lies outside the range of the training images, where that is known",
+    QualityFlag.PSF_OUTSIDE_TRAINING: "the seeing in r lies outside the range of the training images, where known",
     QualityFlag.COLOUR_RULE_DIFFERS: "the rendering is not known to be that of the training images",
     QualityFlag.VIEWS_DISAGREE: f"fewer than {FEW_VIEWS_AGREE:.0%} of the views, each by itself, have this label",
     QualityFlag.HIGH_OOD: f"ood_score above {HIGH_OOD}",
@@ -53,14 +69,22 @@ FLAG_MEANINGS: dict[QualityFlag, str] = {
     QualityFlag.UNCLASSIFIED: "no label: there was nothing to classify",
 }
 
-# Not among them: views_disagree and pred_set_empty_or_full say that a label is uncertain, as its confidence does. With
-# high_ood the confidence itself can not be trusted.
+# Not among them: views_disagree and pred_set_empty_or_full say that a label is uncertain, as its confidence does; most
+# objects in the mask of a large galaxy are that galaxy; resampling keeps what a network sees. With high_ood, or outside
+# the training range, the confidence itself can not be trusted.
 UNRELIABLE: QualityFlag = (
     QualityFlag.MISSING_BAND
     | QualityFlag.NAN_PIXELS
+    | QualityFlag.SATURATED
+    | QualityFlag.BRIGHT_STAR
+    | QualityFlag.CLUSTER_MASK
     | QualityFlag.EDGE_OR_OFF_FOOTPRINT
+    | QualityFlag.LOW_DEPTH
     | QualityFlag.FOV_MISMATCH
+    | QualityFlag.DUPLICATE_POSITION
     | QualityFlag.PIXSCALE_OUTSIDE_TRAINING
+    | QualityFlag.MAGNITUDE_OUTSIDE_TRAINING
+    | QualityFlag.PSF_OUTSIDE_TRAINING
     | QualityFlag.COLOUR_RULE_DIFFERS
     | QualityFlag.HIGH_OOD
     | QualityFlag.UNCLASSIFIED
@@ -130,7 +154,15 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
         Column(
             "bad_pixel_fraction", pa.float32(), "", "stat.value;instr.pixel", "share of missing or non-finite pixels"
         ),
+        Column(
+            "maskbits",
+            pa.int32(),
+            "",
+            "meta.code.qual",
+            "survey MASKBITS, OR-ed over the central aperture; -1 unknown",
+        ),
         Column("pixscale", pa.float32(), "arcsec", "instr.scale;instr.pixel", "pixel scale of the input, NaN unknown"),
+        Column("mag_r", pa.float32(), "mag", "phot.mag;em.opt.R", "r magnitude corrected for extinction, NaN unknown"),
         Column("survey_layer", pa.string(), "", "meta.id;instr.obsty", "survey, data release and bands of the input"),
         Column("model_id", pa.string(), "", "meta.version;meta.software", "the model that classified"),
         Column("run_id", pa.string(), "", "meta.id;meta.software", "the run that classified"),

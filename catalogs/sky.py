@@ -1,10 +1,11 @@
-"""Positions to HEALPix indices."""
+"""Positions on the sky: their HEALPix indices, and which lie close together."""
 
 from __future__ import annotations
 
 import numpy as np
 from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import lonlat_to_healpix
+from scipy.spatial import cKDTree
 
 from catalogs.errors import CatalogError
 
@@ -26,3 +27,11 @@ def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
         raise CatalogError(f"{bad.sum()} positions are not on the sky, the first is ra {ra[first]}, dec {dec[first]}")
     index = lonlat_to_healpix(Longitude(ra, unit="deg"), Latitude(dec, unit="deg"), depth=ORDER)
     return np.asarray(index).astype(np.int64)
+
+
+def close_pairs(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
+    """Pairs of positions (degrees) within `radius` arcsec of each other: indices int (P, 2), each pair once."""
+    lon, lat = np.radians(ra), np.radians(dec)
+    vectors = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    chord = 2 * np.sin(np.radians(radius / 3600) / 2)
+    return np.asarray(cKDTree(vectors).query_pairs(chord, output_type="ndarray"))

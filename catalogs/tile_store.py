@@ -26,8 +26,15 @@ _STAMP_KEY = b"morphcat.stamp"
 _ROW_GROUP = 65_536
 
 
+DUPLICATE, OUTSIDE = "duplicate_object_id", "out_of_footprint"  # reasons that are counted by themselves
+
+
 class Quarantined(BaseModel):
-    """One input that got no row: which file and object, a reason code, and the details for a person."""
+    """One input that got no row: which file and object, a reason code, and the details for a person.
+
+    `exception` names what a parser raised, if one did. `attempts` counts how often it was tried, `first_seen` and
+    `last_seen` say when (ISO 8601, UTC).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,13 +42,23 @@ class Quarantined(BaseModel):
     source_name: str
     reason: str
     detail: str
+    exception: str = ""
+    attempts: int = 1
+    first_seen: str = ""
+    last_seen: str = ""
 
 
 class TileStamp(BaseModel):
-    """What a tile file was made from and how its inputs add up: inputs = classified + unclassified + quarantined.
+    """What a tile file was made from and how its inputs add up.
+
+    inputs = classified + unclassified + quarantined + out of footprint + duplicates. The last three are counted from
+    the entries in `quarantine`, by their reasons.
 
     `source` is the stable name of the folder or file, `origin` where it lay: relative to the folder that holds the
-    catalogue when it lies below it, so that a workspace can be moved.
+    catalogue when it lies below it, so that a workspace can be moved. `set_aside` counts rows of a survey
+    catalogue that the target selection left out, by reason: they are no inputs. `found` is how many inputs and rows set
+    aside the source was seen to hold, counted before any was read; −1 where that can not be told. `remarks` are about
+    the tile as a whole; `reused` rows were taken over from the commit before, because their pixels were the same.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,11 +75,30 @@ class TileStamp(BaseModel):
     unclassified: int
     quarantine: list[Quarantined] = []
     rejected: str = ""
+    set_aside: dict[str, int] = {}
+    found: int = -1
+    remarks: list[str] = []
+    reused: int = 0
 
     @property
     def inputs(self) -> int:
         """Number of input objects, as far as they could be told apart."""
         return self.classified + self.unclassified + len(self.quarantine)
+
+    @property
+    def duplicates(self) -> int:
+        """Inputs whose object id came before in the same tile."""
+        return sum(entry.reason == DUPLICATE for entry in self.quarantine)
+
+    @property
+    def out_of_footprint(self) -> int:
+        """Inputs at positions of which there are no pixels."""
+        return sum(entry.reason == OUTSIDE for entry in self.quarantine)
+
+    @property
+    def quarantined(self) -> int:
+        """Inputs that gave no row for any other reason."""
+        return len(self.quarantine) - self.duplicates - self.out_of_footprint
 
     def matches(self, *, fingerprint: str, model_id: str, recipe_digest: str) -> bool:
         """Whether the file holds what these inputs would give."""
@@ -80,7 +116,7 @@ def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
 
     Raises
     ------
-    CatalogError : the rows do not add up with the stamp or have other columns than the catalogue, or what was written
+    CatalogError : the rows or inputs do not add up with the stamp, the rows have other columns than the catalogue, or what was written
         does not read back.
     """
     path = tile_path(catalog, stamp.model_id, stamp.tile_id)
@@ -95,6 +131,9 @@ def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
             f"tile {stamp.tile_id}: {count_classified(table)} rows have a label, but {stamp.classified} are counted"
         )
     stamped = table.replace_schema_metadata({_STAMP_KEY: stamp.model_dump_json().encode()})
+    accounted = stamp.inputs + sum(stamp.set_aside.values())
+    if stamp.found >= 0 and stamp.found != accounted:
+        raise CatalogError(f"tile {stamp.tile_id}: {stamp.found} inputs were found, but {accounted} are accounted for")
     with written_whole(path) as beside:
         pq.write_table(stamped, beside, compression="zstd", row_group_size=_ROW_GROUP)
         if _stamp_in(beside) != stamp or pq.read_metadata(beside).num_rows != table.num_rows:

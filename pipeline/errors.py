@@ -41,18 +41,28 @@ class Reason(StrEnum):
     ARRAYS_DIFFER = "arrays_differ"
     MISSING_DATASET = "missing_dataset"
     DUPLICATE_OBJECT_ID = "duplicate_object_id"
+    OUT_OF_FOOTPRINT = "out_of_footprint"
+    MISSING_CATALOGUE = "missing_catalogue"
+    BRICK_MISMATCH = "brick_mismatch"
+    WRONG_COLOUR_RULE = "wrong_colour_rule"
+    UNSAFE_NAME = "unsafe_name"
+    CHECKSUM_DIFFERS = "checksum_differs"
 
 
 class BadInput(Exception):
-    """Input that can not be used, with a reason code and details for a person."""
+    """Input that can not be used, with a reason code and details for a person.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    `exception` names what a parser raised, empty where our own check found it.
+    """
+
+    def __init__(self, reason: Reason, detail: str, exception: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.exception = exception
 
-    def __reduce__(self) -> tuple[type[BadInput], tuple[Reason, str]]:
-        return BadInput, (self.reason, self.detail)  # comes back from another process as it was
+    def __reduce__(self) -> tuple[type[BadInput], tuple[Reason, str, str]]:
+        return BadInput, (self.reason, self.detail, self.exception)  # comes back from another process as it was
 
 
 class InputChanged(Exception):
@@ -91,6 +101,7 @@ def parsing(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
         raise BadInput(
             Reason.UNREADABLE_FILE,
             f"{path} can not be read as {what} ({type(error).__name__}: {error}); download or copy it again",
+            type(error).__name__,
         ) from error
 
 

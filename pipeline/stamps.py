@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ class Stamp:
     `pixels` : float32 (3, H, W) flux in nanomaggies, bands g, r, z, row 0 south; or uint8 (H, W, 3) RGB, row 0 north.
     `ra`, `dec` in degrees (ICRS); `pixscale` in arcsec, NaN where unknown; `quality` bits of `QualityFlag`;
     `rendering` names the colour rule of RGB and is empty for flux, which the recipe renders; `survey_keys` are
-    release, brickid, objid or −1.
+    release, brickid, objid or −1. `maskbits` are the survey's bits OR-ed over the central aperture, −1 where there are
+    none; `mag_r` is corrected for extinction, `psfsize` the FWHM in r (arcsec); both NaN where unknown.
     """
 
     source_name: str
@@ -39,6 +41,9 @@ class Stamp:
     survey_layer: str
     rendering: str = ""
     survey_keys: tuple[int, int, int] = NO_SURVEY_KEYS
+    maskbits: int = -1
+    mag_r: float = math.nan
+    psfsize: float = math.nan
 
     @property
     def object_id(self) -> int:
@@ -49,14 +54,32 @@ class Stamp:
 
 
 @dataclass(frozen=True)
+class TileNote:
+    """What a reader has to say about a tile as a whole.
+
+    `rows` is how many a brick's catalogue holds; `set_aside` counts those that were not selected, by reason; `remarks`
+    are sentences.
+    """
+
+    rows: int = -1
+    set_aside: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+Item = Stamp | Quarantined | TileNote
+"""What a reader yields: a stamp or a quarantine entry for each input, and notes."""
+
+
+@dataclass(frozen=True)
 class StampBatch:
-    """Stamps of one kind and size, and the inputs that gave none.
+    """Stamps of one kind and size, the inputs that gave none, and notes about the tile.
 
     `pixels` : float32 (N, 3, H, W) flux, or uint8 (N, H, W, 3) RGB. Everything else has N entries in the same order.
     """
 
     stamps: list[Stamp] = field(default_factory=list)
     quarantine: list[Quarantined] = field(default_factory=list)
+    notes: list[TileNote] = field(default_factory=list)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -72,33 +95,38 @@ class StampBatch:
         return np.array([s.pixscale for s in self.stamps], dtype=np.float64)
 
 
-def in_batches(items: Iterator[Stamp | Quarantined], size: int) -> Iterator[StampBatch]:
+def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
     """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
     waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
     refused: list[Quarantined] = []
+    notes: list[TileNote] = []
     count = memory = 0
     for item in items:
-        if isinstance(item, Quarantined):
-            refused.append(item)
+        if not isinstance(item, Stamp):
+            refused.append(item) if isinstance(item, Quarantined) else notes.append(item)
             continue
         waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
         count, memory = count + 1, memory + item.pixels.nbytes
         if count >= size or memory >= _WAITING_BYTES:
             group = waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
             count, memory = count - len(group), memory - sum(stamp.pixels.nbytes for stamp in group)
-            yield StampBatch(group, refused)
-            refused = []
+            yield StampBatch(group, refused, notes)
+            refused, notes = [], []
     for group in waiting.values():
-        yield StampBatch(group, refused)
-        refused = []
-    if refused:
-        yield StampBatch([], refused)
+        yield StampBatch(group, refused, notes)
+        refused, notes = [], []
+    if refused or notes:
+        yield StampBatch([], refused, notes)
 
 
 def refused(path: Path, source_name: str, bad: BadInput) -> Quarantined:
     """The quarantine entry of an input that gave no stamp."""
     return Quarantined(
-        file=printable(str(path)), source_name=source_name, reason=bad.reason, detail=printable(bad.detail)
+        file=printable(str(path)),
+        source_name=source_name,
+        reason=bad.reason,
+        detail=printable(bad.detail),
+        exception=bad.exception,
     )
 
 
@@ -147,6 +175,9 @@ def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True
     """
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is flagged as such
         flux = np.ascontiguousarray(flux, dtype=np.float32)
+        # A sum is finite only where every pixel is; most stamps have no blank pixel and nothing else to look at.
+        if all(present) and flux.all() and np.isfinite(flux.sum(dtype=np.float64)):
+            return flux, 0, 0.0
     finite = np.isfinite(flux)
     bad = ~finite | (flux == 0) | ~np.array(present)[:, None, None]
     height, width = flux.shape[1:]
@@ -159,6 +190,7 @@ def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True
         quality |= QualityFlag.UNCLASSIFIED
     if not finite.all():
         quality |= QualityFlag.NAN_PIXELS
-    if (bad.mean(axis=(1, 2))[~missing] > _EDGE_FRACTION).any():
+    share = bad.mean(axis=(1, 2))
+    if ((share > _EDGE_FRACTION) & (share < 1)).any():
         quality |= QualityFlag.EDGE_OR_OFF_FOOTPRINT
     return flux, int(quality), float(bad.mean())

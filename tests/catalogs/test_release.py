@@ -159,6 +159,10 @@ def test_sidecars_say_what_each_tile_gave_and_why_inputs_were_refused(catalog: P
         "file": "/sky/a-tile/0.fits",
         "source_name": "a-tile/0",
         "reason": "no_wcs",
+        "exception": "",
+        "attempts": 1,
+        "first_seen": "",
+        "last_seen": "",
         "detail": "no WCS",
     }
 

@@ -30,15 +30,23 @@ _healpix_29 int64; object_id int64; source_name string; ra double deg; dec doubl
 objid int32; tile_id string; label string; label_id int16; confidence float; p_round float; p_spiral float;
 p_edge_on float; confidence_gap float; entropy float; pred_set int16; pred_set_size int16; n_views int16;
 confidence_std float; ood_score float; quality_flags int32; is_reliable bool; bad_pixel_fraction float;
-pixscale float arcsec; survey_layer string; model_id string; run_id string; input_digest int64; mjd_predicted double d
+maskbits int32; pixscale float arcsec; mag_r float mag; survey_layer string; model_id string; run_id string; input_digest int64; mjd_predicted double d
 """
 BITS = {
     "missing_band": 0,
     "nan_pixels": 1,
+    "saturated": 2,
+    "bright_star": 3,
+    "large_galaxy_mask": 4,
+    "cluster_mask": 5,
     "edge_or_off_footprint": 6,
+    "low_depth": 7,
     "fov_mismatch": 8,
     "resampled": 9,
+    "duplicate_position": 10,
     "pixscale_outside_training": 11,
+    "magnitude_outside_training": 12,
+    "psf_outside_training": 13,
     "colour_rule_differs": 14,
     "views_disagree": 15,
     "high_ood": 16,
@@ -153,6 +161,7 @@ def test_reliable_is_sixty_percent_without_a_flag_that_spoils_it() -> None:
         == set(QualityFlag)
         - {
             QualityFlag.RESAMPLED,
+            QualityFlag.LARGE_GALAXY_MASK,
             QualityFlag.VIEWS_DISAGREE,
             QualityFlag.PRED_SET_EMPTY_OR_FULL,
         }
