@@ -1,28 +1,29 @@
-"""Viewer FITS cutouts: one galaxy a file, (band, H, W) nanomaggies with a TAN WCS."""
+"""Viewer FITS cutouts: one galaxy a file, (band, H, W) nanomaggies with a TAN WCS, weights and masks after them."""
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 
-from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
 from pipeline.errors import BadInput, Reason, parsing
 from pipeline.identity import printable
-from pipeline.stamps import BANDS, MAX_SIDE, Stamp, are_bands, examine_flux, in_band_order, on_sky, refused, wrapped
+from pipeline.readers.fields import Field, check_bands, check_sides, layer_of, product_of, stamp_of
+from pipeline.readers.fits_files import read_image
+from pipeline.readers.fits_layout import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits
+from pipeline.readers.geometry import centre_and_scale
+from pipeline.readers.settings import InputSettings
+from pipeline.readers.subimages import is_subimage, read_subimage
+from pipeline.stamps import Item, Stamp, refused
 
-_MOST_BYTES = 512 << 20  # declared size of one cutout
+_ASIDE = ("invvar", "maskbits")
 
 
-def read_cutouts(folder: Path, names: list[str], source: str) -> Iterator[Stamp | Quarantined]:
+def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSettings) -> Iterator[Item]:
     """One stamp or one quarantine entry for each file, in the given order.
 
     Raises
@@ -32,92 +33,107 @@ def read_cutouts(folder: Path, names: list[str], source: str) -> Iterator[Stamp 
     for name in names:
         source_name = printable(f"{source}/{name}")
         try:
-            yield read_cutout(folder / name, source_name)
+            yield read_cutout(folder / name, source_name, settings)
         except BadInput as bad:
             yield refused(folder / name, source_name, bad)
 
 
-def read_cutout(path: Path, source_name: str) -> Stamp:
-    """Read one viewer cutout.
+def read_cutout(path: Path, source_name: str, settings: InputSettings, content: BinaryIO | None = None) -> Stamp:
+    """Read one cutout or subimage product: the file at `path`, or `content`, which messages call by that path.
 
     Raises
     ------
-    BadInput : the file is damaged or no cutout of g, r, z; the reason says which.
+    BadInput : it is damaged or no cutout of g, r, z; the reason says which.
+    OSError : the system failed.
     """
-    if path.exists() and path.stat().st_size == 0:
-        raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; download it again")
-    # ImportError: astropy lacks a module for what looks like .Z
-    with parsing(path, "FITS", VerifyError, ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged files; the checks below say it in our words
-        header, data = _image(path)
-        ra, dec, pixscale = _geometry(path, header)
-        bands = _bands(path, header, len(data))
-        overlap, layer = header.get("OVERLAP", True), _layer(header, bands)
-    flux, quality, bad = examine_flux(*in_band_order(data, bands))
-    if overlap is False:
-        quality |= QualityFlag.EDGE_OR_OFF_FOOTPRINT
-    return Stamp(
-        source_name=source_name,
-        pixels=flux,
+    with opened_fits(path, content) as source:
+        hdus = hdus_of(source)
+        primary = image = next(hdus)
+        if not image_sides(source, primary):
+            image = next((hdu for hdu in hdus if is_image(hdu) and image_sides(source, hdu)), primary)
+        read = read_subimage if is_subimage(image) else _read_viewer_cutout
+        return stamp_of(read(source, primary, image, hdus), source_name, settings)
+
+
+def _read_viewer_cutout(source: FitsSource, primary: Hdu, image: Hdu, others: Iterator[Hdu]) -> Field:
+    """The image, and what `&invvar` and `&maskbits` put after it.
+
+    The survey's words stand in the primary header; a compressed cutout has them with the image.
+    """
+    path = source.path
+    product = product_of(image)
+    if "BRICKNAM" in image.header or product in _ASIDE:  # coadds say BAND0 = g whatever their band is
+        what = "a coadd of a whole brick" if "BRICKNAM" in image.header else f"nothing before {product}"
+        raise BadInput(Reason.WRONG_SHAPE, f"{path} holds {what}, expected the image of a viewer cutout")
+    check_sides(path, image_sides(source, image))
+    header, planes = read_image(source, image)
+    planes = planes if planes.ndim == 3 else planes[None]
+    words = header if "VERSION" in header else primary.header
+    height, width = planes.shape[1:]
+    ra, dec, pixscale = centre_and_scale(path, header, width, height)
+    bands = _bands(path, header, len(planes))
+    aside = _read_aside(source, others, planes.shape, bands)
+    return Field(
+        planes=planes,
+        bands=bands,
+        weightless=aside.weightless if aside.has_weights else None,
+        maskbits=aside.maskbits,
         ra=ra,
         dec=dec,
         pixscale=pixscale,
-        quality=int(quality),
-        bad_pixel_fraction=bad,
-        survey_layer=layer,
+        layer=layer_of(words, bands),
+        overlap=header.get("OVERLAP", True) is not False,
     )
-
-
-def _image(path: Path) -> tuple[fits.Header, np.ndarray]:
-    """Header and data (band, H, W) of the primary HDU. The declared size is checked before any memory is taken."""
-    with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
-        header = hdus[0].header
-        sides = [int(header.get(f"NAXIS{i + 1}", 0)) for i in range(int(header.get("NAXIS", 0)))]
-        if len(sides) not in (2, 3):
-            raise BadInput(
-                Reason.WRONG_SHAPE,
-                f"{path}: the primary HDU has {len(sides)} axes, expected (band, H, W) of a viewer cutout",
-            )
-        if min(sides) < 1 or max(sides) > MAX_SIDE:
-            raise BadInput(
-                Reason.TOO_LARGE,
-                f"{path}: sides {sides} are not those of a cutout of one galaxy (1 to {MAX_SIDE} pixels)",
-            )
-        if math.prod(sides) * abs(int(header["BITPIX"])) // 8 > _MOST_BYTES:
-            raise BadInput(Reason.TOO_LARGE, f"{path}: sides {sides} are more than {_MOST_BYTES >> 20} MiB")
-        data = np.asarray(hdus[0].data)
-    return header, data if data.ndim == 3 else data[None]
 
 
 def _bands(path: Path, header: fits.Header, planes: int) -> list[str]:
     """Names of the planes, from BANDS or BAND0, BAND1, …"""
     named = header.get("BANDS") or "".join(str(header.get(f"BAND{i}", "")) for i in range(planes))
     bands = list(str(named).strip())
-    if not are_bands(bands, planes):
-        raise BadInput(
-            Reason.WRONG_BANDS,
-            f"{path}: {planes} planes, BANDS = {named!r}; expected one letter a plane with some of {', '.join(BANDS)}",
-        )
+    check_bands(path, bands, planes)
     return bands
 
 
-def _geometry(path: Path, header: fits.Header) -> tuple[float, float, float]:
-    """Sky position of the image centre (degrees, ICRS) and pixel scale (arcsec)."""
-    if not str(header.get("CTYPE1", "")).startswith("RA---") or "CRVAL1" not in header:
-        raise BadInput(Reason.NO_WCS, f"{path}: no celestial WCS in the primary header (CTYPE1, CRVAL1, CD1_1 …)")
-    wcs = WCS(header, naxis=2)
-    centre = [(int(header["NAXIS1"]) - 1) / 2, (int(header["NAXIS2"]) - 1) / 2]
-    ra, dec = (float(v) for v in wcs.all_pix2world([centre], 0)[0])
-    pixscale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600
-    if not (on_sky(ra, dec) and 0 < pixscale < math.inf):
-        raise BadInput(Reason.NO_WCS, f"{path}: the WCS gives no position (ra {ra}, dec {dec}, {pixscale} arcsec)")
-    return wrapped(ra), dec, pixscale
+@dataclass
+class _Aside:
+    """What was found after the image."""
+
+    weightless: np.ndarray
+    has_weights: bool = False
+    maskbits: np.ndarray | None = None
 
 
-def _layer(header: fits.Header, bands: list[str]) -> str:
-    """The survey layer in the catalogue's words, such as ls-dr9-south-grz."""
-    letters = "".join(bands)
-    if header.get("SIMULATD") is True:
-        return f"simulated-{letters}"
-    version = str(header.get("VERSION", "unknown")).strip().lower() or "unknown"
-    return f"ls-{version}-{letters}"
+def _read_aside(source: FitsSource, hdus: Iterator[Hdu], shape: tuple[int, ...], bands: list[str]) -> _Aside:
+    """Weights and masks. What is damaged, or has another shape than the image, counts as unknown: the image is good.
+
+    Unless the file is gzip'ed: only its end tells whether the image is.
+    """
+    found = _Aside(np.zeros(shape, dtype=bool))
+    try:
+        with parsing(source.path, "FITS with masks"):
+            for hdu in hdus:
+                _take(source, hdu, found, shape, bands)
+    except BadInput:
+        if source.length < 0:
+            raise
+    return found
+
+
+def _take(source: FitsSource, hdu: Hdu, found: _Aside, shape: tuple[int, ...], bands: list[str]) -> None:
+    """Add an HDU to what was found, if it is one of weights or masks that fits the image."""
+    product = product_of(hdu)
+    if product not in _ASIDE or not is_image(hdu):
+        return
+    sides = image_sides(source, hdu)[::-1]
+    if sides[-2:] != shape[-2:] or len(sides) not in (2, 3):
+        return
+    if product == "maskbits" and sides[:-2] in ((), (1,)):
+        pixels = read_image(source, hdu)[1].reshape(shape[-2:])
+        found.maskbits = pixels if pixels.dtype.kind in "iu" else None
+    elif product == "invvar" and (len(sides) == 2 or sides[0] <= len(bands)):
+        pixels = read_image(source, hdu)[1].reshape(-1, *shape[-2:])
+        named = hdu.header.get("BAND") if len(pixels) == 1 < len(bands) else hdu.header.get("BANDS", "".join(bands))
+        for band, weights in zip(str(named).strip(), pixels, strict=False):
+            if band in bands:
+                found.weightless[bands.index(band)] = ~(weights > 0)
+                found.has_weights = True

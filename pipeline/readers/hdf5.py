@@ -31,6 +31,8 @@ from pipeline.stamps import (
 )
 
 _MOST_ROWS = 100_000_000  # in one file; more is a damaged number
+_GROWTH = 2000  # bytes of images for a byte of the file, at most; gzip shrinks zeros a thousandfold
+_MOST_PIECE_BYTES = 1 << 30  # of an HDF5 chunk, which is unpacked as a whole
 _CHUNK_ROWS = 32  # read at a time, fewer where they would take more than
 _CHUNK_BYTES = 64 << 20
 
@@ -44,12 +46,16 @@ def count_rows(path: Path) -> int:
     """
     try:
         with h5py.File(path, "r") as file:
-            rows = int(file["images"].shape[0])
+            images = _dataset(path, file, "images")
+            _check_size(path, images)
+            rows = int(images.shape[0])
+    except BadInput:
+        return 0
     except PARSE_ERRORS as error:
         if is_transient(error):
             raise
         return 0
-    return rows if rows <= _MOST_ROWS else 0
+    return rows
 
 
 def read_hdf5(path: Path, start: int, stop: int, source: str, settings: InputSettings) -> Iterator[Stamp | Quarantined]:
@@ -111,16 +117,35 @@ def _columns(
 
 
 def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    if not isinstance(file.get(name), h5py.Dataset):
+    """A dataset that lies in this file. What leads to another one (links, external or virtual storage) is refused."""
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+        raise BadInput(Reason.UNSAFE_NAME, f"{path}: `{name}` is a link to another file; copy the data into this one")
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
         raise BadInput(Reason.MISSING_DATASET, f"{path}: no dataset `{name}`; found {sorted(file)[:10]}")
-    return file[name]
+    if dataset.external or dataset.is_virtual or dataset.file.filename != file.filename:
+        raise BadInput(
+            Reason.UNSAFE_NAME, f"{path}: `{name}` keeps its data in another file; copy the data into this one"
+        )
+    return dataset
+
+
+def _check_size(path: Path, images: h5py.Dataset) -> None:
+    """Compare what `images` declares with limits and with the file, before any memory is taken."""
+    shape, item = images.shape or (), images.dtype.itemsize
+    declared, piece = item * math.prod(shape), item * math.prod(images.chunks or ())
+    most = _GROWTH * path.stat().st_size
+    if (shape and shape[0] > _MOST_ROWS) or declared > most or (images.chunks and piece > _MOST_PIECE_BYTES):
+        raise BadInput(
+            Reason.TOO_LARGE,
+            f"{path}: `images` claims {shape} in chunks of {images.chunks}, more than the file can hold; copy it again",
+        )
 
 
 def _layout(path: Path, file: h5py.File, images: h5py.Dataset) -> tuple[str, ...]:
     """Band names of a float file, () for uint8 RGB."""
+    _check_size(path, images)
     shape, dtype = images.shape, images.dtype
-    if shape and shape[0] > _MOST_ROWS:
-        raise BadInput(Reason.TOO_LARGE, f"{path}: `images` claims {shape[0]} rows; copy the file again")
     if len(shape or ()) == 4 and min(shape[1:]) >= 1 and max(shape[1:]) <= MAX_SIDE:
         if dtype == np.uint8 and shape[3] == 3:
             return ()

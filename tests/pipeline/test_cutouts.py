@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
 
 from catalogs.schema import QualityFlag
 from pipeline.errors import BadInput, Reason
 from pipeline.readers.cutouts import read_cutout, read_cutouts
+from pipeline.readers.settings import InputSettings
 from pipeline.stamps import Stamp
 from tests.pipeline.makers import cutout_header, galaxy, sorted_out, write_cutout
 
+SETTINGS = InputSettings()
+
 
 def read(path: Path) -> Stamp:
-    return read_cutout(path, f"tile/{path.name}")
+    return read_cutout(path, f"tile/{path.name}", SETTINGS)
 
 
 def reason(path: Path) -> Reason:
@@ -194,7 +199,7 @@ def header_only(path: Path, sides: list[int], bitpix: int = -32) -> None:
 @pytest.mark.parametrize(
     ("sides", "expected"),
     [
-        ([10**9, 10**9, 3], Reason.UNREADABLE_FILE),
+        ([10**9, 10**9, 3], Reason.TOO_LARGE),
         ([10**6, 10**6, 3], Reason.TOO_LARGE),
         ([4096, 4096, 4096], Reason.TOO_LARGE),
         ([5000, 20, 3], Reason.TOO_LARGE),
@@ -214,7 +219,7 @@ def test_every_file_is_accounted_for_in_order(tmp_path: Path) -> None:
     for name in names:
         write_cutout(tmp_path / name)
     (tmp_path / "b.fits").write_bytes(b"")
-    items = list(read_cutouts(tmp_path, names, "tile"))
+    items = list(read_cutouts(tmp_path, names, "tile", SETTINGS))
     assert [item.source_name for item in items] == ["tile/a.fits", "tile/b.fits", "tile/c.fits"]
     stamps, refused = sorted_out(iter(items))
     assert len(stamps) == 2 and refused[0].reason == Reason.EMPTY_FILE and refused[0].file == str(tmp_path / "b.fits")
@@ -224,7 +229,7 @@ def test_a_name_that_is_no_text_can_still_be_written_down(tmp_path: Path) -> Non
     name = os.fsdecode(b"bad\xff.fits")
     write_cutout(tmp_path / name)
     (tmp_path / (name + "2.fits")).write_bytes(b"")
-    good, bad = read_cutouts(tmp_path, [name, name + "2.fits"], "tile")
+    good, bad = read_cutouts(tmp_path, [name, name + "2.fits"], "tile", SETTINGS)
     assert isinstance(good, Stamp) and good.object_id > 1 << 62
     assert good.source_name == "tile/bad\\udcff.fits"
     assert bad.model_dump_json()
@@ -233,7 +238,7 @@ def test_a_name_that_is_no_text_can_still_be_written_down(tmp_path: Path) -> Non
 def test_real_cutouts(shared: Path) -> None:
     folder = shared / "data/fits/decals_grz_cutouts"
     names = sorted(p.name for p in folder.glob("*.fits"))
-    stamps, refused = sorted_out(read_cutouts(folder, names, "real"))
+    stamps, refused = sorted_out(read_cutouts(folder, names, "real", SETTINGS))
     assert not refused and len(stamps) == len(names) == 9
     flagged = {s.source_name: s.quality for s in stamps if s.quality}
     assert flagged["real/example_bad_pix.fits"] & QualityFlag.MISSING_BAND
@@ -248,5 +253,108 @@ def test_real_files_that_are_no_viewer_cutouts(shared: Path) -> None:
     data = shared / "data/fits"
     for path in sorted((data / "decam_mosaic_cuts").glob("*.fits")):
         assert reason(path) == Reason.WRONG_BANDS
-    assert reason(data / "decals_dr9_subimage/cutout_59.1067_-30.4848.fits") == Reason.WRONG_SHAPE
+    assert reason(next((data / "decals_dr9_subimage").glob("copsf*.fits"))) == Reason.NO_WCS
     assert reason(next((data / "bricks/0959p805_dr6_gz").glob("*image-g.fits.fz"))) == Reason.WRONG_SHAPE
+
+
+def with_masks(path: Path, *, invvar: object = None, maskbits: object = None, **cards: object) -> Path:
+    """A cutout with further HDUs as `&invvar` and `&maskbits` give them."""
+    write_cutout(path, **cards)
+    with fits.open(path, mode="append") as hdus:
+        for product, data in (("invvar", invvar), ("maskbits", maskbits)):
+            if data is not None:
+                hdus.append(fits.ImageHDU(np.asarray(data), fits.Header({"IMAGETYP": product})))
+    return path
+
+
+def test_pixels_without_weight_are_bad_but_not_twice(path: Path) -> None:
+    data, invvar = galaxy(), np.ones((3, 24, 24), "f4")
+    data[0, 0, 0] = 0
+    data[1, 0, :2] = np.nan
+    invvar[:2, 0, :4] = 0
+    stamp = read(with_masks(path, data=data, invvar=invvar))
+    assert stamp.bad_pixel_fraction == pytest.approx(8 / data.size)
+    assert stamp.maskbits == -1
+
+
+def test_weights_of_one_band_each(path: Path) -> None:
+    write_cutout(path)
+    with fits.open(path, mode="append") as hdus:
+        for band, bad in (("z", 5), ("g", 2), ("i", 9)):
+            weights = np.ones((24, 24), "f4")
+            weights[0, :bad] = 0
+            hdus.append(fits.ImageHDU(weights, fits.Header({"EXTNAME": "INVVAR", "BAND": band})))
+    assert read(path).bad_pixel_fraction == pytest.approx(7 / (3 * 24 * 24))
+
+
+def test_maskbits_over_the_central_aperture(path: Path) -> None:
+    maskbits = np.zeros((24, 24), "i4")
+    maskbits[12, 12] = 1 << 3
+    maskbits[12, 13] = 1 << 12
+    maskbits[0, 0] = 1 << 1  # in the corner, four arcsec away
+    stamp = read(with_masks(path, maskbits=maskbits))
+    assert stamp.maskbits == (1 << 3) + (1 << 12) + (1 << 1)
+    stamp = read_cutout(path, "x", InputSettings(aperture=2.0))
+    assert stamp.maskbits == (1 << 3) + (1 << 12)
+    assert stamp.quality == QualityFlag.SATURATED | QualityFlag.LARGE_GALAXY_MASK
+    assert read(with_masks(path, maskbits=np.zeros((24, 24), "i2"))).maskbits == 0
+
+
+@pytest.mark.parametrize(
+    ("product", "data"),
+    [
+        ("maskbits", np.zeros((24, 23), "i4")),
+        ("maskbits", np.zeros((2, 24, 24), "i4")),
+        ("maskbits", np.zeros(24, "i4")),
+        ("maskbits", np.zeros((24, 24), "f4")),
+        ("invvar", np.zeros((3, 23, 24), "f4")),
+        ("invvar", np.zeros((4, 24, 24), "f4")),
+        ("invvar", np.zeros((1, 3, 24, 24), "f4")),
+        ("invvar", np.zeros(5, "f4")),
+    ],
+)
+def test_masks_of_another_shape_are_unknown(path: Path, product: str, data: np.ndarray) -> None:
+    stamp = read(with_masks(path, **{product: data}))
+    assert stamp.maskbits == -1 and stamp.bad_pixel_fraction == 0 and stamp.quality == 0
+
+
+def test_masks_that_are_cut_short_leave_the_image_good(path: Path) -> None:
+    whole = with_masks(path, invvar=np.ones((3, 24, 24), "f4"), maskbits=np.ones((24, 24), "i4")).read_bytes()
+    for length in range(len(whole) - 2880, 2880 * 4, -1440):
+        path.write_bytes(whole[:length])
+        stamp = read(path)
+        assert stamp.maskbits == -1 and stamp.bad_pixel_fraction == 0
+    path.write_bytes(gzip.compress(whole)[:-4])
+    assert reason(path) == Reason.UNREADABLE_FILE  # only the end tells whether the image is whole
+
+
+def test_a_compressed_cutout_and_files_that_only_look_like_one(tmp_path: Path) -> None:
+    plain = write_cutout(tmp_path / "a.fits")
+    with fits.open(plain) as hdus:
+        packed = fits.CompImageHDU(
+            hdus[0].data, hdus[0].header, compression_type="GZIP_1", quantize_level=0, tile_shape=(1, 24, 24)
+        )
+        fits.HDUList([fits.PrimaryHDU(), packed]).writeto(tmp_path / "a.fits.fz")
+    stamp = read(tmp_path / "a.fits.fz")
+    np.testing.assert_array_equal(stamp.pixels, galaxy())
+    assert (stamp.ra, stamp.survey_layer) == (read(plain).ra, "ls-dr9-south-grz")
+    assert reason(write_cutout(tmp_path / "b.fits", BRICKNAM="1498p020")) == Reason.WRONG_SHAPE
+    assert reason(write_cutout(tmp_path / "c.fits", IMAGETYP="invvar")) == Reason.WRONG_SHAPE
+
+
+@pytest.mark.parametrize("more", [{}, {"LONPOLE": 180.0}, {"CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN"}])
+@pytest.mark.parametrize(("ra", "dec"), [(0.001, 0.0), (150.0, 89.99), (359.99, -60.0)])
+def test_positions_are_those_of_astropy(path: Path, ra: float, dec: float, more: dict[str, object]) -> None:
+    turned = {"CD1_1": -6e-5, "CD1_2": 3e-5, "CD2_1": 2e-5, "CD2_2": 7e-5}
+    stamp = read(write_cutout(path, ra=ra, dec=dec, CRPIX1=400.0, CRPIX2=-300.0, **turned, **more))
+    wcs = WCS(fits.getheader(path), naxis=2)
+    expected = wcs.all_pix2world([[11.5, 11.5]], 0)[0]
+    np.testing.assert_allclose([stamp.ra, stamp.dec], expected, rtol=0, atol=1e-9)
+    assert stamp.pixscale == pytest.approx(np.mean(proj_plane_pixel_scales(wcs)) * 3600, rel=1e-12)
+
+
+def test_the_real_subimage_becomes_a_stamp(shared: Path) -> None:
+    stamp = read(next((shared / "data/fits/decals_dr9_subimage").glob("cutout*.fits")))
+    assert stamp.pixels.shape == (3, 256, 256) and stamp.pixscale == pytest.approx(0.262, rel=1e-6)
+    assert (stamp.ra, stamp.dec) == (pytest.approx(59.1067, abs=1e-4), pytest.approx(-30.4848, abs=1e-4))
+    assert stamp.quality == 0 and stamp.bad_pixel_fraction == 0 and stamp.survey_layer == "ls-dr9-south-grz"

@@ -102,8 +102,28 @@ def test_groups_and_broken_links_are_no_datasets(path: Path) -> None:
     assert reason(path) == Reason.MISSING_DATASET
     with h5py.File(path, "a") as file:
         del file["dec"]
-        file["dec"] = h5py.ExternalLink("gone.h5", "/dec")
+        file["dec"] = h5py.SoftLink("/gone")
     assert reason(path) == Reason.MISSING_DATASET
+
+
+def test_data_in_another_file_are_refused(path: Path, tmp_path: Path) -> None:
+    """Whether by a link, by a link behind a link, or by storage that lies elsewhere."""
+    write_hdf5(tmp_path / "other.h5", {"dec": np.zeros(2)})
+    write_hdf5(path, hdf5_columns(2))
+    with h5py.File(path, "a") as file:
+        del file["dec"]
+        file["dec"] = h5py.ExternalLink("other.h5", "/dec")
+    assert reason(path) == Reason.UNSAFE_NAME
+    with h5py.File(path, "a") as file:
+        del file["dec"]
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "/")
+        file["dec"] = h5py.SoftLink("/elsewhere/dec")
+    assert reason(path) == Reason.UNSAFE_NAME
+    (tmp_path / "raw").write_bytes(bytes(16))
+    with h5py.File(path, "a") as file:
+        del file["dec"]
+        file.create_dataset("dec", (2,), "f8", external=[(str(tmp_path / "raw"), 0, 16)])
+    assert reason(path) == Reason.UNSAFE_NAME
 
 
 @pytest.mark.parametrize("short", ["ra", "pxscale"])
