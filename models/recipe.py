@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 Pixels = TypeVar("Pixels", np.ndarray, Tensor)
 
-_REVISION = 2  # raise when the arithmetic below changes: it enters the digest
+_REVISION = 3  # raise when the arithmetic below changes: it enters the digest
 _SCALE_TOLERANCE = 0.01  # pixel scales closer than this (relative) count as equal
+_CHUNK = 1 << 20  # values worked on at a time by a CPU: they stay in its cache, which is three times as fast
 _BRIGHTEST = 1e9  # nanomaggies in one pixel (magnitude 0); beyond it the arithmetic would overflow on damaged data
 
 
@@ -70,23 +71,35 @@ def colour_rule(flux: Pixels, rule: ColourRule = DR8_GRZ) -> Pixels:
     if isinstance(flux, np.ndarray):
         native = np.ascontiguousarray(flux, dtype=np.float32)  # FITS arrays are big-endian, torch has no such thing
         return colour_rule(torch.from_numpy(native), rule).numpy()
-    return _render(_finite(flux), rule).permute(0, 2, 3, 1).contiguous()
+    rendered = [_render(_finite(part), rule).permute(0, 2, 3, 1) for part in flux.split(_rows_at_a_time(flux))]
+    return torch.cat(rendered).contiguous()
+
+
+def _rows_at_a_time(images: Tensor) -> int:
+    """How many images to work on at a time: all of them on a GPU."""
+    return max(1, len(images)) if images.is_cuda else max(1, _CHUNK // max(1, images[:1].numel()))
 
 
 def _finite(flux: Tensor) -> Tensor:
-    """Flux as float32 that the colour rule can render: no flux where it is not finite, nothing absurdly bright."""
-    return torch.nan_to_num(flux.float(), nan=0.0, posinf=0.0, neginf=0.0).clamp(-_BRIGHTEST, _BRIGHTEST)
+    """A float32 copy that the colour rule can render: no flux where it is not finite, nothing absurdly bright."""
+    return torch.nan_to_num(flux.float(), nan=0.0, posinf=0.0, neginf=0.0).clamp_(-_BRIGHTEST, _BRIGHTEST)
 
 
 def _render(flux: Tensor, rule: ColourRule) -> Tensor:
-    """Finite float32 flux (N, 3, H, W), south up, to uint8 RGB (N, 3, H, W), north up."""
+    """Finite float32 flux (N, 3, H, W), south up, to uint8 RGB (N, 3, H, W), north up. Works in place of `flux`."""
     scales = torch.tensor(rule.scales, device=flux.device).view(1, -1, 1, 1)
-    scaled = flux * scales + rule.offset  # (N, 3, H, W)
+    scaled = flux.mul_(scales).add_(rule.offset)  # (N, 3, H, W)
     intensity = scaled.clamp(min=0).mean(dim=1, keepdim=True)  # (N, 1, H, W)
-    intensity = torch.where(intensity == 0, torch.full_like(intensity, 1e-6), intensity)
-    stretched = torch.asinh(rule.stretch * intensity) / math.sqrt(rule.stretch)
-    planes = (scaled * (stretched / intensity)).clamp(0, 1)
-    return _to_uint8(planes.flip(1, 2) * 255)  # bands blue→red become RGB; row 0 becomes north
+    intensity.masked_fill_(intensity == 0, 1e-6)
+    factor = _asinh(rule.stretch * intensity).div_(intensity).mul_(255 / math.sqrt(rule.stretch))
+    planes = scaled.mul_(factor).clamp_(0, 255).round_().to(torch.uint8)
+    return planes.flip(1, 2)  # bands blue→red become RGB; row 0 becomes north
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """asinh of x ≥ 0 by a formula that keeps its digits near zero and is made of what a CPU does fast."""
+    squared = x * x
+    return (x + squared / (1 + (1 + squared).sqrt_())).log1p_()
 
 
 def _to_uint8(values: Tensor) -> Tensor:
@@ -151,8 +164,12 @@ class Recipe:
         brightness when it resamples (one galaxy at 0.262 and at 0.10 arcsec has the same peak), so values are not
         rescaled.
         """
-        field = self._by_scale(_finite(flux), pixscale, fill=0.0)
-        return self._to_size(_render(field, self.colour))
+        step, parts = _rows_at_a_time(flux), []
+        for first in range(0, max(len(flux), 1), step):
+            part = _finite(flux[first : first + step])
+            field = self._by_scale(part, pixscale[first : first + step], fill=0.0)
+            parts.append(self._to_size(_render(field, self.colour)))
+        return torch.cat(parts)
 
     def pixels_from_rgb(self, rgb: Tensor, pixscale: np.ndarray) -> Tensor:
         """RGB uint8 (N, H, W, 3), north up, at `pixscale` arcsec (N,) to uint8 (N, 3, S, S).

@@ -1,7 +1,8 @@
 """The Galaxy10 DECaLS file: its layout, opened as labelled images, and the facts published about it.
 
 Layout (HDF5): `images` (N, H, W, 3) uint8 RGB with north up, `ans` (N,) class ids, `ra`, `dec` degrees, `redshift`,
-`pxscale` arcsec per pixel. Simulated files have the same layout and the attribute `simulated`.
+`pxscale` arcsec per pixel. Simulated files have the same layout and the attribute `simulated`, and tell `mag_r` and
+`psfsize` too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PUBLISHED_URL = "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5"
 PUBLISHED_SHA256 = "19aefc477c41bb7f77ff07599a6b82a038dc042f889a111b0d4d98bb755c1571"
 
 _RANGES = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0), "pxscale": (0.01, 100.0)}  # degrees, degrees, arcsec per pixel
+_MORE = ("mag_r", "psfsize")  # what simulated files tell besides: r magnitude, FWHM in r (arcsec)
 _ROWS = 64  # images read at a time …
 _BLOCK_BYTES = 2**28  # … or as many as the file keeps in one chunk, up to this size
 _LOOK = 16  # images read to tell whether pixels changed
@@ -56,7 +58,8 @@ def read_layout(path: Path) -> Galaxy10Layout:
             images = file["images"]
             shape, dtype = images.shape, images.dtype
             answers = np.asarray(file["ans"][:])
-            columns = {name: np.asarray(file[name][:], dtype=np.float64) for name in _RANGES if name in file}
+            names = [name for name in (*_RANGES, *_MORE) if name in file]
+            columns = {name: np.asarray(file[name][:], dtype=np.float64) for name in names}
             simulated = bool(file.attrs.get("simulated", False))
             content = _look(images)
     except PARSE_ERRORS as error:
@@ -100,13 +103,16 @@ def open_galaxy10(path: Path, settings: InputSettings) -> ImageSet:
         files=(path.absolute(),),
         content=layout.content,
         simulated=layout.simulated,
+        mag_r=layout.columns.get("mag_r"),
+        psfsize=layout.columns.get("psfsize"),
     )
 
 
 def problems(layout: Galaxy10Layout) -> list[str]:
     """What makes the values of a file unusable, in words. A file may lack positions or scales altogether; where it has
     them, every row must have one."""
-    return label_problems(layout.labels) + position_problems(layout.columns)
+    checked = {name: values for name, values in layout.columns.items() if name in _RANGES}
+    return label_problems(layout.labels) + position_problems(checked)
 
 
 def label_problems(labels: np.ndarray) -> list[str]:

@@ -34,9 +34,9 @@ class ImageSet:
 
     `labels` int64, indices into `class_slugs`; `ra`, `dec` float64 degrees, NaN where unknown; `pixscale` float64
     arcsec, NaN where unknown. `field_pixels` is the side of the images in their own pixels. `official_test` holds the
-    rows of the test split that the data set comes with, sorted int64; None where it has none. `files` are those that
-    the pixels come from. `content` changes when the pixels do, as far as a quick look tells: other pixels make another
-    model.
+    rows of the test split that the data set comes with, sorted int64; None where it has none. `mag_r` and `psfsize`
+    (FWHM in r, arcsec) are float64, None where the source does not tell. `files` are those that the pixels come from.
+    `content` changes when the pixels do, as far as a quick look tells: other pixels make another model.
     """
 
     source: str
@@ -52,6 +52,8 @@ class ImageSet:
     files: tuple[Path, ...]
     content: str
     simulated: bool = False
+    mag_r: np.ndarray | None = None
+    psfsize: np.ndarray | None = None
     field_pixels: int = 256
     official_test: np.ndarray | None = None
 

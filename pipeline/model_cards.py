@@ -25,6 +25,7 @@ from models.recipe import Recipe
 from models.registry import Calibration, ModelCard, load_card, publish
 from models.weights import save_network
 from pipeline.image_sets import ImageSet
+from pipeline.skew import envelope
 from pipeline.splits import Split
 from pipeline.training_settings import TrainingSettings
 from pipeline.versions import software_versions
@@ -136,7 +137,6 @@ def common_fields(
     recipe: Recipe, images: ImageSet, parts: Split, more_data: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The fields of a card that say what a model was made from, and when; `more_data` are further entries of `data`."""
-    known = images.pixscale[np.isfinite(images.pixscale)]
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "image_size": recipe.image_size,
@@ -152,7 +152,7 @@ def common_fields(
             "counts": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
             **(more_data or {}),
         },
-        "envelope": {"pixscale": [float(known.min()), float(known.max())] if len(known) else None},
+        "envelope": envelope(images, recipe),
         "split_digest": parts.digest,
         "versions": software_versions(),
     }

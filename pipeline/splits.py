@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from catalogs.files import written_whole
+from catalogs.sky import close_pairs
 from models.registry import ModelCard
 from pipeline.errors import UserError
 
@@ -131,10 +130,7 @@ def position_groups(ra: np.ndarray, dec: np.ndarray, radius: float = SAME_POSITI
     known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
     if len(known) == 0:
         return np.arange(len(ra))
-    lon, lat = np.radians(ra[known]), np.radians(dec[known])
-    vectors = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    chord = 2 * math.sin(math.radians(radius / 3600) / 2)
-    pairs = cKDTree(vectors).query_pairs(chord, output_type="ndarray")
+    pairs = close_pairs(ra[known], dec[known], radius)
     links = coo_array((np.ones(len(pairs)), (known[pairs[:, 0]], known[pairs[:, 1]])), shape=(len(ra), len(ra)))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 

@@ -142,4 +142,4 @@ def test_without_a_test_split_and_without_scales(small: Small, tmp_path: Path) -
     images = open_galaxy10(tmp_path / "g.h5", InputSettings())
     overrides = ['folders.models="models"', "training.test_fraction=0", "training.epochs=1"]
     card = train(small.elsewhere(tmp_path, *overrides), images)
-    assert card.test is None and card.envelope == {"pixscale": None} and not card.data["simulated"]
+    assert card.test is None and card.envelope["pixscale"] is None and not card.data["simulated"]
