@@ -13,17 +13,33 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.commands import benchmark, catalogue, demo, export, galaxy10, settings, sky, survey, training
+from flows.commands import (
+    benchmark,
+    catalogue,
+    demo,
+    export,
+    galaxy10,
+    inputs,
+    quarantine,
+    settings,
+    sky,
+    survey,
+    training,
+)
 from flows.commands.common import Subparsers
 
-_TOPICS = (demo, sky, galaxy10, training, benchmark, survey, catalogue, export, settings)
+_TOPICS = (demo, sky, galaxy10, training, benchmark, survey, inputs, quarantine, catalogue, export, settings)
 
 EXIT_ERROR = 1  # something the user can put right
 EXIT_INTERRUPTED = 130
+_STATUSES = (
+    "exit status: 0 done, or nothing to do; 1 an error that you can put right; 2 a wrong command line; 3 some units "
+    "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows; 130 interrupted"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 an error, 2 a wrong command line, 3 some units failed."""
+    """Run one command; returns the exit status, as `_STATUSES` says."""
     arguments = _parse(argv)
     _set_logging(arguments.debug)
     try:
@@ -65,7 +81,9 @@ def _in_words(error: Exception) -> str:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="morphcat", description="Galaxy-morphology catalogues from sky tiles of the DESI Legacy Imaging Surveys."
+        prog="morphcat",
+        description="Galaxy-morphology catalogues from sky tiles of the DESI Legacy Imaging Surveys.",
+        epilog=_STATUSES,
     )
     parser.add_argument("--version", action="version", version=f"morphcat {version('morphcat')}")
     _common(parser, "")

@@ -13,8 +13,10 @@ from catalogs.release import ReleaseInfo, current_release
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story
+from pipeline.arrivals import Arrived
+from pipeline.quarantine import reasons_of
 from pipeline.settings import Workspace, open_workspace
-from pipeline.sky_tiles import Plan, SkyTile
+from pipeline.sky_tiles import SkyTile
 from pipeline.survey import Run, Summary
 
 
@@ -32,14 +34,14 @@ def discover(workspace: Workspace, roots: list[Path]) -> list[SkyTile]:
 
 
 @task(cache_policy=NO_CACHE)
-def plan(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> Plan:
-    return story.make_plan(workspace, run, tiles)
+def plan(workspace: Workspace, run: Run, tiles: list[SkyTile], again: frozenset[str]) -> Arrived:
+    return story.make_plan(workspace, run, tiles, again)
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
-def classify(workspace: Workspace, run: Run, tiles: list[SkyTile], todo: Plan) -> dict[str, str]:
+def classify(workspace: Workspace, run: Run, todo: Arrived) -> dict[str, str]:
     if runtime.task_run.run_count > 1:  # the cluster was lost: what is committed by now need not be done again
-        todo = story.make_plan(workspace, run, tiles)
+        todo = story.still_to_do(workspace, run, todo)
     with kept_by_prefect():
         return story.classify_tiles(workspace, run, todo)
 
@@ -57,7 +59,11 @@ def summarise(workspace: Workspace, summary: Summary) -> None:
 
 @flow(name="survey")
 def survey(
-    workspace: str, tiles: list[str] | None = None, model: str | None = None, overrides: list[str] | None = None
+    workspace: str,
+    tiles: list[str] | None = None,
+    model: str | None = None,
+    overrides: list[str] | None = None,
+    again: list[str] | None = None,
 ) -> dict[str, Any]:
     """Classify every new or changed sky tile of a workspace and publish the catalogue.
 
@@ -67,6 +73,7 @@ def survey(
     tiles : roots to look for sky tiles in; the workspace's `incoming` when left out.
     model : id of the model; the champion when left out.
     overrides : settings as `section.key=value`.
+    again : reasons of quarantine; only sky tiles with such inputs are done, once more.
 
     Returns
     -------
@@ -80,15 +87,21 @@ def survey(
     logger = get_run_logger()
     run = story.begin(place, model)
     roots = [Path(root) for root in tiles or []]
+    reasons = reasons_of(again) if again else frozenset()
     found = discover(place, roots)
-    todo = plan(place, run, found)
-    logger.info("%d sky tiles: %d to do, %d done", len(found), len(todo.todo), len(todo.done))
+    if reasons:
+        found = story.to_try_again(place, run, found, reasons)
+    todo = plan(place, run, found, reasons)
+    counts = (len(found), len(todo.todo), len(todo.done), len(todo.waiting))
+    logger.info("%d sky tiles: %d to do, %d done, %d still arriving", *counts)
     before = current_release(place.catalog)
-    failed = classify(place, run, found, todo)
+    failed = classify(place, run, todo)
     info = release(place, run)
     others = story.files_passed_over(place, roots)
-    summary = story.sum_up(place, run, found, len(todo.done), failed, info, before, others)
+    summary = story.sum_up(place, run, found, len(todo.done), failed, info, before, others, todo.waiting)
     summarise(place, summary)
+    if summary.alarm:
+        logger.error(summary.alarm)
     if failed:
         raise TilesFailed(summary)
     return summary.to_dict()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,23 @@ from catalogs.schema import (
     label_columns,
 )
 from catalogs.sky import healpix_29
-from catalogs.tile_store import Quarantined, TileStamp, commit
+from catalogs.tile_store import Quarantined, TileStamp, commit, read_stamp, tile_path
 from models.predictor import Predictor, predictor_for
 from models.recipe import Recipe
+from pipeline.duplicates import with_duplicates_flagged
 from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable
-from pipeline.readers.settings import UNKNOWN_RENDERING, InputSettings
+from pipeline.planning import origin_of
+from pipeline.quarantine import with_history
+from pipeline.readers.settings import ReadingSettings
 from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile, TileKind, names_of, origin_of
+from pipeline.reuse import Reusable
+from pipeline.skew import skew_flags, split_by_rule
+from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, names_of
 from pipeline.stamps import Stamp, StampBatch, refused
+from pipeline.times import utc_of
 
 _BATCHES_BETWEEN_TRIMS = 8
-_SCALE_MARGIN = 0.05  # pixel scales this far (relative) beyond those of the training still count as inside
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class ClassifyJob:
     mjd: float
     device: str
     batch: int
-    input: InputSettings
+    reading: ReadingSettings
 
     @property
     def name(self) -> str:
@@ -78,8 +84,10 @@ def classify(job: ClassifyJob) -> TileReceipt:
     models.errors.ModelError : the model can not be loaded.
     """
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
-    table, quarantine, rejected = _rows(job, predictor)
-    unclassified = int(np.count_nonzero(table["label_id"].to_numpy() < 0))
+    path = tile_path(Path(job.catalog), job.model_id, job.tile.tile_id)
+    before = read_stamp(path)
+    made = _made(job, predictor, Reusable.from_tile(path, job.model_id, predictor.recipe.digest))
+    unclassified = int(np.count_nonzero(made.table["label_id"].to_numpy() < 0))
     stamp = TileStamp(
         tile_id=job.tile.tile_id,
         source=job.tile.source,
@@ -89,35 +97,68 @@ def classify(job: ClassifyJob) -> TileReceipt:
         recipe_digest=predictor.recipe.digest,
         run_id=job.run_id,
         class_slugs=predictor.card.class_slugs,
-        classified=table.num_rows - unclassified,
+        classified=made.table.num_rows - unclassified,
         unclassified=unclassified,
-        quarantine=quarantine,
-        rejected=rejected,
+        quarantine=with_history(made.quarantine, before, utc_of(job.mjd)),
+        rejected=made.rejected,
+        set_aside=made.set_aside,
+        found=made.found,
+        remarks=made.remarks,
+        reused=made.reused,
     )
-    commit(Path(job.catalog), table, stamp)
-    return TileReceipt(job.tile.tile_id, stamp.classified, unclassified, len(quarantine))
+    commit(Path(job.catalog), made.table, stamp)
+    return TileReceipt(job.tile.tile_id, stamp.classified, unclassified, len(stamp.quarantine))
 
 
-def _rows(job: ClassifyJob, predictor: Predictor) -> tuple[pa.Table, list[Quarantined], str]:
-    """Rows sorted by position, refused inputs, and the reason when the tile as a whole was refused."""
+@dataclass
+class _Made:
+    """What reading and classifying a tile gave: rows sorted by position, and everything its stamp will say.
+
+    `rejected` is the reason when the tile as a whole was refused, `found` how many inputs it was seen to hold.
+    """
+
+    table: pa.Table
+    found: int = -1
+    quarantine: list[Quarantined] = field(default_factory=list)
+    rejected: str = ""
+    set_aside: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    reused: int = 0
+
+
+def _made(job: ClassifyJob, predictor: Predictor, before: Reusable | None) -> _Made:
+    """Read, classify and gather a tile, batch by batch."""
     schema = arrow_schema(predictor.card.class_slugs)
+    made = _Made(schema.empty_table(), max(job.tile.stop - job.tile.start, -1))
     tables: list[pa.Table] = []
-    quarantine: list[Quarantined] = []
     ids: set[int] = set()
-    rejected = ""
     try:
-        for number, batch in enumerate(read_tile(job.tile, job.input, job.batch), 1):
+        for number, batch in enumerate(read_tile(job.tile, job.reading, job.batch), 1):
             if number % _BATCHES_BETWEEN_TRIMS == 0:
                 _give_back_freed_memory()
-            fresh, repeated = _without_repeats(batch, ids, job.tile.path)
-            quarantine += batch.quarantine + repeated
+            _note(made, batch)
+            known, wrong = split_by_rule(batch, predictor.recipe, job.tile.path)
+            fresh, repeated = _without_repeats(known, ids, job.tile.path)
+            made.quarantine += batch.quarantine + wrong + repeated
             if fresh.stamps:
-                tables.append(pa.table(_columns(fresh, predictor, job), schema=schema))
+                columns, reused = _columns(fresh, predictor, job, before)
+                made.reused += reused
+                tables.append(pa.table(columns, schema=schema))
     except BadInput as bad:
-        tables, rejected = [], bad.reason
-        quarantine = _whole_tile(job.tile, bad)
-    table = pa.concat_tables(tables) if tables else schema.empty_table()
-    return table.sort_by([("_healpix_29", "ascending"), ("object_id", "ascending")]), quarantine, rejected
+        return _Made(made.table, -1, _whole_tile(job.tile, bad), bad.reason, remarks=made.remarks)
+    if tables:
+        table = pa.concat_tables(tables).sort_by([("_healpix_29", "ascending"), ("object_id", "ascending")])
+        made.table = with_duplicates_flagged(table)
+    return made
+
+
+def _note(made: _Made, batch: StampBatch) -> None:
+    """Keep what the reader says about the tile as a whole."""
+    for note in batch.notes:
+        made.found = max(made.found, note.rows)
+        made.remarks += [printable(remark) for remark in note.remarks]
+        for reason, count in note.set_aside.items():
+            made.set_aside[reason] = made.set_aside.get(reason, 0) + count
 
 
 def _give_back_freed_memory() -> None:
@@ -135,7 +176,7 @@ def _give_back_freed_memory() -> None:
 def _whole_tile(tile: SkyTile, bad: BadInput) -> list[Quarantined]:
     """One entry for each input of a tile of which nothing can be used; one where their number is unknown."""
     path = Path(tile.path)
-    if tile.kind is not TileKind.HDF5:
+    if tile.kind in FOLDER_KINDS:
         return [refused(path / name, printable(f"{tile.source}/{name}"), bad) for name in names_of(tile)]
     rows = [f"#{row}" for row in range(tile.start, tile.stop)] or [""]
     return [refused(path, tile.source + row, bad) for row in rows]
@@ -155,40 +196,82 @@ def _without_repeats(batch: StampBatch, seen: set[int], path: str) -> tuple[Stam
     return StampBatch(kept), repeated
 
 
-def _columns(batch: StampBatch, predictor: Predictor, job: ClassifyJob) -> dict[str, np.ndarray | list[str]]:
-    """All columns of the primary table for the stamps of one batch."""
+def _columns(
+    batch: StampBatch, predictor: Predictor, job: ClassifyJob, before: Reusable | None
+) -> tuple[dict[str, np.ndarray], int]:
+    """All columns of the primary table for the stamps of one batch, and how many predictions were taken over."""
     pixels = model_pixels(batch, predictor.recipe, predictor.device)
-    said = predictor.predict(pixels)
-    flags = _flags(batch, predictor)
+    stamps, digests = batch.stamps, pixel_digests(pixels)
+    ids = np.array([s.object_id for s in stamps], dtype=np.int64)
+    flags = np.array([s.quality for s in stamps], dtype=np.int64)
+    flags |= skew_flags(batch, predictor.recipe, predictor.card)
     classified = (flags & QualityFlag.UNCLASSIFIED) == 0
-    flags |= np.where(classified, certainty_flags(said.sets, said.agreement, said.novelty), 0)
-    labels = label_columns(said.probabilities, classified, predictor.card.class_slugs)
-    stamps = batch.stamps
+    rows = before.lookup(ids, digests) if before else np.full(len(stamps), -1)
+    rows[~classified] = -1
+    said = _said(pixels, classified, rows, predictor, job, before)
+    flags |= said.pop("quality_flags")
     ra, dec = np.array([s.ra for s in stamps]), np.array([s.dec for s in stamps])
     keys = np.array([s.survey_keys for s in stamps])
-    count = len(stamps)
-    return {
+    columns = {
         "_healpix_29": healpix_29(ra, dec),
-        "object_id": np.array([s.object_id for s in stamps], dtype=np.int64),
-        "source_name": [s.source_name for s in stamps],
+        "object_id": ids,
+        "source_name": _texts(s.source_name for s in stamps),
         "ra": ra,
         "dec": dec,
         "release": _int16(keys[:, 0]),
         "brickid": keys[:, 1].astype(np.int32),
         "objid": keys[:, 2].astype(np.int32),
-        "tile_id": [job.tile.tile_id] * count,
-        **labels,
-        **certainty_columns(said.sets, said.spread, said.novelty, said.n_views, classified),
+        "tile_id": _texts([job.tile.tile_id] * len(stamps)),
+        **said,
         "quality_flags": flags.astype(np.int32),
-        "is_reliable": is_reliable(labels["confidence"], flags),
+        "is_reliable": is_reliable(said["confidence"], flags),
         "bad_pixel_fraction": np.array([s.bad_pixel_fraction for s in stamps], dtype=np.float32),
+        "maskbits": np.array([s.maskbits for s in stamps], dtype=np.int32),
         "pixscale": batch.pixscale.astype(np.float32),
-        "survey_layer": [s.survey_layer for s in stamps],
-        "model_id": [job.model_id] * count,
-        "run_id": [job.run_id] * count,
-        "input_digest": pixel_digests(pixels),
+        "mag_r": np.array([s.mag_r for s in stamps], dtype=np.float32),
+        "survey_layer": _texts(s.survey_layer for s in stamps),
+        "model_id": _texts([job.model_id] * len(stamps)),
+        "input_digest": digests,
+    }
+    return columns, int((rows >= 0).sum())
+
+
+def _said(
+    pixels: Tensor,
+    classified: np.ndarray,
+    rows: np.ndarray,
+    predictor: Predictor,
+    job: ClassifyJob,
+    before: Reusable | None,
+) -> dict[str, np.ndarray]:
+    """The columns that a prediction determines: from the commit before at `rows`, by the network where these are −1."""
+    fresh = rows < 0
+    parts = []
+    if fresh.any():
+        parts.append((fresh, _predicted(pixels[torch.from_numpy(fresh)], classified[fresh], predictor, job)))
+    if before is not None and not fresh.all():
+        parts.append((~fresh, before.columns(rows[~fresh])))
+    said = {name: np.empty(len(rows), dtype=values.dtype) for name, values in parts[0][1].items()}
+    for where, columns in parts:
+        for name, values in columns.items():
+            said[name][where] = values
+    return said
+
+
+def _predicted(pixels: Tensor, classified: np.ndarray, predictor: Predictor, job: ClassifyJob) -> dict[str, np.ndarray]:
+    """What the network says of model-ready pixels uint8 (N, 3, S, S); `quality_flags` holds the bits it sets alone."""
+    said, count = predictor.predict(pixels), len(pixels)
+    return {
+        **label_columns(said.probabilities, classified, predictor.card.class_slugs),
+        **certainty_columns(said.sets, said.spread, said.novelty, said.n_views, classified),
+        "quality_flags": np.where(classified, certainty_flags(said.sets, said.agreement, said.novelty), 0),
+        "run_id": _texts([job.run_id] * count),
         "mjd_predicted": np.full(count, job.mjd),
     }
+
+
+def _texts(values: Iterable[str]) -> np.ndarray:
+    return np.array(list(values), dtype=object)
 
 
 def _int16(release: np.ndarray) -> np.ndarray:
@@ -208,25 +291,3 @@ def pixel_digests(pixels: Tensor) -> np.ndarray:
     rows = pixels.cpu().numpy()
     digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
     return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
-
-
-def _flags(batch: StampBatch, predictor: Predictor) -> np.ndarray:
-    """Quality bits int64 (N,): what the reader saw, and how the stamp differs from the training images."""
-    recipe, scale = predictor.recipe, batch.pixscale
-    flags = np.array([s.quality for s in batch.stamps], dtype=np.int64)
-    height, width = batch.stamps[0].pixels.shape[1:] if batch.is_flux else batch.stamps[0].pixels.shape[:2]
-    known = np.isfinite(scale)
-    resampled = ~recipe.is_training_scale(scale) & (known | (min(height, width) != recipe.field_pixels))
-    lowest, highest = predictor.card.envelope.get("pixscale") or (-np.inf, np.inf)
-    with np.errstate(invalid="ignore"):
-        outside = known & ((scale < lowest * (1 - _SCALE_MARGIN)) | (scale > highest * (1 + _SCALE_MARGIN)))
-    rendering = np.array([recipe.colour.name if batch.is_flux else s.rendering for s in batch.stamps])
-    differs = (rendering != recipe.rendering) | (rendering == UNKNOWN_RENDERING)
-    for condition, flag in (
-        (~recipe.covers_field(scale, height, width), QualityFlag.FOV_MISMATCH),
-        (resampled, QualityFlag.RESAMPLED),
-        (outside, QualityFlag.PIXSCALE_OUTSIDE_TRAINING),
-        (differs, QualityFlag.COLOUR_RULE_DIFFERS),
-    ):
-        flags[condition] |= int(flag)
-    return flags

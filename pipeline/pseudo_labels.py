@@ -31,13 +31,14 @@ from models.recipe import Recipe
 from models.registry import ModelCard, load_card
 from models.weights import recipe_of
 from pipeline.classify import model_pixels, pixel_digests
+from pipeline.discovery import discover
 from pipeline.errors import BadInput, InputChanged, UserError
 from pipeline.image_sets import ImageSet
 from pipeline.pixel_cache import ensure_pixels, map_pixels
 from pipeline.progress import track
 from pipeline.readers.tile import read_tile
 from pipeline.settings import Workspace
-from pipeline.sky_tiles import SkyTile, discover
+from pipeline.sky_tiles import SkyTile
 from pipeline.splits import Split, position_groups
 from pipeline.stamps import StampBatch
 from pipeline.training_settings import TrainingSettings
@@ -227,7 +228,7 @@ def _tiles(workspace: Workspace, rows: pa.Table) -> list[SkyTile]:
     home = workspace.catalog.parent
     places = sorted({home / origin for origin in rows["origin"].to_pylist() if origin})
     settings = workspace.settings
-    found = discover([p for p in places if p.exists()], settings.survey.rows, salt=settings.input.salt)
+    found = discover([p for p in places if p.exists()], settings.survey.rows, settings.reading)
     return [tile for tile in found if tile.tile_id in wanted]
 
 
@@ -240,7 +241,7 @@ def _of_tile(
     digests = rows["input_digest"].to_numpy()
     device = torch.device(chosen_device(workspace.settings.workers.device))
     try:
-        for batch in read_tile(tile, workspace.settings.input, workspace.settings.survey.batch):
+        for batch in read_tile(tile, workspace.settings.reading, workspace.settings.survey.batch):
             # An id that occurs twice in a tile stands for its first stamp, as in the survey.
             named = {stamp.object_id: stamp for stamp in reversed(batch.stamps) if stamp.object_id in index_of}
             if not named:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError
-from pipeline.readers.settings import InputSettings
+from pipeline.readers.settings import BrickSettings, InputSettings, ReadingSettings
 from pipeline.training_settings import TrainingSettings
 from pipeline.workers import WorkerSettings
 
@@ -31,6 +31,10 @@ class SurveySettings(BaseModel):
 
     rows: int = Field(1024, ge=1, description="most objects a sky tile; larger folders and files become several tiles")
     batch: int = Field(64, ge=1, description="stamps read and classified at a time by a worker")
+    settle: float = Field(
+        0.0, ge=0, description="seconds that the files of a tile must be unchanged before it is taken; 0: at once"
+    )
+    alarm: float = Field(0.2, ge=0, le=1, description="alarm when more than this share of the inputs is quarantined")
 
 
 class FolderSettings(BaseModel):
@@ -55,7 +59,13 @@ class Settings(BaseModel):
     workers: WorkerSettings = WorkerSettings()
     survey: SurveySettings = SurveySettings()
     input: InputSettings = InputSettings()
+    bricks: BrickSettings = BrickSettings()
     folders: FolderSettings = FolderSettings()
+
+    @property
+    def reading(self) -> ReadingSettings:
+        """What the readers need."""
+        return ReadingSettings(input=self.input, bricks=self.bricks)
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits over every setting."""
@@ -127,8 +137,15 @@ def to_toml(settings: Settings) -> str:
     for section, model in settings:
         lines += ["", f"[{section}]"]
         for key, field in type(model).model_fields.items():
-            lines.append(f"{key} = {json.dumps(getattr(model, key), ensure_ascii=False)}  # {field.description}")
+            lines.append(f"{key} = {_as_toml(getattr(model, key))}  # {field.description}")
     return "\n".join(lines) + "\n"
+
+
+def _as_toml(value: Any) -> str:
+    """A setting as TOML: what JSON writes, but for tables."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_as_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _validated(values: dict[str, Any], overrides: Iterable[str]) -> Settings:

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import time
 from typing import Any
 from uuid import uuid4
 
 from catalogs.files import written_whole
 from catalogs.release import ReleaseInfo, current_release, is_published, publish
 from catalogs.schema import catalogue_columns
-from catalogs.tile_store import TileStamp, read_stamp, tile_path
+from catalogs.tile_store import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
 from models.registry import ModelCard, champion, load_card
+from pipeline.arrivals import Arrived, arrived
+from pipeline.discovery import discover, passed_over
 from pipeline.errors import UserError
+from pipeline.planning import Plan, plan
 from pipeline.progress import track
+from pipeline.quarantine import tiles_with
 from pipeline.settings import Workspace
-from pipeline.sky_tiles import Plan, SkyTile, discover, passed_over, plan
+from pipeline.sky_tiles import SkyTile
+from pipeline.times import mjd_of
 from pipeline.versions import software_versions
 from pipeline.workers import run_units
 
 _log = logging.getLogger(__name__)
-
-_UNIX_EPOCH_MJD = 40587.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run found and did; objects = classified + unclassified + quarantined over all tiles that are committed.
+    """What a run found and did.
 
-    `skipped_tiles` were done before this run; `failed` names tiles that could not be finished and why; `passed_over`
-    counts files that are no input by their names, by extension.
+    Over all tiles that are committed as they are now, objects = classified + unclassified + quarantined +
+    out_of_footprint + duplicates; `reasons` breaks quarantined down. `duplicates_across_tiles` counts rows of the
+    release's tiles that were left out of it, because another tile has the object.
+
+    `skipped_tiles` were done before this run; `failed` names tiles that could not be finished and why, `waiting` those
+    that are still arriving and why, `remarks` what is to be said about tiles as a whole: each by tile id. `passed_over`
+    counts files that are no input by their names, by extension; `set_aside` rows of survey catalogues that were not
+    selected, by reason. `reused` rows of this run kept their prediction, because their pixels were the same. `alarm`
+    is a sentence when too much is in quarantine, else empty.
     """
 
     run_id: str
@@ -57,19 +69,26 @@ class Summary:
     classified: int
     unclassified: int
     quarantined: int
-    reasons: dict[str, int]
+    out_of_footprint: int
     duplicates: int
+    reasons: dict[str, int]
+    duplicates_across_tiles: int
     simulated_objects: int
     release: str | None
     catalog: str
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    waiting: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    reused: int = 0
+    alarm: str = ""
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether every tile was done before."""
-        return self.skipped_tiles == self.tiles and not self.failed
+        """Whether every tile that has arrived was done before."""
+        return self.skipped_tiles + len(self.waiting) == self.tiles and not self.failed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a report or a script."""
@@ -77,22 +96,29 @@ class Summary:
 
     def to_markdown(self) -> str:
         """The totals for people."""
-        rows = ["tiles", "skipped_tiles", "objects", "classified", "unclassified", "quarantined", "duplicates"]
-        lines = [
-            f"# Survey {self.run_id}",
-            "",
-            f"Model {self.model_id}, release {self.release}.",
-            "",
-            "| what | number |",
-        ]
-        lines += ["|---|---|", *(f"| {row} | {getattr(self, row)} |" for row in rows)]
+        rows = ["tiles", "skipped_tiles", "objects", "classified", "unclassified", "quarantined", "out_of_footprint"]
+        rows += ["duplicates", "duplicates_across_tiles", "reused"]
+        lines = [f"# Survey {self.run_id}", "", f"Model {self.model_id}, release {self.release}.", ""]
+        lines += [f"**Alarm: {self.alarm}**", ""] if self.alarm else []
+        lines += ["| what | number |", "|---|---|", *(f"| {row} | {getattr(self, row)} |" for row in rows)]
         lines += [f"| quarantined: {reason} | {count} |" for reason, count in sorted(self.reasons.items())]
+        lines += [f"| not selected: {reason} | {count} |" for reason, count in sorted(self.set_aside.items())]
         lines += [f"| passed over, no input: {ending} | {count} |" for ending, count in self.passed_over.items()]
         if self.simulated_objects:
             lines += ["", f"**{self.simulated_objects} objects of the release are simulated.**"]
         if self.failed:
             lines += ["", "## Failed sky tiles", ""]
             lines += [f"* `{tile}`: {error.strip().splitlines()[-1]}" for tile, error in sorted(self.failed.items())]
+        if self.waiting:
+            lines += [
+                "",
+                "## Still arriving",
+                "",
+                *(f"* `{tile}`: {why}" for tile, why in sorted(self.waiting.items())),
+            ]
+        if self.remarks:
+            said = ((tile, remark) for tile, remarks in sorted(self.remarks.items()) for remark in remarks)
+            lines += ["", "## Remarks", "", *(f"* `{tile}`: {remark}" for tile, remark in said)]
         return "\n".join(lines) + "\n"
 
 
@@ -118,33 +144,68 @@ def begin(workspace: Workspace, model_id: str | None) -> Run:
 def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
     """All sky tiles under the roots, or under the workspace's `incoming` when none is given.
 
+    With a list of positions as the catalogue, the bricks that it asks for.
+
     Raises
     ------
-    UserError : a root does not exist, or there is no input in any of them.
+    UserError : a root does not exist, there is no input in any of them, or the list of positions can not be read.
     """
-    places = _places(workspace, roots)
-    settings = workspace.settings
-    tiles = discover(places, settings.survey.rows, salt=settings.input.salt)
+    tiles = tiles_in(workspace, roots)
     if not tiles:
+        looked_in = ", ".join(map(str, places(workspace, roots)))
         raise UserError(
-            f"no sky tiles in {', '.join(map(str, places))}: expected FITS cutouts, HDF5 files or folders of JPEG/PNG "
-            "pictures with a CSV of file, ra, dec (`morphcat simulate` makes some)"
+            f"no sky tiles in {looked_in}: expected bricks, FITS cutouts, archives of them, HDF5 files or folders of "
+            "JPEG/PNG pictures with a CSV of file, ra, dec (`morphcat simulate` makes some)"
         )
     return tiles
 
 
+def tiles_in(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
+    """As `find_tiles`; none is no error."""
+    settings = workspace.settings
+    tiles = discover(places(workspace, roots), settings.survey.rows, settings.reading)
+    if not settings.bricks.catalogue:
+        return tiles
+    from pipeline.position_tiles import for_positions  # pandas and astropy only where there is a list
+
+    catalogue = workspace.root / settings.bricks.catalogue
+    return for_positions(tiles, catalogue, workspace.cache / "positions", settings.reading)
+
+
 def files_passed_over(workspace: Workspace, roots: Sequence[Path]) -> dict[str, int]:
     """How many files in the places of a run are no input by their names, by extension."""
-    return passed_over(_places(workspace, roots))
+    return passed_over(places(workspace, roots))
 
 
-def _places(workspace: Workspace, roots: Sequence[Path]) -> list[Path]:
+def places(workspace: Workspace, roots: Sequence[Path]) -> list[Path]:
+    """Where a run looks for sky tiles: the roots, or the workspace's `incoming` when none is given."""
     return list(roots) or [workspace.incoming]
 
 
-def make_plan(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> Plan:
-    """Which tiles need work for the model of the run."""
-    return plan(tiles, workspace.catalog, run.card.model_id, run.card.recipe_digest)
+def to_try_again(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str]) -> list[SkyTile]:
+    """Those of the tiles that have an input in quarantine for one of these reasons; UserError when none has."""
+    chosen = tiles_with(tiles, workspace.catalog, run.card.model_id, again)
+    if not chosen:
+        raise UserError(f"none of these sky tiles has an input in quarantine for {', '.join(sorted(again))}")
+    return chosen
+
+
+def make_plan(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str] = frozenset()) -> Arrived:
+    """Which tiles need work for the model of the run, and which are still arriving.
+
+    `again` are reasons of quarantine for which tiles are tried again, all of them among `tiles`; then no other tile
+    is touched, so that none is found to be gone.
+    """
+    whole = plan(tiles, workspace.catalog, run.card.model_id, run.card.recipe_digest, again)
+    if again:
+        whole = replace(whole, retired=[])
+    return arrived(whole, workspace.settings.survey.settle, time())
+
+
+def still_to_do(workspace: Workspace, run: Run, todo: Arrived) -> Arrived:
+    """The plan of a run without the tiles that the run itself has committed by now."""
+    stamps = ((tile, read_stamp(tile_path(workspace.catalog, run.card.model_id, tile.tile_id))) for tile in todo.todo)
+    return replace(todo, todo=[tile for tile, stamp in stamps if stamp is None or stamp.run_id != run.run_id])
 
 
 def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]:
@@ -169,10 +230,10 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
             model_id=run.card.model_id,
             catalog=str(workspace.catalog),
             run_id=run.run_id,
-            mjd=_UNIX_EPOCH_MJD + run.started.timestamp() / 86400,
+            mjd=mjd_of(run.started),
             device=device,
             batch=settings.survey.batch,
-            input=settings.input,
+            reading=settings.reading,
         )
         for tile in todo.todo
     ]
@@ -199,12 +260,16 @@ def sum_up(
     release: ReleaseInfo | None,
     before: ReleaseInfo | None,
     others: dict[str, int] | None = None,
+    waiting: dict[str, str] | None = None,
 ) -> Summary:
-    """Add up the stamps of all tiles of this run as they are on disk; `others` are the files passed over."""
+    """Add up the stamps of all tiles of this run as they are on disk.
+
+    `others` are the files passed over, `waiting` says which tiles are still arriving, and why.
+    """
     stamps = _stamps(workspace, run, tiles)
-    reasons: dict[str, int] = {}
-    for entry in (q for stamp in stamps for q in stamp.quarantine):
-        reasons[entry.reason] = reasons.get(entry.reason, 0) + 1
+    set_aside: Counter[str] = Counter()
+    for stamp in stamps:
+        set_aside.update(stamp.set_aside)
     return Summary(
         run_id=run.run_id,
         model_id=run.card.model_id,
@@ -213,15 +278,44 @@ def sum_up(
         objects=sum(s.inputs for s in stamps),
         classified=sum(s.classified for s in stamps),
         unclassified=sum(s.unclassified for s in stamps),
-        quarantined=sum(len(s.quarantine) for s in stamps),
-        reasons=reasons,
-        duplicates=release.duplicates if release else 0,
+        quarantined=sum(s.quarantined for s in stamps),
+        out_of_footprint=sum(s.out_of_footprint for s in stamps),
+        duplicates=sum(s.duplicates for s in stamps),
+        reasons=_reasons(stamps),
+        duplicates_across_tiles=release.duplicates_across_tiles if release else 0,
         simulated_objects=release.simulated_objects if release else 0,
         release=release.release if release else None,
         catalog=str(workspace.catalog),
         failed=failed,
         warnings=_warnings(release, before),
         passed_over=others or {},
+        waiting=waiting or {},
+        set_aside=dict(set_aside),
+        remarks={stamp.tile_id: stamp.remarks for stamp in stamps if stamp.remarks},
+        reused=sum(s.reused for s in stamps if s.run_id == run.run_id),
+        alarm=_alarm([s for s in stamps if s.run_id == run.run_id] or stamps, workspace.settings.survey.alarm),
+    )
+
+
+def _reasons(stamps: Iterable[TileStamp]) -> dict[str, int]:
+    """How many inputs are in quarantine, by reason."""
+    entries = Counter(entry.reason for stamp in stamps for entry in stamp.quarantine)
+    return {reason: count for reason, count in entries.items() if reason not in (DUPLICATE, OUTSIDE)}
+
+
+def _alarm(stamps: Sequence[TileStamp], most: float) -> str:
+    """A sentence when more than this share of the inputs of some tiles is in quarantine, else nothing.
+
+    These are the tiles that a run has classified, so that a bad night is not lost in a large sky; a run that had none
+    to classify looks at all of its tiles.
+    """
+    inputs, quarantined = sum(s.inputs for s in stamps), sum(s.quarantined for s in stamps)
+    if quarantined <= most * inputs:
+        return ""
+    often = ", ".join(f"{count} {reason}" for reason, count in Counter(_reasons(stamps)).most_common(3))
+    return (
+        f"{quarantined} of {inputs} inputs ({quarantined / inputs:.0%}) are in quarantine, more than "
+        f"survey.alarm = {most:g} allows: {often}"
     )
 
 
@@ -231,8 +325,8 @@ def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summa
     todo = make_plan(workspace, run, tiles)
     if todo.todo or todo.retired or not is_published(workspace.catalog, run.card.model_id):
         return None
-    current = current_release(workspace.catalog)
-    return sum_up(workspace, run, tiles, len(tiles), {}, current, current, files_passed_over(workspace, roots))
+    current, others = current_release(workspace.catalog), files_passed_over(workspace, roots)
+    return sum_up(workspace, run, tiles, len(todo.done), {}, current, current, others, todo.waiting)
 
 
 def write_report(workspace: Workspace, summary: Summary) -> Path:

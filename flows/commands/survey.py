@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from flows.display import print_json, say
 from pipeline.settings import Workspace
 
 EXIT_TILES_FAILED = 3
+EXIT_ALARM = 4
+_MOST_REMARKS = 10
 
 
 def add(subparsers: Subparsers) -> None:
@@ -21,7 +24,12 @@ def add(subparsers: Subparsers) -> None:
         metavar="DIR",
         action="append",
         default=[],
-        help="folder or HDF5 file of sky tiles (incoming/); repeatable",
+        help="folder, archive or HDF5 file of sky tiles (incoming/); repeatable",
+    )
+    parser.add_argument(
+        "--catalogue",
+        metavar="FILE",
+        help="cut these positions (CSV, Parquet, FITS with ra and dec) from bricks, not the survey's objects",
     )
     parser.add_argument("--model", metavar="ID", help="the model (the champion)")
     parser.set_defaults(run=survey)
@@ -29,6 +37,8 @@ def add(subparsers: Subparsers) -> None:
 
 def survey(arguments: argparse.Namespace) -> int:
     """Classify what is new and publish."""
+    if arguments.catalogue:
+        arguments.set = [*arguments.set, f"bricks.catalogue={json.dumps(str(Path(arguments.catalogue).absolute()))}"]
     workspace = workspace_of(arguments)
     summary, status = run_survey(workspace, arguments)
     if arguments.json:
@@ -45,27 +55,42 @@ def run_survey(workspace: Workspace, arguments: argparse.Namespace) -> tuple[dic
     roots = [Path(root).absolute() for root in arguments.tiles]
     summary = story.already_done(workspace, story.begin(workspace, arguments.model), roots)
     if summary is not None:
-        return summary.to_dict(), 0
+        return _told(summary.to_dict())
+    return run_flow(workspace, arguments, roots, arguments.model, [])
+
+
+def run_flow(
+    workspace: Workspace, arguments: argparse.Namespace, roots: list[Path], model: str | None, again: list[str]
+) -> tuple[dict[str, Any], int]:
+    """The totals of the survey flow and the exit status; `again` are reasons of quarantine to try once more."""
     flow_ready(workspace, arguments.debug)
     from flows.survey import TilesFailed
     from flows.survey import survey as flow
 
     try:
         with bars():
-            return flow(str(workspace.root), [str(root) for root in roots], arguments.model, arguments.set), 0
+            return _told(flow(str(workspace.root), [str(root) for root in roots], model, arguments.set, again))
     except TilesFailed as failed:
         say(f"morphcat: {failed}")
-        return failed.summary.to_dict(), EXIT_TILES_FAILED
+        return _told(failed.summary.to_dict())[0], EXIT_TILES_FAILED
+
+
+def _told(summary: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Say an alarm on the error stream, whatever else is printed."""
+    if summary["alarm"]:
+        say(f"morphcat: alarm: {summary['alarm']}; see `morphcat quarantine list`")
+    return summary, EXIT_ALARM if summary["alarm"] else 0
 
 
 def print_summary(summary: dict[str, Any]) -> None:
     """The totals of a survey, reasons of quarantine, failures and warnings."""
     if summary["nothing_to_do"]:
-        print("nothing to do: every sky tile is done")
+        print("nothing to do: every sky tile that has arrived is done")
     print(
         f"sky tiles {summary['tiles']} ({summary['skipped_tiles']} done before); objects {summary['objects']} = "
         f"{summary['classified']} classified + {summary['unclassified']} without label + "
-        f"{summary['quarantined']} quarantined"
+        f"{summary['quarantined']} quarantined + {summary['out_of_footprint']} out of footprint + "
+        f"{summary['duplicates']} duplicates"
     )
     for reason, count in sorted(summary["reasons"].items()):
         print(f"  quarantined, {reason}: {count}")
@@ -74,6 +99,15 @@ def print_summary(summary: dict[str, Any]) -> None:
             "  passed over, no input by their names: "
             + ", ".join(f"{count} {ending}" for ending, count in others.items())
         )
+    if not_selected := summary["set_aside"]:
+        print("  catalogue rows not selected: " + ", ".join(f"{count} {why}" for why, count in not_selected.items()))
+    if summary["reused"]:
+        print(f"  predictions kept, for the pixels are the same: {summary['reused']}")
+    if summary["duplicates_across_tiles"]:
+        print(f"  rows left out of the release, objects of other tiles: {summary['duplicates_across_tiles']}")
+    for tile, why in sorted(summary["waiting"].items()):
+        print(f"  still arriving, {tile}: {why}")
+    _print_remarks(summary["remarks"])
     for tile, error in sorted(summary["failed"].items()):
         print(f"  failed, {tile}: {error.strip().splitlines()[-1]}")
     for warning in summary["warnings"]:
@@ -83,3 +117,11 @@ def print_summary(summary: dict[str, Any]) -> None:
         f"release {summary['release']} in {summary['catalog']}"
         + (f", {simulated} objects simulated" if simulated else "")
     )
+
+
+def _print_remarks(remarks: dict[str, list[str]]) -> None:
+    said = [f"{tile}: {remark}" for tile, of_tile in sorted(remarks.items()) for remark in of_tile]
+    for line in said[:_MOST_REMARKS]:
+        print(f"  remark, {line}")
+    if len(said) > _MOST_REMARKS:
+        print(f"  and {len(said) - _MOST_REMARKS} more remarks (--json has all)")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-from catalogs.tile_store import Quarantined
-from pipeline.errors import InputChanged
-from pipeline.readers.settings import InputSettings
-from pipeline.sky_tiles import SkyTile, TileKind, check_unchanged, names_of, table_of
-from pipeline.stamps import Stamp, StampBatch, in_batches
+from pipeline.arrivals import check_sum, check_sums, sums_of
+from pipeline.errors import BadInput, InputChanged
+from pipeline.identity import printable
+from pipeline.readers.settings import ReadingSettings
+from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, check_unchanged, files_of, names_of, table_of
+from pipeline.stamps import Item, StampBatch, in_batches, refused
 
 
-def read_tile(tile: SkyTile, settings: InputSettings, batch: int) -> Iterator[StampBatch]:
-    """All stamps and refused inputs of a tile, at most `batch` stamps in memory at a time.
+def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[StampBatch]:
+    """All stamps, refused inputs and notes of a tile, at most `batch` stamps in memory at a time.
 
     Raises
     ------
@@ -21,25 +23,67 @@ def read_tile(tile: SkyTile, settings: InputSettings, batch: int) -> Iterator[St
     InputChanged : the files are not those the tile was found with.
     OSError : the system failed; worth another try.
     """
-    names = [] if tile.kind is TileKind.HDF5 else names_of(tile)
-    check_unchanged(tile, names, settings.salt)
-    yield from in_batches(_items(tile, names, settings), batch)
-    check_unchanged(tile, names, settings.salt)
+    names = names_of(tile)
+    salt = reading.salt(bricks=tile.kind in (TileKind.BRICK, TileKind.POSITIONS))
+    check_unchanged(tile, names, salt, edges=reading.bricks.complete_edges)
+    sound, differing = _sound(tile, names, reading)
+    yield from in_batches(chain(differing, _items(tile, sound, reading)), batch)
+    check_unchanged(tile, names, salt, edges=reading.bricks.complete_edges)
 
 
-def _items(tile: SkyTile, names: list[str], settings: InputSettings) -> Iterator[Stamp | Quarantined]:
+def _sound(tile: SkyTile, names: list[str], reading: ReadingSettings) -> tuple[list[str], list[Item]]:
+    """The inputs of a folder whose checksums agree, where there are any, and entries for the others.
+
+    A file that holds many objects, or one of a brick's own files, that differs makes the tile unusable: BadInput.
+    """
+    if not reading.input.verify_sums:
+        return names, []
+    if tile.kind not in FOLDER_KINDS:
+        check_sums(files_of(tile, names, edges=False))
+        return names, []
+    sound: list[str] = []
+    differing: list[Item] = []
+    sums, folder = sums_of(Path(tile.path)), Path(tile.path)
+    for name in names:
+        try:
+            if name in sums:
+                check_sum(folder / name, sums[name])
+            sound.append(name)
+        except BadInput as bad:
+            differing.append(refused(folder / name, printable(f"{tile.source}/{name}"), bad))
+    return sound, differing
+
+
+def _items(tile: SkyTile, names: list[str], reading: ReadingSettings) -> Iterator[Item]:
     path = Path(tile.path)
-    if tile.kind is TileKind.HDF5:  # readers are imported where they are needed: astropy and h5py are slow to load
-        from pipeline.readers.hdf5 import count_rows, read_hdf5
+    match tile.kind:  # readers are imported where they are needed: astropy and h5py are slow to load
+        case TileKind.BRICK:
+            from pipeline.readers.bricks import read_brick
 
-        if tile.stop < 0:
-            count_rows(path)
-            raise InputChanged(f"{path} could not be opened when the run began, and can be now; run again")
-        return read_hdf5(path, tile.start, tile.stop, tile.source, settings)
-    if tile.kind is TileKind.CUTOUTS:
-        from pipeline.readers.cutouts import read_cutouts
+            return read_brick(tile, reading)
+        case TileKind.POSITIONS:
+            from pipeline.readers.positions import read_outside
 
-        return read_cutouts(path, names, tile.source)
-    from pipeline.readers.pictures import read_pictures
+            return read_outside(tile)
+        case TileKind.HDF5:
+            from pipeline.readers.hdf5 import count_rows, read_hdf5
 
-    return read_pictures(path, names, table_of(path), tile.source, settings)
+            if tile.stop < 0:
+                count_rows(path)
+                raise InputChanged(f"{path} could not be opened when the run began, and can be now; run again")
+            return read_hdf5(path, tile.start, tile.stop, tile.source, reading.input)
+        case TileKind.ARCHIVE:
+            from pipeline.readers.archives import list_members, read_archive
+
+            if tile.stop < 0:
+                list_members(path)
+                raise InputChanged(f"{path} could not be opened when the run began, and can be now; run again")
+            return read_archive(path, tile.start, tile.stop, tile.source, reading.input)
+        case TileKind.CUTOUTS:
+            from pipeline.readers.cutouts import read_cutouts
+
+            return read_cutouts(path, names, tile.source, reading.input)
+        case TileKind.PICTURES:
+            from pipeline.readers.pictures import read_pictures
+
+            return read_pictures(path, names, table_of(path), tile.source, reading.input)

@@ -19,9 +19,9 @@ from PIL import Image
 from catalogs.schema import HIGH_OOD, UNRELIABLE, QualityFlag, arrow_schema
 from catalogs.tile_store import TileStamp, read_stamp, tile_path
 from pipeline.classify import ClassifyJob, classify
+from pipeline.discovery import discover
 from pipeline.errors import InputChanged, Reason
-from pipeline.readers.settings import InputSettings
-from pipeline.sky_tiles import discover
+from pipeline.readers.settings import InputSettings, ReadingSettings
 from tests.conftest import Small
 from tests.pipeline.makers import (
     galaxy,
@@ -36,7 +36,7 @@ from tests.pipeline.makers import (
 
 
 def jobs_for(small: Small, root: Path, *, rows: int = 1000, batch: int = 8, **settings: object) -> list[ClassifyJob]:
-    reading = InputSettings(**settings)
+    reading = ReadingSettings(input=InputSettings(**settings))
     return [
         ClassifyJob(
             tile=tile,
@@ -47,9 +47,9 @@ def jobs_for(small: Small, root: Path, *, rows: int = 1000, batch: int = 8, **se
             mjd=60000.0,
             device="cpu",
             batch=batch,
-            input=reading,
+            reading=reading,
         )
-        for tile in discover([root / "in"], rows, salt=reading.salt)
+        for tile in discover([root / "in"], rows, reading)
     ]
 
 
@@ -207,7 +207,8 @@ def test_renderings_that_may_differ_are_flagged(small: Small, tmp_path: Path) ->
     differs = QualityFlag.COLOUR_RULE_DIFFERS
     assert set(flags(only(small, tmp_path)[0]).values()) == {differs}
     assert set(flags(only(small, tmp_path, picture_rendering="ls-dr8-grz")[0]).values()) == {QualityFlag(0)}
-    assert set(flags(only(small, tmp_path, picture_rendering="galaxy-zoo")[0]).values()) == {differs}
+    refused, stamp = only(small, tmp_path, picture_rendering="galaxy-zoo")
+    assert refused.empty and [q.reason for q in stamp.quarantine] == [Reason.WRONG_COLOUR_RULE] * 2
     rows = [{"file": f"p00{i}.jpg", "ra": i, "dec": 0} for i in range(2)]
     write_table(folder / "positions.csv", rows)
     Image.fromarray(picture(1, 100)).save(folder / "p001.jpg")
@@ -223,10 +224,12 @@ def test_the_same_input_gives_the_same_file(small: Small, tmp_path: Path) -> Non
     (job,) = jobs_for(small, tmp_path)
     first, _ = run(job)
     again, _ = run(replace(job, run_id="later", mjd=60001.0))
+    pd.testing.assert_frame_equal(first, again)  # the same pixels: the prediction, and when it was made, stay
+    fresh, _ = run(replace(job, run_id="later", mjd=60001.0, catalog=str(tmp_path / "other")))
     pd.testing.assert_frame_equal(
-        first.drop(columns=["run_id", "mjd_predicted"]), again.drop(columns=["run_id", "mjd_predicted"])
+        first.drop(columns=["run_id", "mjd_predicted"]), fresh.drop(columns=["run_id", "mjd_predicted"])
     )
-    assert set(again["run_id"]) == {"later"} and set(again["mjd_predicted"]) == {60001.0}
+    assert set(fresh["run_id"]) == {"later"} and set(fresh["mjd_predicted"]) == {60001.0}
 
 
 def test_the_batch_size_does_not_change_rows(small: Small, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from catalogs.schema import arrow_schema
 from catalogs.tile_store import TileStamp, commit
+from pipeline.discovery import discover, passed_over
 from pipeline.errors import InputChanged, UserError
+from pipeline.planning import plan
 from pipeline.readers import hdf5 as hdf5_reader
-from pipeline.readers.settings import InputSettings
+from pipeline.readers.settings import BrickSettings, InputSettings, ReadingSettings
 from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile, TileKind, discover, kind_of, passed_over, plan
+from pipeline.sky_tiles import SkyTile, TileKind, kind_of
 from tests.pipeline.makers import hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 
 
@@ -74,7 +76,7 @@ def test_tile_ids_and_fingerprints_stay_when_the_root_moves(mixed: Path, tmp_pat
 
 def test_a_file_alone_may_be_given(mixed: Path) -> None:
     assert by_source(discover([mixed / "night2" / "a.h5"], 100)) == {"hdf5:night2/a.h5": [(0, 7)]}
-    with pytest.raises(UserError, match="give a folder of cutouts"):
+    with pytest.raises(UserError, match="give a folder of bricks, cutouts"):
         discover([mixed / "night2" / "D" / "UPPER.FITS"], 100)
 
 
@@ -114,11 +116,13 @@ def test_a_changed_input_changes_the_fingerprint_of_its_tile_only(tmp_path: Path
 
 def test_tables_rows_and_settings_belong_to_the_fingerprint(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "n" / "P", 3)
-    (before,) = discover([tmp_path], 10, salt="a")
-    assert discover([tmp_path], 10, salt="b")[0].fingerprint != before.fingerprint
+    other = ReadingSettings(input=InputSettings(picture_pixscale=0.3))
+    of_bricks = ReadingSettings(bricks=BrickSettings(faintest_r=18))
+    (before,) = discover([tmp_path], 10)
+    assert discover([tmp_path], 10, other)[0].fingerprint != before.fingerprint
+    assert discover([tmp_path], 10, of_bricks) == [before]
     os.utime(folder / "positions.csv", ns=(1, 1))
-    assert discover([tmp_path], 10, salt="a")[0].fingerprint != before.fingerprint
-    assert InputSettings().salt != InputSettings(picture_pixscale=0.3).salt
+    assert discover([tmp_path], 10)[0].fingerprint != before.fingerprint
 
 
 def test_links_to_folders_are_followed_once_and_links_to_nothing_are_inputs(tmp_path: Path) -> None:
@@ -166,11 +170,11 @@ def test_a_damaged_or_empty_hdf5_file_is_still_a_tile(tmp_path: Path) -> None:
 
 
 def tile_of(root: Path, rows: int = 2, index: int = 0) -> SkyTile:
-    return discover([root], rows, salt=InputSettings().salt)[index]
+    return discover([root], rows)[index]
 
 
 def read(tile: SkyTile) -> int:
-    return sum(len(batch.stamps) for batch in read_tile(tile, InputSettings(), 1))
+    return sum(len(batch.stamps) for batch in read_tile(tile, ReadingSettings(), 1))
 
 
 def test_an_unchanged_tile_is_read(tmp_path: Path) -> None:
@@ -197,7 +201,7 @@ def test_a_file_that_came_or_went_since_is_noticed(tmp_path: Path, index: int) -
 
 def test_a_file_written_while_its_tile_is_read_is_noticed(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "n" / "a.h5", hdf5_columns(3))
-    batches = read_tile(tile_of(tmp_path, rows=9), InputSettings(), 1)
+    batches = read_tile(tile_of(tmp_path, rows=9), ReadingSettings(), 1)
     next(batches)
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputChanged):
@@ -220,7 +224,7 @@ def test_a_file_that_is_busy_costs_its_own_tile_and_retires_nothing(
         return original(path, *args, **more)
 
     monkeypatch.setattr(hdf5_reader.h5py, "File", busy)
-    tiles = discover([tmp_path], 2, salt=InputSettings().salt)
+    tiles = discover([tmp_path], 2)
     assert [(t.source, t.start, t.stop) for t in tiles] == [("n/a.h5", 0, -1), ("n/b.h5", 0, 2), ("n/b.h5", 2, 4)]
     assert plan(tiles, tmp_path / "catalog", "m", "r").retired == []
     with pytest.raises(BlockingIOError):

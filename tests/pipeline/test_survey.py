@@ -98,7 +98,10 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     assert set(before["source_name"]) - set(rows["source_name"]) == {f"incoming/rgb.h5#{i}" for i in range(5, 10)}
     untouched = ~rows["tile_id"].isin({t.tile_id for t in todo.todo})
     assert set(rows.loc[untouched, "run_id"]) == {first.run_id}
-    assert set(rows.loc[~untouched, "run_id"]) == {total.run_id}
+    redone = rows[~untouched]
+    anew = redone["run_id"] == total.run_id  # other pixels, or no label: the rest keeps its prediction
+    assert set(redone.loc[anew, "source_name"]) == {"incoming/C/broken.fits", "incoming/C/blank.fits"}
+    assert set(redone.loc[~anew, "run_id"]) == {first.run_id} and total.reused == (~anew).sum() > 0
 
 
 def test_nothing_to_survey_and_nothing_to_survey_with(small: Small, tmp_path: Path) -> None:

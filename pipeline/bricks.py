@@ -1,0 +1,155 @@
+"""Survey bricks on disk: which files belong to a brick, where its neighbours and its objects are.
+
+Works on names and folders alone; opens no file. Layout of the surveys: `coadd/AAA/<brick>/` beside `tractor/AAA/` and
+`sweep/`, AAA being the first three digits of the brick's name; a folder that holds the files of one or more bricks is
+taken as well.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.brick_grid import bounds, brick_id, neighbours
+
+_BRICK = r"(?P<brick>\d{4}[pm]\d{3})"
+_FILE = re.compile(
+    rf"(?!tractor-|blobs-|sweep-)[A-Za-z0-9]+-{_BRICK}"
+    r"-(?P<product>[a-z0-9]+)(-(?P<band>[A-Za-z0-9]+))?\.fits(\.fz|\.gz)?$"
+)
+_SWEEP = re.compile(r"sweep-(\d{3})([pm])(\d{3})-(\d{3})([pm])(\d{3})[\w.-]*\.fits(\.gz)?$")
+_SUFFIXES = (".fits.fz", ".fits", ".fits.gz")
+
+
+def brick_of_file(name: str) -> str:
+    """The brick that a coadd file such as legacysurvey-1498p020-image-g.fits.fz belongs to; empty for other files."""
+    match = _FILE.match(name)
+    return match["brick"] if match and is_brick(match["brick"]) else ""
+
+
+@lru_cache(maxsize=4096)
+def is_brick(brick: str) -> bool:
+    """Whether the survey's grid has a brick of this name."""
+    try:
+        return brick_id(brick) > 0
+    except ValueError:
+        return False
+
+
+def product_of_file(name: str) -> tuple[str, str]:
+    """Product and band of a coadd file, such as ("image", "g") or ("maskbits", ""). Empty for other files."""
+    match = _FILE.match(name)
+    return (match["product"], match["band"] or "") if match else ("", "")
+
+
+def bricks_in(names: list[str]) -> list[str]:
+    """The bricks that have files among these names, sorted."""
+    return sorted({brick_of_file(name) for name in names} - {""})
+
+
+def brick_files(folder: Path, brick: str) -> list[Path]:
+    """The coadd files of a brick in a folder, sorted by name."""
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return []
+    return [folder / name for name in _by_brick(folder, changed).get(brick, ())]
+
+
+@lru_cache(maxsize=64)
+def _by_brick(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Names of the coadd files of each brick in a folder that was last changed at this time."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
+        found.setdefault(brick_of_file(name), []).append(name)
+    return found
+
+
+def plane_file(folder: Path, brick: str, product: str, band: str = "") -> Path | None:
+    """The file of one product of a brick; None where there is none."""
+    wanted = (product, band)
+    found = [path for path in brick_files(folder, brick) if product_of_file(path.name) == wanted]
+    return min(found, key=lambda path: _suffix_rank(path.name)) if found else None
+
+
+def _suffix_rank(name: str) -> int:
+    return next(rank for rank, suffix in enumerate(_SUFFIXES) if name.endswith(suffix))
+
+
+def neighbour_folders(folder: Path, brick: str) -> dict[str, Path]:
+    """Neighbouring bricks that are there, by name, with the folders they lie in."""
+    found: dict[str, Path] = {}
+    for other in neighbours(brick):
+        places = (folder.parent.parent / other[:3] / other, folder.parent / other, folder)
+        home = next((place for place in places if plane_file_of_any_band(place, other)), None)
+        if home is not None:
+            found[other] = home
+    return found
+
+
+def plane_file_of_any_band(folder: Path, brick: str) -> bool:
+    """Whether a folder holds an image of a brick."""
+    return any(product_of_file(path.name)[0] == "image" for path in brick_files(folder, brick))
+
+
+def neighbour_files(folder: Path, brick: str) -> list[Path]:
+    """The images of the neighbouring bricks that are there."""
+    return [
+        path
+        for other, place in neighbour_folders(folder, brick).items()
+        for path in brick_files(place, other)
+        if product_of_file(path.name)[0] == "image"
+    ]
+
+
+def survey_root(folder: Path) -> Path:
+    """The folder above `coadd` where the brick's folder lies in that layout, else the folder itself."""
+    return folder.parents[2] if len(folder.parts) > 3 and folder.parents[1].name == "coadd" else folder
+
+
+def source_of_brick(folder: Path, brick: str) -> str:
+    """Stable name of a brick: that of the folder above `coadd`, or of its own folder, and the brick's."""
+    return f"{survey_root(folder).name}/{brick}"
+
+
+def tables_of_brick(folder: Path, brick: str) -> tuple[Path, ...]:
+    """The catalogue of a brick's objects: its tractor file, else the sweeps that reach into it; none if neither."""
+    root = survey_root(folder)
+    tractor = [f"tractor-{brick}{suffix}" for suffix in _SUFFIXES]
+    for place in (root / "tractor" / brick[:3], root / "tractor", folder, folder.parent):
+        for name in tractor:
+            if (place / name).is_file():
+                return (place / name,)
+    places = dict.fromkeys((root / "sweep", *sorted((root / "sweep").glob("*/")), folder, folder.parent))
+    return tuple(
+        path
+        for place in places
+        if place.is_dir()
+        for path, box in _sweeps(place, place.stat().st_mtime_ns)
+        if _overlap(box, bounds(brick))
+    )
+
+
+Box = tuple[float, float, float, float]
+
+
+@lru_cache(maxsize=64)
+def _sweeps(place: Path, changed: int) -> list[tuple[Path, Box]]:
+    """Sweep files in a folder that was last changed at this time, with their bounds in ra and dec (degrees)."""
+    found = []
+    for path in sorted(place.glob("sweep-*.fits*")):
+        match = _SWEEP.match(path.name)
+        if match:
+            ra1, s1, dec1, ra2, s2, dec2 = match.groups()[:6]
+            box = (float(ra1), float(ra2), _signed(s1, dec1), _signed(s2, dec2))
+            found.append((path, box))
+    return found
+
+
+def _signed(sign: str, digits: str) -> float:
+    return float(digits) * (-1 if sign == "m" else 1)
+
+
+def _overlap(one: Box, two: Box) -> bool:
+    return one[0] < two[1] and two[0] < one[1] and one[2] < two[3] and two[2] < one[3]

@@ -1,0 +1,168 @@
+"""Quarantine over several commits: how often, since when; and the table of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from catalogs.tile_store import Quarantined, TileStamp, commit
+from pipeline import survey
+from pipeline.errors import UserError
+from pipeline.quarantine import Retried, list_of, listing, outcome, places_of, with_history
+from pipeline.settings import open_workspace
+from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
+from tests.conftest import Small
+from tests.pipeline.makers import galaxy, write_cutout, write_cutouts
+from tests.pipeline.survey_driver import run
+
+
+def entry(name: str, reason: str = "no_wcs", **values: object) -> Quarantined:
+    return Quarantined.model_validate(
+        {
+            "file": f"/sky/{name}",
+            "source_name": f"sky/{name}",
+            "reason": reason,
+            "detail": f"{name}: {reason}",
+            **values,
+        }
+    )
+
+
+def test_an_entry_remembers_when_it_was_first_seen_and_how_often() -> None:
+    first = with_history([entry("a"), entry("b")], None, "2026-01-01T00:00:00Z")
+    assert {(e.attempts, e.first_seen, e.last_seen) for e in first} == {(1, *["2026-01-01T00:00:00Z"] * 2)}
+    before = make_stamp("t", 0, quarantine=first)
+    changed = entry("a", detail="still none", exception="KeyError")
+    second = with_history([changed, entry("b", "empty_file"), entry("c")], before, "2026-02-02T00:00:00Z")
+    assert [(e.attempts, e.first_seen[:7], e.last_seen[:7]) for e in second] == [
+        (2, "2026-01", "2026-02"),
+        (1, "2026-02", "2026-02"),  # another reason: another matter
+        (1, "2026-02", "2026-02"),
+    ]
+    assert (second[0].detail, second[0].exception) == ("still none", "KeyError")
+
+
+def test_entries_of_before_there_was_a_history_get_one() -> None:
+    before = make_stamp("t", 0, quarantine=[entry("a")])
+    (now,) = with_history([entry("a")], before, "2026-02-02T00:00:00Z")
+    assert (now.attempts, now.first_seen) == (2, "2026-02-02T00:00:00Z")
+
+
+def test_entries_are_listed_by_reason_and_tile(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+    assert listing(workspace, MODEL) == []
+    commit_tile(workspace.catalog, "a", [1], quarantined=2)
+    mixed = [entry("x", "empty_file"), entry("y")]
+    commit(workspace.catalog, make_table("b", []), make_stamp("b", 0, quarantine=mixed))
+    assert [(s.tile_id, e.reason) for s, e in listing(workspace, MODEL)] == [
+        *[("a", "no_wcs")] * 2,
+        ("b", "empty_file"),
+        ("b", "no_wcs"),
+    ]
+    assert [e.source_name for _, e in listing(workspace, MODEL, ["no_wcs"], "b")] == ["sky/y"]
+    assert len(listing(workspace, MODEL, tile="sky/a")) == 2
+    assert listing(workspace, "other") == []
+    with pytest.raises(UserError, match=r"unknown reason no_wsc; the reasons are .*no_wcs.*unreadable_file"):
+        listing(workspace, MODEL, ["no_wsc"])
+
+
+def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path)
+    bricks = tmp_path / "incoming" / "dr9" / "coadd" / "149"
+    for brick in ("1498p020", "1498p022"):
+        (bricks / brick).mkdir(parents=True)
+    (tmp_path / "list.csv").write_text("ra,dec\n")
+    (tmp_path / "night@2").mkdir()
+
+    def held(tile: str, source: str, origin: str, count: int = 1) -> tuple[TileStamp, list[Quarantined]]:
+        entries = [entry(f"{tile}{i}") for i in range(count)]
+        stamp = make_stamp(tile, 0, source=source, origin=origin, quarantine=entries)
+        commit(workspace.catalog, make_table(tile, []), stamp)
+        return stamp, entries
+
+    place = "incoming/dr9/coadd/149"
+    held("plain", "dr9/1498p020", f"{place}/1498p020")
+    held("cut", "dr9/1498p020@list.csv", f"{place}/1498p020")
+    held("neighbour", "dr9/1498p022@list.csv", f"{place}/1498p022", 0)
+    held("outside", "positions@list.csv", "list.csv")
+    held("folder", "sky/night@2", "night@2")
+    held("gone", "sky/gone", "gone")
+    entries = listing(workspace, MODEL)
+    without = places_of(workspace, MODEL, entries)
+    assert sorted(without.tiles) == ["folder", "plain"] and sorted(without.passed_over) == ["cut", "gone", "outside"]
+    assert "bricks.catalogue" in without.passed_over["cut"] and "no longer there" in without.passed_over["gone"]
+    assert without.roots == [bricks / "1498p020", tmp_path / "night@2"]
+    with_list = open_workspace(tmp_path, ["bricks.catalogue=list.csv"])
+    given = places_of(with_list, MODEL, entries)
+    assert sorted(given.tiles) == ["cut", "folder", "outside"] and sorted(given.passed_over) == ["gone", "plain"]
+    assert given.roots == [bricks / "1498p020", bricks / "1498p022", tmp_path / "night@2"]
+    assert [list_of(s) for s in ("a/1498p020@b@c.csv", "night@2/C", "x@y")] == ["b@c.csv", "", ""]
+
+
+def test_only_tiles_with_such_entries_are_tried_again_and_what_came_good_is_counted(
+    small: Small, tmp_path: Path
+) -> None:
+    """Three folders: two with a damaged file, one of which is put right with the times it had before."""
+    workspace = small.elsewhere(tmp_path, "survey.rows=2")
+    for name in ("A", "B", "C"):
+        write_cutouts(tmp_path / "incoming" / name, 3)
+    broken, empty = tmp_path / "incoming" / "A" / "g000.fits", tmp_path / "incoming" / "B" / "g001.fits"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"\0" * len(whole))
+    empty.write_bytes(b"")
+    first = run(workspace)
+    assert (first.objects, first.classified, first.quarantined) == (9, 7, 2)
+    model = small.card.model_id
+    before = listing(workspace, model)
+    assert {(e.attempts, e.first_seen == e.last_seen) for _, e in before} == {(1, True)}
+    times = broken.stat()
+    broken.write_bytes(whole)
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))  # so that the plan sees no difference
+    write_cutouts(tmp_path / "incoming" / "D", 1)
+    again = frozenset({before[0][1].reason, "empty_file"})
+    this = survey.begin(workspace, None)
+    found = survey.to_try_again(workspace, this, survey.find_tiles(workspace, []), again)
+    todo = survey.make_plan(workspace, this, found, again)
+    assert [tile.path[-1] for tile in todo.todo] == ["A", "B"] and todo.done == todo.retired == []
+    assert survey.classify_tiles(workspace, this, todo) == {}
+    assert survey.still_to_do(workspace, this, todo).todo == []
+    assert outcome(workspace, model, before, this.run_id) == Retried(tried=2, good=1, still=1, gone=0)
+    assert outcome(workspace, model, before, "another run") == Retried()
+    ((stamp, left),) = listing(workspace, model)
+    assert (left.reason, left.attempts, left.first_seen) == ("empty_file", 2, before[1][1].first_seen)
+    assert left.last_seen >= left.first_seen and stamp.reused == 1
+    with pytest.raises(UserError, match="none of these sky tiles"):
+        survey.to_try_again(workspace, this, found, frozenset({"no_wcs"}))
+
+
+def test_an_alarm_is_raised_by_what_a_run_has_read(small: Small, tmp_path: Path) -> None:
+    workspace = small.elsewhere(tmp_path, "survey.alarm=0.4")
+    write_cutouts(tmp_path / "incoming" / "A", 3)
+    write_cutout(tmp_path / "incoming" / "A" / "bad.fits", galaxy(), CTYPE1=None)
+    assert run(workspace).alarm == ""  # 1 of 4
+    (tmp_path / "incoming" / "B").mkdir()
+    (tmp_path / "incoming" / "B" / "empty.fits").write_bytes(b"")
+    bad_night = run(workspace)  # 2 of 5 in all
+    assert bad_night.alarm.startswith("1 of 1 inputs (100%) are in quarantine")
+    assert "survey.alarm = 0.4" in bad_night.alarm and bad_night.alarm.endswith("1 empty_file")
+    assert bad_night.alarm in bad_night.to_markdown()
+    assert run(workspace).alarm == "" and run(workspace.changed(survey={"alarm": 0.3})).alarm.startswith("2 of 5")
+
+
+def test_what_is_still_arriving_is_named_and_its_old_rows_stay(small: Small, tmp_path: Path) -> None:
+    workspace = small.elsewhere(tmp_path, "survey.rows=2")
+    write_cutouts(tmp_path / "incoming" / "A", 4)
+    assert run(workspace).objects == 4
+    (tmp_path / "incoming" / "A" / "g003.fits").unlink()  # a re-issue: the folder is shorter, one file is young
+    (tmp_path / "incoming" / "A" / "g002.fits").unlink()
+    write_cutout(tmp_path / "incoming" / "A" / "g001.fits", galaxy(9))
+    patient = workspace.changed(survey={"settle": 3600.0})
+    this = survey.begin(patient, None)
+    done = survey.already_done(patient, this, [])
+    assert done is not None and done.nothing_to_do and done.objects == 0
+    ((tile, why),) = done.waiting.items()
+    assert "taken when unchanged for 3600 s" in why and f"* `{tile}`: {why}" in done.to_markdown()
+    settled = run(workspace)
+    assert (settled.objects, settled.waiting, settled.reused) == (2, {}, 1)
