@@ -392,7 +392,7 @@ def one_step(model: Astroformer, *, backend: str | None = None, bfloat16: bool =
 @pytest.mark.parametrize("layout", ["CCCT", "CTTT"])
 @pytest.mark.parametrize(
     ("backend", "bfloat16"),
-    [(None, False), (None, True), ("aot_eager", False)],
+    [(None, False), (None, True), pytest.param("aot_eager", False, marks=pytest.mark.slow)],
     ids=["float32", "bfloat16", "compiled"],
 )
 def test_checkpointing_changes_no_loss_gradient_or_statistic(layout: str, backend: str | None, bfloat16: bool) -> None:
@@ -430,6 +430,7 @@ def test_checkpointing_leaves_evaluation_alone() -> None:
     assert torch.equal(model(images(2, 64)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_compiles_without_graph_breaks(training: bool) -> None:
     model = create_model("cpu_tiny", layout="CCTT", image_size=64, drop_path=0.2, head_dropout=0.1).train(training)

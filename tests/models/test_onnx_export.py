@@ -120,6 +120,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         export([network()], RECIPE, TEMPERATURE, NAMES, tmp_path / "model.onnx", model_id="x")
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.onnx_export._LARGEST_FILE", 1000)
     path = tmp_path / "model.onnx"
