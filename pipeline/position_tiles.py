@@ -73,7 +73,7 @@ def _reached(
     ra: np.ndarray, dec: np.ndarray, candidates: list[str], bricks: dict[str, SkyTile], reading: ReadingSettings
 ) -> np.ndarray:
     """The first of the candidates whose images hold each position, empty where none does: object (n,)."""
-    from pipeline.readers.planes import find_frame
+    from pipeline.readers.frames import find_frame
 
     found = np.full(len(ra), "", dtype=object)
     for name in candidates:

@@ -19,31 +19,17 @@ from catalogs.tile_store import Quarantined
 from pipeline.bricks import plane_file
 from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable
+from pipeline.readers.edges import Window
+from pipeline.readers.frames import Frame, find_frame
 from pipeline.readers.masks import central_aperture, mask_flags
 from pipeline.readers.objects import Selection, Targets, read_objects
-from pipeline.readers.planes import BrickImages, Frame, Margins, find_frame, read_aside, read_images
+from pipeline.readers.planes import BrickImages, read_aside, read_images
 from pipeline.readers.positions import is_prepared, read_prepared
 from pipeline.readers.settings import ReadingSettings
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import BANDS, Item, Stamp, TileNote, examine_flux, refused, wrapped
 
 _FALLBACK_LAYER = "ls-unknown"
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The pixels of a stamp in its brick: `side` rows from `y0`, columns from `x0`; `binned` ones averaged by fours."""
-
-    y0: int
-    x0: int
-    side: int
-    binned: bool
-
-    def slices(self, shape: tuple[int, int]) -> tuple[slice, slice]:
-        """The part of a plane of this shape that lies within the window."""
-        y0, x0 = max(self.y0, 0), max(self.x0, 0)
-        y1, x1 = min(self.y0 + self.side, shape[0]), min(self.x0 + self.side, shape[1])
-        return slice(y0, max(y1, y0)), slice(x0, max(x1, x0))
 
 
 @dataclass
@@ -69,10 +55,12 @@ def read_brick(tile: SkyTile, reading: ReadingSettings) -> Iterator[Item]:
     OSError : the system failed.
     """
     folder, brick = Path(tile.path), tile.brick
-    if absent := [band for band in BANDS if plane_file(folder, brick, "image", band) is None]:
-        yield TileNote(remarks=[f"no image of band {', '.join(absent)}"])
-    selection = _selection(tile, reading)
-    yield TileNote(rows=selection.rows, set_aside=selection.set_aside)
+    absent = [f"no image of band {band}" for band in BANDS if plane_file(folder, brick, "image", band) is None]
+    try:
+        selection = _selection(tile, reading)
+    except BadInput as bad:  # all that is amiss is said at once
+        raise BadInput(bad.reason, "; ".join([bad.detail, *absent]), bad.exception) from bad
+    yield TileNote(selection.rows, selection.set_aside, absent)
     yield from selection.refused
     targets = selection.targets
     if not len(targets):
@@ -81,7 +69,7 @@ def read_brick(tile: SkyTile, reading: ReadingSettings) -> Iterator[Item]:
         frame = find_frame(folder, brick, reading.bricks)
         inside = frame.holds(targets.ra, targets.dec)
         windows = _windows(frame, targets.take(inside), reading)
-        images = read_images(folder, brick, frame, _margins(windows, frame.shape), reading.bricks)
+        images = read_images(folder, brick, frame, windows, reading.bricks)
     except BadInput as bad:  # the objects are known, so each of them is accounted for
         yield from (refused(folder, _name(tile, targets, i), bad) for i in range(len(targets)))
         return
@@ -110,29 +98,18 @@ def _name(tile: SkyTile, targets: Targets, i: int) -> str:
     return printable(name if "#" in name else f"{tile.source}#{name}")
 
 
-def _windows(frame: Frame, targets: Targets, reading: ReadingSettings) -> list[_Window]:
+def _windows(frame: Frame, targets: Targets, reading: ReadingSettings) -> list[Window]:
     """The pixels of the stamp of each object."""
     smallest = reading.bricks.large_radius or math.inf
     places = zip(*frame.pixels(targets.ra, targets.dec), targets.radius >= smallest, strict=True)
     return [_window(float(column), float(row), bool(large), reading) for column, row, large in places]
 
 
-def _window(column: float, row: float, large: bool, reading: ReadingSettings) -> _Window:
+def _window(column: float, row: float, large: bool, reading: ReadingSettings) -> Window:
     """The pixels whose middle is nearest to an object."""
     side = reading.bricks.stamp_pixels * (2 if large else 1)
     middle = (side - 1) / 2
-    return _Window(round(row - middle), round(column - middle), side, large)
-
-
-def _margins(windows: list[_Window], shape: tuple[int, int]) -> Margins:
-    """How far windows reach beyond the images."""
-    height, width = shape
-    return Margins(
-        south=max((-w.y0 for w in windows if w.y0 < 0), default=0),
-        north=max((w.y0 + w.side - height for w in windows if w.y0 + w.side > height), default=0),
-        east=max((-w.x0 for w in windows if w.x0 < 0), default=0),
-        west=max((w.x0 + w.side - width for w in windows if w.x0 + w.side > width), default=0),
-    )
+    return Window(round(row - middle), round(column - middle), side, large)
 
 
 def _conditions(
@@ -140,7 +117,7 @@ def _conditions(
     frame: Frame,
     images: BrickImages,
     targets: Targets,
-    windows: list[_Window],
+    windows: list[Window],
     reading: ReadingSettings,
 ) -> tuple[_Conditions, list[str]]:
     """Read the planes beside the images, one at a time, and keep what they say about each object."""
@@ -179,11 +156,11 @@ def _conditions(
     return known, remarks
 
 
-def _central(plane: np.ndarray, window: _Window, frame: Frame, reading: ReadingSettings) -> np.ndarray:
+def _central(plane: np.ndarray, window: Window, frame: Frame, reading: ReadingSettings) -> np.ndarray:
     """The values of a plane within the central aperture of a stamp, as far as they lie in the brick: (n,), n ≥ 1."""
     half = math.ceil(max(reading.input.aperture / frame.pixscale, 1.0)) + 1
     middle_y, middle_x = window.y0 + window.side // 2, window.x0 + window.side // 2
-    box = _Window(middle_y - half, middle_x - half, 2 * half, False)
+    box = Window(middle_y - half, middle_x - half, 2 * half, False)
     rows, columns = box.slices(frame.shape)
     inside = central_aperture(2 * half, 2 * half, frame.pixscale, reading.input.aperture)
     inside = inside[rows.start - box.y0 : rows.stop - box.y0, columns.start - box.x0 : columns.stop - box.x0]
@@ -196,7 +173,7 @@ def _stamp(
     images: BrickImages,
     targets: Targets,
     i: int,
-    window: _Window,
+    window: Window,
     conditions: _Conditions,
     reading: ReadingSettings,
 ) -> Stamp | Quarantined:

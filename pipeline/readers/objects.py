@@ -23,11 +23,12 @@ from pipeline.stamps import BANDS, on_sky, refused
 _ZERO_POINT = 22.5  # magnitude of a nanomaggy
 _OLD_BANDS = {"g": 1, "r": 2, "z": 4}  # in the columns of six bands, ugrizY, of DR3 and before
 _COLUMNS = (
-    *("release", "brickid", "brickname", "objid", "brick_primary", "type", "ra", "dec", "maskbits", "ref_cat"),
-    *("shape_r", "shapeexp_r", "shapedev_r", "fracdev", "flux_r", "mw_transmission_r", "ebv"),
+    *("release", "brickid", "brickname", "objid", "brick_primary", "type", "ra", "dec", "maskbits"),
+    *("shape_r", "shapeexp_r", "shapedev_r", "fracdev", "flux_r", "mw_transmission_r"),
     *("psfsize_r", *(f"psfdepth_{band}" for band in BANDS)),
     *("decam_flux", "decam_mw_transmission", "decam_psfsize", "decam_depth"),
 )
+_WORDS = ("brickname", "type")
 _SIMPLE_RADIUS = 0.45  # arcsec, of the type SIMP of DR3 to DR7
 
 
@@ -95,6 +96,7 @@ def _of_table(path: Path, brick: str, source: str, settings: BrickSettings) -> S
     sweep = path.name.startswith("sweep-")
     rows = _rows_of_brick(path, path.stat().st_mtime_ns, brick, settings.table_hdu) if sweep else None
     columns = read_columns(path, _COLUMNS, settings.table_hdu, rows)
+    _check_columns(path, columns)
     missing = {"ra", "dec"} - set(columns)
     if missing:
         raise BadInput(Reason.NO_POSITION, f"{path}: no column {', '.join(sorted(missing))}; found {sorted(columns)}")
@@ -118,6 +120,15 @@ def _of_table(path: Path, brick: str, source: str, settings: BrickSettings) -> S
     return Selection(targets.take(wanted), len(targets), aside, out)
 
 
+def _check_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Make sure that each row has one number, or one word, in a column; only those of old releases have several."""
+    for name, values in columns.items():
+        several = values.ndim != 1 and not name.startswith("decam_")
+        if several or (values.dtype.kind == "U") != (name in _WORDS):
+            what = f"{values.dtype} {values.shape}, expected one {'word' if name in _WORDS else 'number'} a row"
+            raise BadInput(Reason.WRONG_SHAPE, f"{path}: column {name} is {what}")
+
+
 def _refuse(path: Path, source: str, targets: Targets, row: int, reason: Reason, what: str) -> Quarantined:
     name = f"{source}#{targets.name[row]}"
     return refused(path, name, BadInput(reason, f"{path}: row {row} {what}"))
@@ -138,9 +149,9 @@ def _targets(columns: Mapping[str, np.ndarray], settings: BrickSettings) -> Targ
 
     release = numbers("release", settings.release)
     keys = [survey_keys(*row) for row in zip(release, numbers("brickid", -1), numbers("objid", -1), strict=True)]
-    objid = numbers("objid", -1)
+    objid, bits = numbers("objid", -1), numbers("maskbits", -1)
     return Targets(
-        name=np.array([str(int(k)) if k >= 0 else f"row{i}" for i, k in enumerate(objid)], dtype=object),
+        name=np.array([str(int(k)) if 0 <= k < np.inf else f"row{i}" for i, k in enumerate(objid)], dtype=object),
         ra=numbers("ra", np.nan),
         dec=numbers("dec", np.nan),
         keys=np.array(keys or [NO_SURVEY_KEYS], dtype=np.int64)[:count].reshape(count, 3),
@@ -148,7 +159,7 @@ def _targets(columns: Mapping[str, np.ndarray], settings: BrickSettings) -> Targ
         radius=_radii(columns, count),
         psfsize=_positive(_band_column(columns, "psfsize_r", "decam_psfsize", "r", count)),
         depth=np.stack([_depths(columns, band, count) for band in BANDS], axis=1),
-        maskbits=numbers("maskbits", -1).astype(np.int64),
+        maskbits=np.where((bits >= 0) & (bits < 1 << 31), bits, -1).astype(np.int64),
     )
 
 
@@ -230,5 +241,6 @@ def _by_brick(path: Path, changed: int, hdu: str) -> tuple[np.ndarray, np.ndarra
     columns = read_columns(path, ("brickname",), hdu)
     if "brickname" not in columns:
         raise BadInput(Reason.WRONG_SHAPE, f"{path}: no column brickname; a sweep needs it to tell whose its rows are")
+    _check_columns(path, columns)
     order = np.argsort(columns["brickname"], kind="stable")
     return order, columns["brickname"][order]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from astropy.io.fits.verify import VerifyError
 from astropy.table import Table
 
 from catalogs.files import written_whole
@@ -92,7 +93,8 @@ def read_outside(tile: SkyTile) -> Iterator[Quarantined]:
     rows = pq.read_table(tile.tables[0]).to_pandas()
     for name, ra, dec in zip(rows["name"], rows["ra"], rows["dec"], strict=True):
         if on_sky(ra, dec):
-            bad = BadInput(Reason.OUT_OF_FOOTPRINT, f"ra {ra:.6f}, dec {dec:.6f} is in none of the bricks of this run")
+            where = f"ra {ra:.6f}, dec {dec:.6f} is in none of the bricks of this run"
+            bad = BadInput(Reason.OUT_OF_FOOTPRINT, f"{tile.path}: {name}, {where}")
         else:
             bad = BadInput(Reason.NO_POSITION, f"{tile.path}: {name} has ra {ra}, dec {dec}; expected degrees")
         yield refused(Path(tile.path), name, bad)
@@ -108,7 +110,7 @@ def _raw(path: Path) -> pd.DataFrame:
         if ending in (".fits", ".fits.gz", ".vot", ".xml"):
             table = Table.read(path, format="votable" if ending in (".vot", ".xml") else "fits")
             return table[[name for name in table.colnames if table[name].ndim == 1]].to_pandas()
-    except (*PARSE_ERRORS, pa.ArrowException, UnicodeDecodeError) as error:
+    except (*PARSE_ERRORS, pa.ArrowException, VerifyError) as error:
         if is_transient(error):
             raise
         raise UserError(f"{path} can not be read as a list of positions ({type(error).__name__}: {error})") from error

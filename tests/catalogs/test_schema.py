@@ -30,7 +30,8 @@ _healpix_29 int64; object_id int64; source_name string; ra double deg; dec doubl
 objid int32; tile_id string; label string; label_id int16; confidence float; p_round float; p_spiral float;
 p_edge_on float; confidence_gap float; entropy float; pred_set int16; pred_set_size int16; n_views int16;
 confidence_std float; ood_score float; quality_flags int32; is_reliable bool; bad_pixel_fraction float;
-maskbits int32; pixscale float arcsec; mag_r float mag; survey_layer string; model_id string; run_id string; input_digest int64; mjd_predicted double d
+maskbits int32; pixscale float arcsec; mag_r float mag; survey_layer string;
+model_id string; run_id string; input_digest int64; mjd_predicted double d
 """
 BITS = {
     "missing_band": 0,

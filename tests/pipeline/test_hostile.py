@@ -148,9 +148,9 @@ def test_loops_and_links_to_nowhere_are_inputs_that_can_not_be_read(tmp_path: Pa
     (folder / "up").symlink_to("..")  # folders in a ring
     (tmp_path / "in" / "ring.zip").symlink_to("ring.zip")
     reading = ReadingSettings()
-    (tile, *others) = discover([tmp_path / "in"], 10, reading)
-    assert all(other.source == "in/ring.zip" for other in others)
-    (batch,) = read_tile(tile, reading, 8)
+    tiles = {tile.source: tile for tile in discover([tmp_path / "in"], 10, reading)}
+    assert set(tiles) <= {"in/C", "in/ring.zip"}
+    (batch,) = read_tile(tiles["in/C"], reading, 8)
     assert [stamp.source_name for stamp in batch.stamps] == ["in/C/good.fits"]
     reasons = {entry.source_name: entry.reason for entry in batch.quarantine}
     assert reasons == dict.fromkeys(("in/C/gone.fits", "in/C/loop.fits"), Reason.UNREADABLE_FILE)

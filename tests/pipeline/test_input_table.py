@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import Reason
 from pipeline.input_table import fates
+from pipeline.quarantine import listing
 from pipeline.settings import Workspace
 from pipeline.sky_tiles import MANIFEST
 from tests.conftest import Small
@@ -76,3 +78,18 @@ def test_a_brick_speaks_for_all_its_files(small: Small, tmp_path: Path) -> None:
     assert set(told(workspace, small).values()) == {"brick 1498p020: not surveyed yet"}
     assert not run(workspace).failed
     assert set(told(workspace, small).values()) == {"brick 1498p020: 1 quarantined: missing_catalogue"}
+
+
+def test_real_files_through_the_front_door(small: Small, shared: Path, tmp_path: Path) -> None:
+    workspace = small.elsewhere(tmp_path, f'folders.incoming="{shared / "data" / "fits"}"')
+    summary = run(workspace)
+    assert not summary.failed and summary.objects == summary.classified + summary.quarantined == 27
+    lines = told(workspace, small)
+    assert lines["decals_dr9_subimage/cutout_59.1067_-30.4848.fits"].startswith("classified: ")
+    assert lines["decals_dr9_subimage/copsf_59.1067_-30.4848.fits"] == "quarantined: no_wcs"
+    assert "missing_band" in lines["decals_grz_cutouts/example_bad_pix.fits"]
+    assert {lines[f"decam_mosaic_cuts/{n}_rband.fits"] for n in (132, 150, 190, 360)} == {"quarantined: wrong_bands"}
+    brick = {line for file, line in lines.items() if "legacysurvey-0959p805" in file}
+    assert brick == {"brick 0959p805: 1 quarantined: missing_catalogue"}
+    (entry,) = (q for _, q in listing(workspace, small.card.model_id) if q.reason == Reason.MISSING_CATALOGUE)
+    assert "no tractor-0959p805.fits" in entry.detail and entry.detail.endswith("; no image of band r")
