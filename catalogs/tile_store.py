@@ -116,8 +116,8 @@ def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
 
     Raises
     ------
-    CatalogError : the rows or inputs do not add up with the stamp, the rows have other columns than the catalogue, or what was written
-        does not read back.
+    CatalogError : the rows or inputs do not add up with the stamp, the rows have other columns than the catalogue, or
+        what was written does not read back.
     """
     path = tile_path(catalog, stamp.model_id, stamp.tile_id)
     if table.num_rows != stamp.classified + stamp.unclassified:

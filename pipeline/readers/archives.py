@@ -34,6 +34,7 @@ _SMALL = 256 << 20
 _REST = "(the rest of the archive)"
 _KINDS = {"1": "a hard link", "2": "a symbolic link", "3": "a device", "4": "a device", "6": "a named pipe"}
 _FOLDER, _SPARSE = "5", "S"
+_CORRUPT = ("error", "BadGzipFile")  # what zlib and gzip raise; a file that is cut short gives EOFError
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ def _listing(path: Path, size: int, changed: int) -> _Listing:
             members.append(member)
         elif other:
             others[other] += 1
+    if not members and not others:
+        raise BadInput(Reason.EMPTY_FILE, f"{path} is an archive without members; copy it again")
     members.sort(key=lambda m: (m.name == _REST, m.name, m.order))
     return _Listing(list(_without_doubles(path, members)), others)
 
@@ -162,14 +165,17 @@ def _without_doubles(path: Path, members: list[Member]) -> Iterator[Member]:
 
 
 def _members_of_tar(path: Path) -> Iterator[Found]:
-    """Of a damaged archive, what comes before the damage, and an entry for the rest."""
+    """Of a damaged archive, what comes before the damage, and an entry for the rest.
+
+    Where a gzip'ed one is not merely cut short nobody knows where the damage begins, so that nothing of it is used.
+    """
     count = 0
     try:
         with parsing(path, "a tar archive"), opened_tar(path) as stream:
             for count, member in enumerate(stream.members(), start=1):
                 yield _judged(path, member.name, count - 1, member.size, member.kind)
     except BadInput as bad:
-        if count == 0:
+        if count == 0 or bad.exception in _CORRUPT:
             raise
         yield Member(_REST, count, bad.reason, bad.detail), ""
 
@@ -202,9 +208,12 @@ def _raising(bad: BadInput) -> Content:
 
 
 def _members_of_zip(path: Path) -> Iterator[Found]:
-    _check_directory(path)
+    count = _check_directory(path)
     total = 0
     with zipfile.ZipFile(path) as archive:
+        if count not in (len(archive.infolist()) & 0xFFFF, 0xFFFF):
+            detail = f"{path}: {len(archive.infolist())} members in its directory, {count} by its end; copy it again"
+            raise BadInput(Reason.UNREADABLE_FILE, detail)
         for order, info in enumerate(archive.infolist()):
             total += info.file_size if info.file_size <= _MOST_MEMBER_BYTES else 0
             yield _judged(path, info.filename, order, info.file_size, _kind_in_zip(info))
@@ -212,8 +221,11 @@ def _members_of_zip(path: Path) -> Iterator[Found]:
         raise BadInput(Reason.TOO_LARGE, f"{path} unpacks to {total >> 20} MiB, more than {_GROWTH} times its size")
 
 
-def _check_directory(path: Path) -> None:
-    """Look at the size of a zip's directory before all of it becomes objects (PKWARE APPNOTE 6.3, 4.3.14, 4.3.16)."""
+def _check_directory(path: Path) -> int:
+    """Look at the size of a zip's directory before all of it becomes objects; the number of entries that its end says.
+
+    Of that number the lower 16 bits, all set where it does not fit (PKWARE APPNOTE 6.3, 4.3.14, 4.3.16).
+    """
     with path.open("rb") as file:
         length = file.seek(0, io.SEEK_END)
         file.seek(max(0, length - (1 << 16) - 200))
@@ -222,7 +234,7 @@ def _check_directory(path: Path) -> None:
         if end < 0 or len(tail) < end + 22:
             raise BadInput(Reason.UNREADABLE_FILE, f"{path} is cut short: a zip ends with its directory; copy it again")
         wide = tail.rfind(b"PK\x06\x06", 0, end)
-        size, start = struct.unpack_from("<2L", tail, end + 12)
+        count, size, start = struct.unpack_from("<H2L", tail, end + 10)
         if 0xFFFFFFFF in (size, start) and wide >= 0:
             size = struct.unpack_from("<Q", tail, wide + 40)[0]
         if size > length:
@@ -232,6 +244,7 @@ def _check_directory(path: Path) -> None:
         file.seek(max(0, length - len(tail) + (wide if wide >= 0 else end) - size))
         if file.read(size).count(b"PK\x01\x02") > _MOST_MEMBERS:
             raise BadInput(Reason.TOO_LARGE, f"{path} has more than {_MOST_MEMBERS} members; divide it")
+    return int(count)
 
 
 def _kind_in_zip(info: zipfile.ZipInfo) -> str:

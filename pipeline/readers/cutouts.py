@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 
 from pipeline.errors import BadInput, Reason, parsing
 from pipeline.identity import printable
@@ -110,7 +111,7 @@ def _read_aside(source: FitsSource, hdus: Iterator[Hdu], shape: tuple[int, ...],
     """
     found = _Aside(np.zeros(shape, dtype=bool))
     try:
-        with parsing(source.path, "FITS with masks"):
+        with parsing(source.path, "FITS with masks", VerifyError):
             for hdu in hdus:
                 _take(source, hdu, found, shape, bands)
     except BadInput:

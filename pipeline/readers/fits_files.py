@@ -53,7 +53,8 @@ def plane(path: Path, hdu: str = "", window: Window | None = None) -> tuple[fits
     OSError : the system failed.
     """
     with opened_fits(path) as source:
-        return read_image(source, _chosen_plane(source, hdu), window=window)
+        header, pixels = read_image(source, _chosen_plane(source, hdu), window=window)
+        return _parsed(header), pixels
 
 
 def plane_header(path: Path, hdu: str = "") -> tuple[fits.Header, tuple[int, int]]:
@@ -67,7 +68,8 @@ def plane_header(path: Path, hdu: str = "") -> tuple[fits.Header, tuple[int, int
     with opened_fits(path) as source:
         chosen = _chosen_plane(source, hdu)
         width, height = image_sides(source, chosen)
-        return (compressed_header(chosen) if is_compressed(chosen) else chosen.header), (height, width)
+        header = compressed_header(chosen) if is_compressed(chosen) else chosen.header
+        return _parsed(header), (height, width)
 
 
 def read_columns(
@@ -115,6 +117,12 @@ def read_image(
     pixels = np.empty(sides[::-1], dtype=_PIXELS[bitpix_of(source.path, hdu.header)])
     read_into(source, hdu, pixels)
     return hdu.header, _scaled(pixels if window is None else pixels[window].copy(), hdu.header)
+
+
+def _parsed(header: fits.Header) -> fits.Header:
+    """The header with every card parsed: astropy would find one that can not be only where it is used."""
+    list(header.values())
+    return header
 
 
 def _chosen_plane(source: FitsSource, wanted: str) -> Hdu:

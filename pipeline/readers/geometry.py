@@ -25,10 +25,13 @@ def centre_and_scale(path: Path, header: fits.Header, width: int, height: int) -
     ------
     BadInput : there is no celestial WCS, or it gives no position.
     """
-    if not str(header.get("CTYPE1", "")).startswith("RA---") or "CRVAL1" not in header:
-        raise BadInput(Reason.NO_WCS, f"{path}: no celestial WCS in the header (CTYPE1, CRVAL1, CD1_1 …)")
+    if not str(header.get("CTYPE1", "")).startswith("RA---") or not {"CRVAL1", "CRVAL2"} <= set(header):
+        raise BadInput(Reason.NO_WCS, f"{path}: no celestial WCS in the header (CTYPE1, CRVAL1, CRVAL2, CD1_1 …)")
     x, y = (width - 1) / 2, (height - 1) / 2
-    ra, dec, pixscale = (_tangent_plane if _is_plain(header) else _any_wcs)(header, x, y)
+    try:
+        ra, dec, pixscale = (_tangent_plane if _is_plain(header) else _any_wcs)(header, x, y)
+    except (ValueError, TypeError) as error:  # among them what wcslib says of a matrix that can not be inverted
+        raise BadInput(Reason.NO_WCS, f"{path}: no WCS that can be used ({error})", type(error).__name__) from error
     if not (on_sky(ra, dec) and 0 < pixscale < math.inf):
         raise BadInput(Reason.NO_WCS, f"{path}: the WCS gives no position (ra {ra}, dec {dec}, {pixscale} arcsec)")
     return wrapped(ra), dec, pixscale
@@ -48,8 +51,8 @@ def _tangent_plane(header: fits.Header, x: float, y: float) -> tuple[float, floa
 
     Building a `WCS` takes longer than reading the pixels of a cutout.
     """
-    ra0, dec0, x0, y0 = (float(header[key]) for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"))
-    a, b, c, d = (float(header[key]) for key in _MATRIX)
+    ra0, dec0, x0, y0 = (_number(header, key) for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"))
+    a, b, c, d = (_number(header, key) for key in _MATRIX)
     if a * d == b * c:
         return math.nan, math.nan, 0.0
     dx, dy = x + 1 - x0, y + 1 - y0
@@ -59,6 +62,13 @@ def _tangent_plane(header: fits.Header, x: float, y: float) -> tuple[float, floa
     ra = ra0 + math.degrees(math.atan2(east, depth))
     dec = math.degrees(math.atan2(sine + north * cosine, math.hypot(east, depth)))
     return wrapped(ra), dec, (math.hypot(a, c) + math.hypot(b, d)) / 2 * 3600
+
+
+def _number(header: fits.Header, key: str) -> float:
+    """A number of a header; ValueError where it is a word or a logical, which Python would take as one."""
+    if type(header[key]) not in (int, float):
+        raise ValueError(f"{key} = {header[key]!r}")
+    return float(header[key])
 
 
 def _any_wcs(header: fits.Header, x: float, y: float) -> tuple[float, float, float]:

@@ -67,6 +67,8 @@ def read_hdf5(path: Path, start: int, stop: int, source: str, settings: InputSet
     OSError : the system failed.
     """
     with parsing(path, "HDF5"):
+        if path.stat().st_size == 0:
+            raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; copy it again")
         file = h5py.File(path, "r")
     with file:
         with parsing(path, "HDF5 with positions"):

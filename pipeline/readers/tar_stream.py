@@ -54,6 +54,9 @@ class TarStream:
         while True:
             block = self._read(_BLOCK)
             if not block.strip(b"\0"):
+                if self._more_follows():
+                    detail = f"{self.path}: zeros, then more, before byte {self._place}; copy it again"
+                    raise BadInput(Reason.UNREADABLE_FILE, detail)
                 return
             member = self._header(block)
             start, padded = self._place, -(-member.size // _BLOCK) * _BLOCK
@@ -82,7 +85,9 @@ class TarStream:
                 raise ValueError("checksum")
             size = int.from_bytes(block[125:136]) if block[124] & 0x80 else int(block[124:136].strip(b"\0 ") or b"0", 8)
         except ValueError as error:
-            raise BadInput(Reason.UNREADABLE_FILE, f"{self.path}: no header of tar at byte {self._place}") from error
+            place = self._place
+            self._more_follows()  # where it is gzip'ed, its checksum tells whether what came before can be trusted
+            raise BadInput(Reason.UNREADABLE_FILE, f"{self.path}: no header of tar at byte {place}") from error
         name = _text(block[:100])
         if block[257:263] == b"ustar\0" and block[345:500].strip(b"\0"):
             name = f"{_text(block[345:500])}/{name}"
@@ -111,6 +116,16 @@ class TarStream:
         if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
             raise BadInput(Reason.UNREADABLE_FILE, f"{self.path}: a member of size {digits[:40]!r}")
         return int(digits)
+
+    def _more_follows(self) -> bool:
+        """Whether there is more than zeros. What is gzip'ed is read to its end, where its checksum is."""
+        more = False
+        while not (more and self._length >= 0) and (block := self._file.read(1 << 20)):
+            self._place += len(block)
+            more |= bool(block.strip(b"\0"))
+            if self._length < 0 and self._place > self._most_bytes:
+                raise BadInput(Reason.TOO_LARGE, f"{self.path} unpacks to more than {self._most_bytes >> 20} MiB")
+        return more
 
     def _read(self, count: int) -> bytes:
         data = self._file.read(count)
