@@ -1,38 +1,41 @@
 """Releases: immutable, numbered, published by replacing one line.
 
-A release holds the rows of all committed tiles of one model, compacted and sorted by position, and its sidecars.
-Readers open what `CURRENT` names and never see half a release or a mixture of models. Nothing is published when
-nothing changed.
+A release holds the rows of all committed tiles of one model as a HATS collection, and its sidecars. Readers open what
+`CURRENT` names and never see half a release or a mixture of models. Nothing is published when nothing changed. How
+a release is built stands in catalogs.publish.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.errors import CatalogError
 from catalogs.files import sync, written_whole
-from catalogs.schema import FLAG_MEANINGS, arrow_schema, catalogue_columns, count_classified
-from catalogs.tile_store import DUPLICATE, TileStamp, committed
+from catalogs.layout import ReleaseLayout
+from catalogs.tile_store import TileStamp, committed
 
-_TABLE = "morphology.parquet"
-_INFO = "release.json"
+_log = logging.getLogger(__name__)
+
+FORMAT = "hats-1"  # of a release; another one makes every release anew
+_HISTORY, _LOCK = "history.jsonl", ".publish.lock"
 
 
 class ReleaseInfo(BaseModel):
     """What a release says of itself. `content` is a digest of the tiles it was made from.
 
     The inputs of its tiles are objects + quarantined + out of footprint + duplicates. Of the duplicates, those
-    `duplicates_across_tiles` have a row in a tile, and an object of another tile stands for them.
+    `duplicates_across_tiles` have a row in a tile, and an object of another tile stands for them. `previous` is the
+    release that readers saw before, empty for the first; `partitions` counts the leaves.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,214 +53,159 @@ class ReleaseInfo(BaseModel):
     duplicates: int
     duplicates_across_tiles: int = 0
     simulated_objects: int
+    class_slugs: list[str] = []
+    partitions: int = 0
+    max_rows: int = 0
+    previous: str = ""
+
+    def words(self) -> dict[str, str]:
+        """Every field as text, for files that describe the release."""
+        return {
+            name: " ".join(value) if isinstance(value, list) else str(value)
+            for name, value in self.model_dump().items()
+        }
 
 
-def publish(catalog: Path, model_id: str) -> ReleaseInfo | None:
-    """Publish all committed tiles of a model as a release, unless the current one already holds exactly these.
-
-    Returns the current release afterwards, or None when no tile of the model is committed.
-
-    Raises
-    ------
-    CatalogError : a committed tile is damaged, or tiles disagree about columns or classes.
-    """
-    tiles = list(committed(catalog, model_id))
-    if not tiles:
-        return None
-    content = _content_digest(stamp for _, stamp in tiles)
-    current = current_release(catalog)
-    if current is not None and current.content == content:
-        return current
-    table, duplicates = _without_duplicates(_gather(tiles))
-    name = _next_name(catalog)
-    info = _describe(name, model_id, content, table, duplicates, [stamp for _, stamp in tiles])
-    with written_whole(catalog / "releases" / name) as folder:
-        _write(folder, info, table, duplicates, tiles)
-    with written_whole(catalog / "CURRENT") as pointer:
-        pointer.write_text(name + "\n")
-    return info
+class PublishUnderWay(CatalogError):
+    """Another process publishes in the same catalogue."""
 
 
 def is_published(catalog: Path, model_id: str) -> bool:
-    """Whether the current release holds exactly what is committed of a model."""
-    current = current_release(catalog)
-    return current is not None and current.content == _content_digest(
-        stamp for _, stamp in committed(catalog, model_id)
-    )
+    """Whether nothing is to be published of a model: readers see what is committed, or turned back from just that."""
+    content = content_digest(stamp for _, stamp in committed(catalog, model_id))
+    return holds(catalog, current_release(catalog), content)
+
+
+def holds(catalog: Path, current: ReleaseInfo | None, content: str) -> bool:
+    """Whether readers see this content, or a rollback was from a release of this content to what they see."""
+    if current is None or current.content == content:
+        return current is not None
+    steps = history(catalog)
+    if not steps or steps[-1]["to"] != current.release:
+        return False
+    return any(info.release == steps[-1]["from"] and info.content == content for info in readable_releases(catalog))
+
+
+def content_digest(stamps: Iterable[TileStamp]) -> str:
+    """Sixteen hexadecimal digits over the stamps of tiles, in the order of their ids, and the format of releases."""
+    digest = hashlib.sha256(FORMAT.encode())
+    for stamp in stamps:
+        digest.update(stamp.model_dump_json().encode())
+    return digest.hexdigest()[:16]
+
+
+def layout_of(catalog: Path, release: str) -> ReleaseLayout:
+    """Where the parts of a release lie, whether it is there or not."""
+    return ReleaseLayout(catalog / "releases" / release)
 
 
 def current_release(catalog: Path) -> ReleaseInfo | None:
     """The release that readers see; None before the first. Raises CatalogError when `CURRENT` names none."""
+    name = current_name(catalog)
+    return None if name is None else read_release(catalog, name)
+
+
+def current_name(catalog: Path) -> str | None:
+    """What `CURRENT` says, whether there is such a release or not; None before the first."""
     pointer = catalog / "CURRENT"
-    return read_release(catalog, pointer.read_text().strip()) if pointer.is_file() else None
+    return pointer.read_text().strip() if pointer.is_file() else None
 
 
 def read_release(catalog: Path, name: str) -> ReleaseInfo:
     """What a release says of itself. Raises CatalogError when there is no such release, or it is damaged."""
-    path = catalog / "releases" / name / _INFO
-    if not path.is_file():
-        known = sorted(p.parent.name for p in (catalog / "releases").glob(f"[!.]*/{_INFO}"))
-        raise CatalogError(f"no release {name!r} in {catalog} (there are: {', '.join(known) or 'none'})")
+    path = layout_of(catalog, name).info
+    if not _is_name(name) or not path.is_file():
+        known = ", ".join(release_names(catalog)) or "none"
+        raise CatalogError(f"no release {name!r} in {catalog} (there are: {known})")
     try:
         return ReleaseInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise CatalogError(f"{path}: damaged ({error}); name an older release, or publish again") from error
 
 
-def table_paths(catalog: Path, release: str) -> dict[str, Path]:
-    """Name and Parquet file of every table of a release."""
-    folder = catalog / "releases" / release
-    sidecars = {p.stem: p for p in sorted((folder / "sidecar").glob("*.parquet"))}
-    return {"morphology": folder / _TABLE, **sidecars}
+def release_names(catalog: Path) -> list[str]:
+    """Names of all releases, oldest first."""
+    found = (path.parent.name for path in (catalog / "releases").glob("[!.]*/release.json"))
+    return sorted(found, key=lambda name: [int(part) if part.isdigit() else -1 for part in name.split(".")])
 
 
-def _content_digest(stamps: Iterable[TileStamp]) -> str:
-    digest = hashlib.sha256()
-    for stamp in stamps:  # sorted by tile id
-        digest.update(stamp.model_dump_json().encode())
-    return digest.hexdigest()[:16]
-
-
-def _gather(tiles: list[tuple[Path, TileStamp]]) -> pa.Table:
-    """All rows of the tiles, sorted by position."""
-    slugs = {tuple(stamp.class_slugs) for _, stamp in tiles}
-    if len(slugs) != 1:
-        raise CatalogError(f"tiles of {tiles[0][1].model_id} disagree about the classes: {slugs}")
-    schema = arrow_schema(next(iter(slugs)))
-    parts = []
-    for path, _ in tiles:
+def readable_releases(catalog: Path) -> list[ReleaseInfo]:
+    """Every release that can be read, oldest first; of others there is a warning."""
+    found = []
+    for name in release_names(catalog):
         try:
-            part = pq.read_table(path).replace_schema_metadata(None)
-        except (OSError, pa.ArrowException) as error:
-            raise CatalogError(f"{path}: damaged ({error}); delete the file and survey again") from error
-        if part.schema != schema:
-            raise CatalogError(f"{path}: its columns are not those of this version; delete the file and survey again")
-        parts.append(part)
-    return pa.concat_tables(parts).sort_by(
-        [("_healpix_29", "ascending"), ("object_id", "ascending"), ("tile_id", "ascending")]
-    )
+            found.append(read_release(catalog, name))
+        except CatalogError as error:
+            _log.warning("%s", error)
+    return found
 
 
-def _without_duplicates(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split off the second and later rows of an object id; the first by position and tile id stays."""
-    ids = table.column("object_id").to_pandas()
-    second = ids.duplicated(keep="first").to_numpy()
-    if not second.any():
-        return table, table.slice(0, 0)
-    return table.filter(pa.array(~second)), table.filter(pa.array(second))
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder; files that releases share count in each."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _next_name(catalog: Path) -> str:
+def _is_name(name: str) -> bool:
+    """A name is one part of a path, so that none leads out of the catalogue."""
+    return re.fullmatch(r"[^./\\][^/\\]*", name) is not None
+
+
+def next_name(catalog: Path) -> str:
+    """Year, month and a number that counts up in each month."""
     month = datetime.now(UTC).strftime("%Y.%m")
     names = (re.fullmatch(rf"{re.escape(month)}\.(\d+)", p.name) for p in (catalog / "releases").glob(f"{month}.*"))
     return f"{month}.{max((int(name[1]) for name in names if name), default=-1) + 1}"
 
 
-def _describe(
-    name: str, model_id: str, content: str, table: pa.Table, duplicates: pa.Table, stamps: list[TileStamp]
-) -> ReleaseInfo:
-    classified = count_classified(table)
-    simulated = int(pc.sum(pc.starts_with(table["survey_layer"], "simulated")).as_py() or 0)
-    return ReleaseInfo(
-        release=name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model_id=model_id,
-        content=content,
-        tiles=len(stamps),
-        objects=table.num_rows,
-        classified=classified,
-        unclassified=table.num_rows - classified,
-        quarantined=sum(s.quarantined for s in stamps),
-        out_of_footprint=sum(s.out_of_footprint for s in stamps),
-        duplicates=sum(s.duplicates for s in stamps) + duplicates.num_rows,
-        duplicates_across_tiles=duplicates.num_rows,
-        simulated_objects=simulated,
-    )
+def point_to(catalog: Path, release: str) -> None:
+    """Let readers see this release from now on."""
+    with written_whole(catalog / "CURRENT") as pointer:
+        pointer.write_text(release + "\n")
 
 
-def _write(
-    folder: Path, info: ReleaseInfo, table: pa.Table, duplicates: pa.Table, tiles: list[tuple[Path, TileStamp]]
-) -> None:
-    sidecar = folder / "sidecar"
-    sidecar.mkdir(parents=True)
-    pq.write_table(table, folder / _TABLE, compression="zstd", row_group_size=65_536)
-    pq.write_table(_quarantine_table(tiles, duplicates), sidecar / "quarantine.parquet", compression="zstd")
-    pq.write_table(_tiles_table(tiles), sidecar / "tiles.parquet", compression="zstd")
-    (folder / _INFO).write_text(info.model_dump_json(indent=1))
-    (folder / "README.md").write_text(_readme(info, tiles[0][1].class_slugs))
-    for path in folder.rglob("*"):
-        sync(path)
+def rollback(catalog: Path, to: str, reason: str) -> ReleaseInfo:
+    """Let readers see another release again, and keep in `history.jsonl` when, from which, and why.
+
+    Raises
+    ------
+    CatalogError : there is no such release. The one that readers see may be damaged.
+    PublishUnderWay : a publish would undo it.
+    """
+    with publishing(catalog):
+        current, wanted = current_name(catalog), read_release(catalog, to)
+        if current == wanted.release:
+            return wanted
+        point_to(catalog, wanted.release)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        step = {"utc": now, "from": current or "", "to": wanted.release, "reason": reason}
+        with (catalog / _HISTORY).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(step) + "\n")
+        sync(catalog / _HISTORY)
+    return wanted
 
 
-_QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("tile_id", pa.string()),
-        ("file", pa.string()),
-        ("source_name", pa.string()),
-        ("reason", pa.string()),
-        ("exception", pa.string()),
-        ("attempts", pa.int32()),
-        ("first_seen", pa.string()),
-        ("last_seen", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+def history(catalog: Path) -> list[dict[str, str]]:
+    """Every rollback, oldest first: utc, from, to, reason."""
+    path = catalog / _HISTORY
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
-def _quarantine_table(tiles: list[tuple[Path, TileStamp]], duplicates: pa.Table) -> pa.Table:
-    rows = [{"tile_id": stamp.tile_id, **q.model_dump()} for _, stamp in tiles for q in stamp.quarantine]
-    rows += [
-        {
-            "tile_id": row["tile_id"],
-            "file": "",
-            "source_name": row["source_name"],
-            "reason": DUPLICATE,
-            "exception": "",
-            "attempts": 1,
-            "first_seen": "",
-            "last_seen": "",
-            "detail": f"object_id {row['object_id']} is in the catalogue already, from another tile",
-        }
-        for row in duplicates.select(["tile_id", "source_name", "object_id"]).to_pylist()
-    ]
-    return pa.Table.from_pylist(rows, schema=_QUARANTINE_SCHEMA)
+@contextmanager
+def publishing(catalog: Path) -> Iterator[None]:
+    """Only one process at a time comes in here; the system lets go of the lock when the process dies.
 
-
-def _tiles_table(tiles: list[tuple[Path, TileStamp]]) -> pa.Table:
-    rows = [
-        {
-            **stamp.model_dump(exclude={"quarantine", "class_slugs", "set_aside", "remarks"}),
-            "inputs": stamp.inputs,
-            "quarantined": stamp.quarantined,
-            "out_of_footprint": stamp.out_of_footprint,
-            "duplicates": stamp.duplicates,
-            "set_aside": json.dumps(stamp.set_aside, sort_keys=True),
-            "remarks": "\n".join(stamp.remarks),
-        }
-        for _, stamp in tiles
-    ]
-    return pa.Table.from_pylist(rows)
-
-
-def _readme(info: ReleaseInfo, class_slugs: list[str]) -> str:
-    simulated = ""
-    if info.simulated_objects:
-        simulated = (
-            f"\n**{info.simulated_objects} of {info.objects} objects are simulated** (`survey_layer` says which).\n"
-        )
-    columns = [f"| {c.name} | {c.type} | {c.unit} | {c.ucd} | {c.meaning} |" for c in catalogue_columns(class_slugs)]
-    flags = [f"| {f.bit_length() - 1} | {(f.name or '').lower()} | {text} |" for f, text in FLAG_MEANINGS.items()]
-    return "\n".join(
-        [
-            f"# Morphology catalogue {info.release}",
-            f"\nModel {info.model_id}; {info.objects} objects of {info.tiles} sky tiles, {info.classified} classified,",
-            f"{info.unclassified} without a label, {info.quarantined} in quarantine, {info.out_of_footprint} out of",
-            f"the footprint, {info.duplicates} duplicates.",
-            simulated,
-            "| column | type | unit | UCD | meaning |\n|---|---|---|---|---|",
-            *columns,
-            "\n| bit | quality flag | meaning |\n|---|---|---|",
-            *flags,
-            "\nMorphology classes: Galaxy Zoo. Images: DESI Legacy Imaging Surveys, unless simulated.\n",
-        ]
-    )
+    Raises
+    ------
+    PublishUnderWay : another one is in.
+    """
+    catalog.mkdir(parents=True, exist_ok=True)
+    with (catalog / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PublishUnderWay(
+                f"another process is publishing in {catalog}; its release will be there when it is done"
+            ) from error
+        yield

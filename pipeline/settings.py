@@ -37,6 +37,15 @@ class SurveySettings(BaseModel):
     alarm: float = Field(0.2, ge=0, le=1, description="alarm when more than this share of the inputs is quarantined")
 
 
+class ReleaseSettings(BaseModel):
+    """How releases are cut and what goes with them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_rows: int = Field(1_000_000, ge=1, description="most objects in one file of a release, a pixel of the sky")
+    exports: bool = Field(True, description="write each release as single Parquet, FITS and VOTable files too")
+
+
 class FolderSettings(BaseModel):
     """Where things lie; relative paths start at the workspace."""
 
@@ -46,6 +55,7 @@ class FolderSettings(BaseModel):
     benchmark: str = Field("benchmark", description="labelled data sets")
     models: str = Field("models", description="trained models")
     catalog: str = Field("catalog", description="committed tiles and releases")
+    labels: str = Field("labels", description="what people said of objects, version by version")
     reports: str = Field("reports", description="reports of runs")
     cache: str = Field("cache", description="pixels made ready for training; may be deleted, is written again")
 
@@ -58,6 +68,7 @@ class Settings(BaseModel):
     training: TrainingSettings = TrainingSettings()
     workers: WorkerSettings = WorkerSettings()
     survey: SurveySettings = SurveySettings()
+    release: ReleaseSettings = ReleaseSettings()
     input: InputSettings = InputSettings()
     bricks: BrickSettings = BrickSettings()
     folders: FolderSettings = FolderSettings()
@@ -102,6 +113,10 @@ class Workspace(BaseModel):
     @property
     def catalog(self) -> Path:
         return self.root / self.settings.folders.catalog
+
+    @property
+    def labels(self) -> Path:
+        return self.root / self.settings.folders.labels
 
     @property
     def reports(self) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from catalogs.files import written_whole
-from catalogs.release import ReleaseInfo, current_release, is_published, publish
+from catalogs.release import ReleaseInfo, current_release, is_published
 from catalogs.schema import catalogue_columns
 from catalogs.tile_store import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
 from models.registry import ModelCard, champion, load_card
@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.planning import Plan, plan
 from pipeline.progress import track
 from pipeline.quarantine import tiles_with
+from pipeline.releases import build_release, record_run
 from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.times import mjd_of
@@ -219,6 +220,8 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
 
     recipe_of(run.card)  # a model that this version can not use is one error, not one for each tile
     settings = workspace.settings
+    if todo.todo:
+        record_run(workspace, run.run_id)
     for path in todo.retired:
         _log.warning("the inputs of sky tile %s are gone, its rows leave the catalogue", path.stem)
         path.unlink(missing_ok=True)
@@ -248,7 +251,7 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
 
 def release_catalogue(workspace: Workspace, run: Run) -> ReleaseInfo | None:
     """Publish what is committed; the current release stays when nothing changed."""
-    return publish(workspace.catalog, run.card.model_id)
+    return build_release(workspace, run.card.model_id)
 
 
 def sum_up(

@@ -70,7 +70,7 @@ def demo(arguments: argparse.Namespace) -> int:
         ("sky tiles (simulated)", workspace.incoming),
         ("labelled images (simulated)", workspace.benchmark / "galaxy10.h5"),
         ("model", workspace.models / card["model_id"]),
-        ("catalogue", release / "morphology.parquet"),
+        ("catalogue (HATS)", release / "morphology"),
         ("quarantine", release / "sidecar" / "quarantine.parquet"),
         ("reports", workspace.reports),
     ):

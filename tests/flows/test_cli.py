@@ -69,7 +69,7 @@ def test_query_formats_agree_with_the_parquet_file(typed: Typed) -> None:
     sql = "SELECT object_id, ra, label, confidence, is_reliable FROM morphology ORDER BY object_id"
     rows = json.loads(typed("query", sql, "--format", "json")[0])
     table = list(csv.DictReader(io.StringIO(typed("query", sql, "--format", "csv")[0])))
-    path = typed.workspace / "catalog" / "releases" / summary["release"] / "morphology.parquet"
+    path = typed.workspace / "catalog" / "releases" / summary["release"] / "export" / "morphology.parquet"
     frame = pd.read_parquet(path).sort_values("object_id")
     assert [r["object_id"] for r in rows] == frame["object_id"].tolist() == [int(r["object_id"]) for r in table]
     assert [r["confidence"] for r in rows] == pytest.approx(frame["confidence"].tolist(), abs=1e-6)
@@ -192,7 +192,7 @@ def test_every_release_file_has_the_schema_of_the_contract(typed: Typed) -> None
     from pipeline.classes import CLASS_SLUGS
 
     summary = typed.json("survey")
-    path = typed.workspace / "catalog" / "releases" / summary["release"] / "morphology.parquet"
+    path = typed.workspace / "catalog" / "releases" / summary["release"] / "export" / "morphology.parquet"
     assert pq.read_schema(path).remove_metadata() == arrow_schema(CLASS_SLUGS)
 
 

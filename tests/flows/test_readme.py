@@ -34,7 +34,7 @@ def test_the_commands_of_the_readme(
     assert "16 = 16 classified" in printed["survey"]
     assert "label" in printed["query"]
     release = (tmp_path / "W" / "catalog" / "CURRENT").read_text().strip()
-    assert (tmp_path / "W" / "catalog" / "releases" / release / "morphology.parquet").is_file()
+    assert (tmp_path / "W" / "catalog" / "releases" / release / "export" / "morphology.parquet").is_file()
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

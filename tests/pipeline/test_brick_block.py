@@ -116,7 +116,7 @@ def test_five_thousand_galaxies_on_nine_bricks_close_the_audit(small: Small, tmp
     assert summary.objects + sum(summary.set_aside.values()) == seen.rows
     assert summary.duplicates == summary.duplicates_across_tiles == 0
     folder = workspace.catalog / "releases" / release.release
-    rows = pd.read_parquet(folder / "morphology.parquet")
+    rows = pd.read_parquet(folder / "export" / "morphology.parquet")
     assert rows["object_id"].is_unique and len(rows) == len(seen.names)
     assert not (rows["quality_flags"] & int(QualityFlag.DUPLICATE_POSITION)).any()
     for flag in (QualityFlag.SATURATED, QualityFlag.BRIGHT_STAR, QualityFlag.LARGE_GALAXY_MASK, QualityFlag.LOW_DEPTH):

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.release import current_release, table_paths
+from catalogs.release import current_release, layout_of
 from models.errors import ModelError
 from pipeline import survey
 from pipeline.errors import UserError
@@ -46,7 +46,8 @@ def sky(root: Path, *, large: int = 0) -> None:
 def rows_of(workspace: Workspace) -> pd.DataFrame:
     release = current_release(workspace.catalog)
     assert release is not None
-    return pq.read_table(table_paths(workspace.catalog, release.release)["morphology"]).to_pandas()
+    layout = layout_of(workspace.catalog, release.release)
+    return pd.concat(pq.ParquetFile(layout.leaf(p.order, p.pixel)).read().to_pandas() for p in layout.partitions())
 
 
 def same_rows(one: pd.DataFrame, other: pd.DataFrame, atol: float = 0.0) -> None:

@@ -1,0 +1,77 @@
+"""Releases of a workspace: the same wherever their units run, failures in words, and what each run was made with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from catalogs.errors import CatalogError
+from catalogs.leaves import LeafJob
+from catalogs.publish import publish
+from catalogs.release import current_release, layout_of
+from catalogs.tile_store import tile_path
+from pipeline.releases import build_release, on_workers, record_run, run_records
+from pipeline.settings import Workspace, open_workspace
+from pipeline.workers import WorkerSettings
+from tests.catalogs.conftest import MODEL, commit_tile
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    place = open_workspace(tmp_path, ["release.max_rows=4", "release.exports=false"])
+    commit_tile(place.catalog, "a-tile", list(range(10, 19)))
+    commit_tile(place.catalog, "b-tile", list(range(20, 24)), quarantined=1)
+    return place
+
+
+def test_settings_reach_the_release_and_runs_are_told(workspace: Workspace) -> None:
+    record_run(workspace, "run-1")
+    (workspace.reports / "runs" / "run-0.json").write_text("{")
+    info = build_release(workspace, MODEL)
+    assert info is not None and info.max_rows == 4 and info.partitions > 3
+    layout = layout_of(workspace.catalog, info.release)
+    assert not layout.export.exists()
+    (run,) = pq.read_table(layout.sidecar / "runs.parquet").to_pylist()
+    assert run["run_id"] == "run-1" and run["settings_digest"] == workspace.settings.digest()
+    assert json.loads(run["versions"])["pyarrow"] and set(run_records(workspace)) == {"run-1"}
+    record = json.loads((workspace.reports / "runs" / "run-1.json").read_text())
+    assert record["settings"]["release"]["max_rows"] == 4
+
+
+def test_a_damaged_tile_is_named_and_nothing_is_published(workspace: Workspace) -> None:
+    path = tile_path(workspace.catalog, MODEL, "b-tile")
+    content = bytearray(path.read_bytes())
+    footer = pq.read_metadata(path)
+    last = footer.row_group(0).column(footer.num_columns - 1).data_page_offset
+    content[last : last + 40] = bytes(40)  # a column that the plan does not read
+    path.write_bytes(content)
+    with pytest.raises(CatalogError, match=r"^/.*b-tile\.parquet: damaged"):
+        build_release(workspace, MODEL)
+    assert current_release(workspace.catalog) is None
+
+
+def test_a_bug_in_a_unit_keeps_its_traceback() -> None:
+    units = on_workers(WorkerSettings())
+    with pytest.raises(RuntimeError, match="Traceback"):
+        list(units("failing", _fail, [LeafJob("", 0, 0, 1)]))
+
+
+def _fail(job: LeafJob) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_release(workspace: Workspace) -> None:
+    first = build_release(workspace, MODEL)
+    assert first is not None
+    (workspace.catalog / "CURRENT").unlink()
+    (workspace.catalog / "releases").rename(workspace.catalog / "others")
+    workers = on_workers(WorkerSettings(kind="local", n=2), few_rows=0)
+    second = publish(workspace.catalog, MODEL, max_rows=4, exports=False, run_units=workers)
+    assert second is not None
+    one = pq.read_table(workspace.catalog / "others" / first.release / "sidecar" / "partitions.parquet")
+    other = pq.read_table(layout_of(workspace.catalog, second.release).sidecar / "partitions.parquet")
+    assert one.equals(other)  # checksums of the leaves among them
