@@ -47,6 +47,8 @@ class QualityFlag(enum.IntFlag):
     UNCLASSIFIED = 1 << 18
 
 
+NO_FLAG = QualityFlag(0)
+
 FLAG_MEANINGS: dict[QualityFlag, str] = {
     QualityFlag.MISSING_BAND: "a band of the colour rule is absent, or blank over most of the centre",
     QualityFlag.NAN_PIXELS: "some pixels are not finite; they were taken as no flux",
@@ -95,13 +97,19 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Column:
-    """One column: name, Arrow type, unit (VO notation; empty if none), UCD and meaning."""
+    """One column: name, Arrow type, unit (VO notation; empty if none), UCD, meaning, and the flags to read it with."""
 
     name: str
     type: pa.DataType
     unit: str
     ucd: str
     meaning: str
+    flags: QualityFlag = NO_FLAG
+
+    @property
+    def description(self) -> str:
+        """The meaning and the flags, as one text."""
+        return f"{self.meaning} (flags: {', '.join(flag_names(self.flags))})" if self.flags else self.meaning
 
 
 def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
@@ -114,6 +122,7 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
             f"a model of {len(class_slugs)} classes can not make a catalogue: a prediction set has {MOST_CLASSES} bits"
         )
     probability, code = "stat.probability;src.morph.type", "meta.code;src.morph.type"
+    flag, none = QualityFlag, QualityFlag.UNCLASSIFIED
     before = (
         Column("_healpix_29", pa.int64(), "", "pos.healpix", "nested HEALPix index of order 29"),
         Column("object_id", pa.int64(), "", "meta.id;meta.main", "DESI TARGETID, or bit 62 and a hash of source_name"),
@@ -124,8 +133,8 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
         Column("brickid", pa.int32(), "", "meta.id", "brick number, -1 unknown"),
         Column("objid", pa.int32(), "", "meta.id", "object number in the brick, -1 unknown"),
         Column("tile_id", pa.string(), "", "meta.id;obs.field", "the sky tile it came with"),
-        Column("label", pa.string(), "", "src.morph.type", "most probable class; empty when not classified"),
-        Column("label_id", pa.int16(), "", code, "number of the class, -1 when not classified"),
+        Column("label", pa.string(), "", "src.morph.type", "most probable class; empty when not classified", none),
+        Column("label_id", pa.int16(), "", code, "number of the class, -1 when not classified", none),
         Column("confidence", pa.float32(), "", probability, "calibrated probability of label; 0 when not classified"),
     )
     classes = tuple(
@@ -138,9 +147,23 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
         Column("confidence_gap", pa.float32(), "", "stat.value;arith.diff", "first minus second probability"),
         Column("entropy", pa.float32(), "", "stat.value", "entropy of the probabilities, 0 to 1 (even)"),
         Column("pred_set", pa.int16(), "", code, "prediction set: bit i (of value 2^i) is set if class i is in it"),
-        Column("pred_set_size", pa.int16(), "", "meta.number", "classes in the prediction set; 0 when not classified"),
+        Column(
+            "pred_set_size",
+            pa.int16(),
+            "",
+            "meta.number",
+            "classes in the prediction set; 0 when not classified",
+            flag.PRED_SET_EMPTY_OR_FULL,
+        ),
         Column("n_views", pa.int16(), "", "meta.number", "views of the object averaged, times networks of an ensemble"),
-        Column("confidence_std", pa.float32(), "", "stat.stdev", "spread of confidence over the views, 0 for one view"),
+        Column(
+            "confidence_std",
+            pa.float32(),
+            "",
+            "stat.stdev",
+            "spread of confidence over the views, 0 for one view",
+            flag.VIEWS_DISAGREE,
+        ),
         Column(
             "ood_score",
             pa.float32(),
@@ -148,11 +171,23 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
             "stat.value",
             "0 typical ... 1 unlike any training image; up to 0.95 the share of validation images that are more "
             "typical; -1 when not classified",
+            flag.HIGH_OOD,
         ),
         Column("quality_flags", pa.int32(), "", "meta.code.qual", "bits, see the table of flags"),
-        Column("is_reliable", pa.bool_(), "", "meta.code.qual;meta.main", "the recommended cut, see the documentation"),
         Column(
-            "bad_pixel_fraction", pa.float32(), "", "stat.value;instr.pixel", "share of missing or non-finite pixels"
+            "is_reliable",
+            pa.bool_(),
+            "",
+            "meta.code.qual;meta.main",
+            f"the recommended cut: confidence at least {RELIABLE_CONFIDENCE} and none of the flags that spoil a label",
+        ),
+        Column(
+            "bad_pixel_fraction",
+            pa.float32(),
+            "",
+            "stat.value;instr.pixel",
+            "share of missing or non-finite pixels",
+            flag.MISSING_BAND | flag.NAN_PIXELS | flag.EDGE_OR_OFF_FOOTPRINT,
         ),
         Column(
             "maskbits",
@@ -160,10 +195,32 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
             "",
             "meta.code.qual",
             "survey MASKBITS, OR-ed over the central aperture; -1 unknown",
+            flag.SATURATED | flag.BRIGHT_STAR | flag.LARGE_GALAXY_MASK | flag.CLUSTER_MASK,
         ),
-        Column("pixscale", pa.float32(), "arcsec", "instr.scale;instr.pixel", "pixel scale of the input, NaN unknown"),
-        Column("mag_r", pa.float32(), "mag", "phot.mag;em.opt.R", "r magnitude corrected for extinction, NaN unknown"),
-        Column("survey_layer", pa.string(), "", "meta.id;instr.obsty", "survey, data release and bands of the input"),
+        Column(
+            "pixscale",
+            pa.float32(),
+            "arcsec",
+            "instr.scale;instr.pixel",
+            "pixel scale of the input, NaN unknown",
+            flag.FOV_MISMATCH | flag.RESAMPLED | flag.PIXSCALE_OUTSIDE_TRAINING,
+        ),
+        Column(
+            "mag_r",
+            pa.float32(),
+            "mag",
+            "phot.mag;em.opt.R",
+            "r magnitude corrected for extinction, NaN unknown",
+            flag.MAGNITUDE_OUTSIDE_TRAINING,
+        ),
+        Column(
+            "survey_layer",
+            pa.string(),
+            "",
+            "meta.id;instr.obsty",
+            "survey, data release and bands of the input",
+            flag.COLOUR_RULE_DIFFERS,
+        ),
         Column("model_id", pa.string(), "", "meta.version;meta.software", "the model that classified"),
         Column("run_id", pa.string(), "", "meta.id;meta.software", "the run that classified"),
         Column("input_digest", pa.int64(), "", "meta.checksum", "digest of the model-ready pixels"),
