@@ -2,45 +2,104 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
 
+from catalogs.cone import SEPARATION, expand_cones, is_confined
 from catalogs.errors import CatalogError
-from catalogs.release import current_release, read_release, table_paths
+from catalogs.layout import NAME, Partition, ReleaseLayout
+from catalogs.release import ReleaseInfo, current_release, read_release
 
 
-def query(catalog: Path, sql: str, *, release: str | None = None) -> pa.Table:
-    """Run one SELECT on `morphology` and the sidecars (`quarantine`, `tiles`) of a release.
+def query(catalog: Path, sql: str, *, release: str | None = None, limit: int | None = None) -> pa.Table:
+    """Run one SELECT on `morphology` and the sidecars of a release (`tiles`, `runs`, `quarantine`, …).
+
+    Beside the SQL of DuckDB there are `CONE(ra, dec, radius)`, true for the rows within a circle (numbers, in degrees),
+    and `separation(ra1, dec1, ra2, dec2)`, degrees between two positions.
 
     Parameters
     ----------
     catalog : the catalogue folder.
     release : name of a release; the one that `CURRENT` names when left out.
+    limit : most rows of the answer; all when left out.
 
     Raises
     ------
     CatalogError : there is no (such) release, the statement is not one SELECT, or DuckDB refuses it.
     """
+    _, layout = find_release(catalog, release)
+    return select(layout, sql, limit=limit)
+
+
+def find_release(catalog: Path, release: str | None = None) -> tuple[ReleaseInfo, ReleaseLayout]:
+    """A release, the current one when no name is given, and where it lies (an absolute path).
+
+    Raises CatalogError when there is no (such) release.
+    """
     info = read_release(catalog, release) if release else current_release(catalog)
     if info is None:
         raise CatalogError(f"no release in {catalog} yet: run `morphcat survey` first")
-    tables = table_paths(catalog, info.release)
+    return info, ReleaseLayout((catalog / "releases" / info.release).resolve())
+
+
+def select(
+    layout: ReleaseLayout, sql: str, *, among: Sequence[Partition] | None = None, limit: int | None = None
+) -> pa.Table:
+    """Run one SELECT, as `query`, on a release that is found already.
+
+    Parameters
+    ----------
+    among : the partitions that `morphology` shall consist of, all when left out; no other one is opened.
+    """
+    expanded, cones = expand_cones(sql)
     with duckdb.connect(":memory:") as connection:
-        for name, path in tables.items():
-            # Else DuckDB makes a column of each folder on the way that is called name=value.
-            source = f"read_parquet({_literal(path)}, hive_partitioning = false)"
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
-        # From here on no statement can reach any other file, load an extension, read variables of Python or undo this.
-        connection.execute(f"SET allowed_paths = [{', '.join(_literal(p) for p in tables.values())}]")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+        if among is None:
+            among = layout.partitions()
+            if len(cones) == 1 and _is_confined(connection, sql):
+                among = cones[0].touched(among)
         try:
-            return connection.sql(_one_select(connection, sql)).to_arrow_table()
+            _close(connection, layout, among)
+            answer = connection.sql(_one_select(connection, expanded))
+            return _without_decimals((answer if limit is None else answer.limit(limit)).to_arrow_table())
         except duckdb.Error as error:
             raise CatalogError(f"{error}") from error
+
+
+def _is_confined(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Whether a statement with one CONE needs only the leaves that it touches."""
+    row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    statement = json.loads(row[0]) if row else {"error": True}
+    return not statement["error"] and is_confined(statement, NAME)
+
+
+def _close(connection: duckdb.DuckDBPyConnection, layout: ReleaseLayout, among: Sequence[Partition]) -> None:
+    """Make the tables of a release views of a connection, which from then on can reach nothing but their folders."""
+    connection.execute(SEPARATION)
+    for name, paths in _tables(layout, among).items():
+        # Else DuckDB makes a column of each folder on the way that is called name=value.
+        source = f"read_parquet({_literals(*paths)}, hive_partitioning = false)"
+        connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {source}')
+    # What does not fit into memory goes here, not into the folder that one happens to stand in.
+    spill = Path(tempfile.gettempdir()) / f"morphcat-{uuid4().hex[:12]}"
+    connection.execute(f"SET temp_directory = {_literals(spill)[1:-1]}")
+    connection.execute(f"SET allowed_directories = {_literals(layout.primary / 'dataset', layout.sidecar)}")
+    # Nor can a statement load an extension, read variables of Python or undo this.
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _tables(layout: ReleaseLayout, partitions: Sequence[Partition]) -> dict[str, list[Path]]:
+    """Name and Parquet files of every table. A catalogue without rows is its columns alone."""
+    leaves = [layout.leaf(p.order, p.pixel) for p in partitions]
+    sidecars = {path.stem: [path] for path in sorted(layout.sidecar.glob("*.parquet"))}
+    return {NAME: leaves or [layout.primary / "dataset" / "_common_metadata"], **sidecars}
 
 
 def _one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
@@ -55,5 +114,21 @@ def _one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.State
     return statements[0]
 
 
-def _literal(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+def _without_decimals(table: pa.Table) -> pa.Table:
+    """The answer with int64 for sums of integers and float64 for 0.5, which DuckDB gives as decimals of 38 digits.
+
+    A sum that is too large for an int64 stays a decimal.
+    """
+    for i, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type):
+            try:
+                plain = table.column(i).cast(pa.float64() if field.type.scale else pa.int64())
+            except pa.ArrowInvalid:
+                continue
+            table = table.set_column(i, field.name, plain)
+    return table
+
+
+def _literals(*paths: Path) -> str:
+    """A list of paths in SQL."""
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
