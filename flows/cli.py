@@ -14,13 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flows.commands import (
+    audit,
     benchmark,
     catalogue,
     demo,
+    explain,
     export,
     galaxy10,
     inputs,
+    labels,
     quarantine,
+    release,
     settings,
     sky,
     survey,
@@ -28,13 +32,30 @@ from flows.commands import (
 )
 from flows.commands.common import Subparsers
 
-_TOPICS = (demo, sky, galaxy10, training, benchmark, survey, inputs, quarantine, catalogue, export, settings)
+_TOPICS = (
+    demo,
+    sky,
+    galaxy10,
+    training,
+    benchmark,
+    survey,
+    inputs,
+    quarantine,
+    catalogue,
+    explain,
+    labels,
+    release,
+    audit,
+    export,
+    settings,
+)
 
 EXIT_ERROR = 1  # something the user can put right
 EXIT_INTERRUPTED = 130
 _STATUSES = (
     "exit status: 0 done, or nothing to do; 1 an error that you can put right; 2 a wrong command line; 3 some units "
-    "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows; 130 interrupted"
+    "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows; 5 a release is damaged or "
+    "inconsistent; 130 interrupted"
 )
 
 

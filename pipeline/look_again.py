@@ -1,0 +1,221 @@
+"""One object of the catalogue once more: its pixels from the sky tile, and what its model says of them.
+
+`reproduce` compares that with what the catalogue holds. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from catalogs.id_index import find
+from catalogs.layout import Partition
+from catalogs.query import find_release, select
+from models.confidence import Confidence, Prediction
+from models.errors import ModelError
+from models.passes import Panel
+from models.predictor import chosen_device, load_panel
+from models.recipe import Recipe
+from models.registry import ModelCard, load_card
+from models.weights import recipe_of
+from pipeline.classify import model_pixels, pixel_digests
+from pipeline.errors import BadInput, InputChanged, UserError, is_transient
+from pipeline.readers.tile import read_tile
+from pipeline.settings import Workspace
+from pipeline.stamps import Stamp, StampBatch
+from pipeline.survey import tiles_in
+
+TOLERANCE = 3e-4  # of a probability; they are rounded to 1e-4, and another batch size alone changes them by up to 2e-4
+
+
+@dataclass(frozen=True)
+class CataloguedObject:
+    """A row of a release: its columns by name, where its sky tile lay (`origin`), and what its run was made with."""
+
+    release: str
+    row: dict[str, Any]
+    origin: str
+    run: dict[str, Any]
+
+    @property
+    def object_id(self) -> int:
+        return int(self.row["object_id"])
+
+    @property
+    def classified(self) -> bool:
+        return int(self.row["label_id"]) >= 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The pixels of an object as they are now: model-ready, uint8 (1, 3, S, S), north up, and their digest."""
+
+    pixels: Tensor
+    digest: int
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How an object comes out when it is done again. `differences` are sentences; none when all is equal.
+
+    `largest` is the largest difference of a probability, NaN where none were compared.
+    """
+
+    object_id: int
+    release: str
+    model_id: str
+    label: str
+    label_again: str
+    digest: int
+    digest_again: int | None
+    largest: float = float("nan")
+    differences: list[str] = field(default_factory=list)
+
+
+def find_object(workspace: Workspace, object_id: int, release: str | None = None) -> CataloguedObject:
+    """An object of a release, the current one unless another is named.
+
+    Raises
+    ------
+    UserError : it is not in the release.
+    catalogs.errors.CatalogError : there is no (such) release.
+    """
+    info, layout = find_release(workspace.catalog, release)
+    place = find(layout, object_id)
+    leaf = [Partition(*place, rows=0)] if place else []
+    rows = select(layout, f"SELECT * FROM morphology WHERE object_id = {object_id:d}", among=leaf).to_pylist()
+    if not rows:
+        raise UserError(
+            f"object {object_id} is not in release {info.release}; `morphcat cone` finds objects at a position, "
+            "`morphcat quarantine list` inputs that gave no row"
+        )
+    (row,) = rows
+    tile, run = _literal(row["tile_id"]), _literal(row["run_id"])
+    tiles = select(layout, f"SELECT origin FROM tiles WHERE tile_id = {tile}", among=[]).to_pylist()
+    runs = select(layout, f"SELECT * FROM runs WHERE run_id = {run}", among=[]).to_pylist()
+    return CataloguedObject(info.release, row, tiles[0]["origin"] if tiles else "", runs[0] if runs else {})
+
+
+def see_again(workspace: Workspace, thing: CataloguedObject, recipe: Recipe) -> Seen:
+    """Read the pixels of an object from its sky tile, through a recipe.
+
+    Raises
+    ------
+    UserError : the tile or the object in it is gone, or can not be read; the message says which.
+    """
+    stamp = _stamp(workspace, thing)
+    pixels = model_pixels(StampBatch([stamp]), recipe, torch.device("cpu"))
+    return Seen(pixels, int(pixel_digests(pixels)[0]))
+
+
+def _stamp(workspace: Workspace, thing: CataloguedObject) -> Stamp:
+    place = workspace.catalog.parent / thing.origin
+    if not thing.origin or not place.exists():
+        raise UserError(f"input gone: {place} is not there any more")
+    tile_id = thing.row["tile_id"]
+    tile = next((t for t in tiles_in(workspace, [place]) if t.tile_id == tile_id), None)
+    if tile is None:
+        raise UserError(
+            f"input gone: {place} does not hold sky tile {tile_id} any more; were survey.rows or bricks.catalogue "
+            "others when it was classified?"
+        )
+    try:
+        for batch in read_tile(tile, workspace.settings.reading, workspace.settings.survey.batch):
+            for stamp in batch.stamps:
+                if stamp.object_id == thing.object_id:
+                    return stamp
+    except (BadInput, InputChanged) as bad:
+        raise UserError(f"input can not be read: {bad}") from bad
+    except OSError as error:
+        if is_transient(error):
+            raise
+        raise UserError(f"input can not be read: {error}") from error
+    raise UserError(f"input gone: {place} does not hold {thing.row['source_name']} any more")
+
+
+def model_of(workspace: Workspace, thing: CataloguedObject) -> tuple[ModelCard, Recipe]:
+    """The card and recipe of the model that classified an object.
+
+    Raises
+    ------
+    UserError : it is gone, or this version can not use it.
+    """
+    try:
+        card = load_card(workspace.models, thing.row["model_id"])
+        return card, recipe_of(card)
+    except ModelError as error:
+        raise UserError(f"model gone: {error}") from error
+
+
+def panel_of(workspace: Workspace, card: ModelCard) -> Panel:
+    """The networks of a model, as they serve."""
+    device = torch.device(chosen_device(workspace.settings.workers.device))
+    try:
+        return load_panel(workspace.models, card, device, workspace.settings.survey.batch)
+    except ModelError as error:
+        raise UserError(f"model gone: {error}") from error
+
+
+def predict_again(panel: Panel, card: ModelCard, pixels: Tensor) -> Prediction:
+    """What a model says of model-ready pixels uint8 (N, 3, S, S)."""
+    return Confidence(card.temperature, card.conformal, card.novelty).of(panel.passes(pixels))
+
+
+def reproduce(
+    workspace: Workspace, object_id: int, release: str | None = None, tolerance: float = TOLERANCE
+) -> Reproduction:
+    """Classify an object again from its input and compare digest, probabilities and label with the catalogue.
+
+    Raises
+    ------
+    UserError : there is no such object.
+    """
+    thing = find_object(workspace, object_id, release)
+    row = thing.row
+    result = Reproduction(
+        thing.object_id, thing.release, row["model_id"], row["label"], "", int(row["input_digest"]), None
+    )
+    try:
+        card, recipe = model_of(workspace, thing)
+        seen = see_again(workspace, thing, recipe)
+        panel = panel_of(workspace, card) if thing.classified else None
+    except UserError as problem:
+        result.differences.append(str(problem))
+        return result
+    again = replace(result, digest_again=seen.digest)
+    if seen.digest != result.digest:
+        again.differences.append(
+            f"input changed: the model-ready pixels have digest {seen.digest}, the catalogue has {result.digest}"
+        )
+    if panel is None:
+        return again
+    p = predict_again(panel, card, seen.pixels).probabilities[0]
+    label = card.class_slugs[int(p.argmax())]
+    largest, differences = _compared(row, p, label, card.class_slugs, tolerance)
+    return replace(again, label_again=label, largest=largest, differences=again.differences + differences)
+
+
+def _compared(
+    row: dict[str, Any], p: np.ndarray, label: str, slugs: list[str], tolerance: float
+) -> tuple[float, list[str]]:
+    """The largest difference of a probability, and what differs by more than the tolerance."""
+    before = np.array([row[f"p_{slug}"] for slug in slugs], dtype=np.float64)
+    away = np.abs(p.astype(np.float64) - before)
+    differences = [
+        f"numbers differ: p_{slug} is {now:.4f}, the catalogue has {then:.4f}"
+        for slug, now, then, far in zip(slugs, p, before, away, strict=True)
+        if not far <= tolerance
+    ]
+    # Two classes that are equally probable within the tolerance may change places.
+    if label != row["label"] and not row["confidence"] - row[f"p_{label}"] <= 2 * tolerance:
+        differences.append(f"label differs: {label}, the catalogue has {row['label']}")
+    return float(away.max()), differences
+
+
+def _literal(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,163 @@
+"""One object explained and done again: what is shown is what is there, and what is gone is said."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catalogs.query import query
+from pipeline.errors import UserError
+from pipeline.explain import Explanation, explain, in_words, nearest_examples
+from pipeline.explain_page import page
+from pipeline.look_again import find_object, panel_of, reproduce
+from pipeline.settings import Workspace
+from pipeline.splits import recorded_split
+from tests.conftest import Small
+from tests.pipeline import survey_driver
+from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5
+
+HOSTILE = "<img src=x onerror=alert(1)> '&\x1b[31m.fits"
+
+
+@pytest.fixture(scope="module")
+def sky(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Cutouts, one of them blank and one with a hostile name, and an HDF5 tile."""
+    workspace = small.elsewhere(tmp_path_factory.mktemp("explain"))
+    folder = write_cutouts(workspace.incoming / "C", 4)
+    write_cutout(folder / HOSTILE, galaxy(9), ra=30, dec=3)
+    write_cutout(folder / "blank.fits", galaxy() * 0, ra=10, dec=10)
+    write_hdf5(workspace.incoming / "a.h5", hdf5_columns(3))
+    survey_driver.run(workspace)
+    return workspace
+
+
+def ids(workspace: Workspace, where: str) -> list[int]:
+    return query(workspace.catalog, f"SELECT object_id FROM morphology WHERE {where} ORDER BY 1")[0].to_pylist()
+
+
+@pytest.fixture(scope="module")
+def told(sky: Workspace, small: Small) -> Explanation:
+    (object_id,) = ids(sky, "source_name LIKE '%g002.fits'")
+    return explain(sky, object_id, images=small.images, neighbours=3)
+
+
+def test_everything_is_told_of_a_classified_object(told: Explanation, small: Small) -> None:
+    row, card = told.thing.row, small.card
+    assert told.same_input and told.problems == [] and told.card == card
+    assert told.classes[0].slug == row["label"] and [c.probability for c in told.classes] == sorted(
+        (row[f"p_{slug}"] for slug in card.class_slugs), reverse=True
+    )
+    assert sum(one.in_set for one in told.classes) == row["pred_set_size"]
+    assert card.test is not None and sum(one.called for one in told.classes) == card.test["n"]
+    assert [v.name for v in told.views][::4] == ["as it is", "as it is, mirrored"] and len(told.views) == 8
+    assert told.views[0].of_label == pytest.approx(row["confidence"], abs=3e-4)  # the one view that was served
+    assert told.flags[0][0] == "fov_mismatch" and told.flags[0][2]  # 24 pixels are no whole field of view
+    text = "\n".join(in_words(told))
+    for expected in (row["run_id"], row["tile_id"], card.model_id, "flags:", "the pixels are those", "simulated"):
+        assert expected in text
+
+
+def test_the_nearest_examples_are_training_images(told: Explanation, small: Small, sky: Workspace) -> None:
+    train = recorded_split(small.workspace.models, small.card, small.images).train
+    assert len(told.neighbours) == 3 and all(n.row in train for n in told.neighbours)
+    distances = [n.distance for n in told.neighbours]
+    assert distances == sorted(distances) and distances[0] > 0
+    assert told.neighbours[0].label == small.images.class_slugs[small.images.labels[told.neighbours[0].row]]
+    assert "simulated" in told.neighbours_from
+    # A training image is its own nearest example.
+    panel = panel_of(sky, small.card)
+    itself = small.images.pixels(panel.recipe, sky.cache)[int(train[5])][None]
+    (nearest,), _ = nearest_examples(sky, panel, small.card, small.images, itself, 1)
+    assert nearest.row == train[5] and nearest.distance == pytest.approx(0, abs=0.05)
+
+
+def test_other_images_than_those_of_the_training_give_no_neighbours(sky: Workspace, small: Small) -> None:
+    (object_id, *_) = ids(sky, "label_id >= 0")
+    other = explain(sky, object_id, images=replace(small.images, labels=small.images.labels[::-1].copy()))
+    assert other.neighbours == [] and "can not be used" in other.neighbours_from
+    without = explain(sky, object_id)
+    assert without.neighbours == [] and "are not at hand" in without.neighbours_from
+
+
+def test_the_page_shows_the_stamp_and_needs_nothing_else(told: Explanation) -> None:
+    html = page(told)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert len(pictures) == 4 and "<script" not in html and "http" not in html
+    stamp = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))))
+    assert told.seen is not None
+    np.testing.assert_array_equal(stamp, told.seen.pixels[0].numpy().transpose(1, 2, 0))
+    for one in told.classes:
+        assert f"{one.probability:.4f}" in html and f"width:{100 * one.probability:.1f}%" in html
+
+
+def test_hostile_names_stay_names(sky: Workspace) -> None:
+    (object_id,) = ids(sky, "source_name LIKE '%onerror%'")
+    told = explain(sky, object_id, neighbours=0)
+    html, text = page(told), "\n".join(in_words(told))
+    assert "<img src=x" not in html and "&lt;img src=x onerror=alert(1)&gt;" in html
+    assert "\x1b" not in text and "\\x1b[31m" in text
+    assert reproduce(sky, object_id).differences == []
+
+
+def test_an_object_without_a_label_is_explained_too(sky: Workspace) -> None:
+    (object_id,) = ids(sky, "label_id < 0")
+    told = explain(sky, object_id)
+    assert told.same_input and told.views == [] and "unclassified" in [name for name, _, _ in told.flags]
+    assert "not classified" in page(told) and "not classified" in in_words(told)
+    again = reproduce(sky, object_id)
+    assert again.differences == [] and again.label_again == ""
+
+
+def test_every_object_comes_out_again(sky: Workspace) -> None:
+    everything = ids(sky, "label_id >= 0")
+    assert len(everything) == 8
+    for object_id in everything:
+        again = reproduce(sky, object_id)
+        assert again.differences == [] and again.digest_again == again.digest and again.label_again == again.label
+        assert again.largest < 3e-4
+    assert reproduce(sky, everything[0], tolerance=0.0).differences  # the catalogue's are rounded
+    with pytest.raises(UserError, match="object 17 is not in release"):
+        reproduce(sky, 17)
+
+
+def test_the_calibration_is_that_of_the_nearest_bin(told: Explanation, small: Small) -> None:
+    assert small.card.test is not None
+    bins = small.card.calibration["test"].after["bins"]
+    confidence = told.thing.row["confidence"]
+    near = min(bins, key=lambda one: abs(one["confidence"] - confidence))
+    assert (
+        f"of {near['n']} simulated test images called with a confidence near {near['confidence']:.2f}" in told.honesty
+    )
+    assert sum(one["n"] for one in bins) == small.card.test["n"]
+
+
+def test_what_changed_or_is_gone_is_said(sky: Workspace, small: Small, tmp_path: Path) -> None:
+    root = tmp_path / "W"
+    shutil.copytree(sky.root, root)
+    workspace = small.elsewhere(root)
+    folder = workspace.incoming / "C"
+    (first, second, *_) = (ids(workspace, f"source_name LIKE '%g00{i}.fits'")[0] for i in range(3))
+    write_cutout(folder / "g000.fits", galaxy(55), ra=150, dec=2)
+    changed = reproduce(workspace, first)
+    assert changed.differences[0].startswith("input changed") and changed.digest_again != changed.digest
+    assert explain(workspace, first, neighbours=0).same_input is False
+    assert "The input changed" in page(explain(workspace, first, neighbours=0))
+    (folder / "g001.fits").write_bytes(b"junk")
+    assert "input gone" in reproduce(workspace, second).differences[0]
+    shutil.rmtree(folder)
+    (difference,) = reproduce(workspace, second).differences
+    assert difference.startswith("input gone") and "incoming/C" in difference
+    told = explain(workspace, second)
+    assert told.seen is None and told.problems == [difference] and "Not available" in page(told)
+    assert told.classes[0].probability == find_object(workspace, second).row["confidence"]
+    empty = workspace.changed(folders={"models": str(tmp_path / "none")})
+    assert reproduce(empty, second).differences[0].startswith("model gone")
+    assert explain(empty, second).classes[0].slug == told.classes[0].slug
