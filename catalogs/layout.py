@@ -1,14 +1,14 @@
 """Where the parts of a release lie: a HATS collection, its sidecars and exports. Paths alone; opens no data.
 
-    releases/<name>/
-      release.json                     what the release says of itself
-      morphology/                      HATS collection (collection.properties)
-        morphology/                    primary catalogue: hats.properties, partition_info.csv, dataset/
-        morphology_10arcs/             margin cache
-        object_id_index/               where each object id is
-      sidecar/*.parquet manifest.sha256
-      export/ morphology.parquet .fits .vot
-      report/index.html  CITATION.txt  README.md
+releases/<name>/
+  release.json                     what the release says of itself
+  morphology/                      HATS collection (collection.properties)
+    morphology/                    primary catalogue: hats.properties, partition_info.csv, dataset/
+    morphology_10arcs/             margin cache
+    object_id_index/               where each object id is
+  sidecar/*.parquet manifest.sha256
+  export/ morphology.parquet .fits .vot
+  report/index.html  CITATION.txt  README.md
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def test_columns_are_those_of_the_files(cat: Catalogue) -> None:
     assert next(c.unit for c in cat.columns if c.name == "ra") == "deg"
 
 
+@pytest.mark.slow
 def test_pandas_dask_and_sql_see_the_same_rows(cat: Catalogue) -> None:
     names = ["object_id", "ra", "label", "confidence", "is_reliable"]
     frame = cat.to_pandas(names)

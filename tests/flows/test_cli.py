@@ -91,6 +91,7 @@ def test_a_corrupt_file_is_quarantined_and_costs_nothing_else(typed: Typed, tmp_
     assert entry == [{"file": str(folder / "broken.fits"), "reason": "unreadable_file"}]
 
 
+@pytest.mark.slow
 def test_inline_equals_cluster(typed: Typed, tmp_path: Path) -> None:
     typed("survey")
     other = Typed(tmp_path / "W2", typed.capsys)

@@ -56,6 +56,7 @@ def test_a_world_of_one_is_this_process(tmp_path: Path) -> None:
         run_gang(meet, job, INLINE, world=0)
 
 
+@pytest.mark.slow
 def test_the_gang_starts_again_when_a_member_dies_or_the_port_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

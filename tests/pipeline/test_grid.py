@@ -231,6 +231,7 @@ def test_a_grid_that_was_killed_goes_on_where_it_was(ran: RanGrid, small: Small,
     assert numbers(board.folder) == numbers(run_grid(whole, ran.source, grid).folder)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_board(ran: RanGrid, tmp_path: Path) -> None:
     workspace = open_workspace(tmp_path, [*ONE_EPOCH, "workers.kind=local", "workers.n=2"])
     board = run_grid(workspace, ran.source, make_grid("", workspace.settings.training, Axes(seeds=(0, 1))))
