@@ -210,4 +210,4 @@ def test_the_demo_tells_what_it_did(
     right = re.search(r"Truth of the simulated tiles: (\d+) of (\d+) labels are right", out)
     assert right is not None and 0 <= int(right[1]) <= int(right[2]) == 8
     table = next(line.split()[-1] for line in out.splitlines() if line.strip().startswith("catalogue"))
-    assert len(pd.read_parquet(table)) == 8
+    assert len(pd.read_parquet(f"{table}/morphology/dataset")) == 8

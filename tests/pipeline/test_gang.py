@@ -92,7 +92,7 @@ def test_a_members_own_error_is_raised_and_not_the_broken_connection_of_another(
 
 
 def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
-    job = Meeting(str(tmp_path), ("done early",))
+    job = Meeting(str(tmp_path), ("stay",))
 
     def interrupt() -> None:
         if len(job.pids()[0]) == 2:
