@@ -61,6 +61,7 @@ wait()
 """
 
 
+@pytest.mark.slow
 def test_the_server_of_a_killed_run_is_ended_by_the_next(tmp_path: Path) -> None:
     """A real flow with its real temporary server is killed; its server is ended, for its own workspace only."""
     root = str(Path(__file__).parents[2])

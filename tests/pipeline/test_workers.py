@@ -74,6 +74,7 @@ def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path) -> No
         assert 1 <= jobs[i].tries() <= 1 + LOCAL.deaths
 
 
+@pytest.mark.slow
 def test_a_result_that_dies_with_its_worker_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished unit's result lies on its worker until it is fetched."""
     monkeypatch.setattr(workers, "_FETCH_SECONDS", 4.0)
