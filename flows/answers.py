@@ -100,6 +100,8 @@ def _encoded(table: pa.Table, form: str, columns: Sequence[Column]) -> bytes:
         votable = from_table(_astropy(table, columns))
         for field in votable.get_first_table().fields:
             field.ucd = next((c.ucd for c in columns if c.name == field.name), None)
+            if field.datatype == "bit":  # what astropy makes of bool, and TOPCAT stumbles over
+                field.datatype = "boolean"
         votable.to_xml(file, tabledata_format="binary2")
     return file.getvalue()
 
