@@ -112,6 +112,108 @@ class Column:
         return f"{self.meaning} (flags: {', '.join(flag_names(self.flags))})" if self.flags else self.meaning
 
 
+_PROBABILITY, _CODE = "stat.probability;src.morph.type", "meta.code;src.morph.type"  # UCDs
+_NONE = QualityFlag.UNCLASSIFIED
+
+_BEFORE: tuple[Column, ...] = (
+    Column("_healpix_29", pa.int64(), "", "pos.healpix", "nested HEALPix index of order 29"),
+    Column("object_id", pa.int64(), "", "meta.id;meta.main", "DESI TARGETID, or bit 62 and a hash of source_name"),
+    Column("source_name", pa.string(), "", "meta.id", "where the pixels came from"),
+    Column("ra", pa.float64(), "deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
+    Column("dec", pa.float64(), "deg", "pos.eq.dec;meta.main", "declination, ICRS"),
+    Column("release", pa.int16(), "", "meta.version", "Legacy Surveys release number, -1 unknown"),
+    Column("brickid", pa.int32(), "", "meta.id", "brick number, -1 unknown"),
+    Column("objid", pa.int32(), "", "meta.id", "object number in the brick, -1 unknown"),
+    Column("tile_id", pa.string(), "", "meta.id;obs.field", "the sky tile it came with"),
+    Column("label", pa.string(), "", "src.morph.type", "most probable class; empty when not classified", _NONE),
+    Column("label_id", pa.int16(), "", _CODE, "number of the class, -1 when not classified", _NONE),
+    Column("confidence", pa.float32(), "", _PROBABILITY, "calibrated probability of label; 0 when not classified"),
+)
+_AFTER: tuple[Column, ...] = (
+    Column("confidence_gap", pa.float32(), "", "stat.value;arith.diff", "first minus second probability"),
+    Column("entropy", pa.float32(), "", "stat.value", "entropy of the probabilities, 0 to 1 (even)"),
+    Column("pred_set", pa.int16(), "", _CODE, "prediction set: bit i (of value 2^i) is set if class i is in it"),
+    Column(
+        "pred_set_size",
+        pa.int16(),
+        "",
+        "meta.number",
+        "classes in the prediction set; 0 when not classified",
+        QualityFlag.PRED_SET_EMPTY_OR_FULL,
+    ),
+    Column("n_views", pa.int16(), "", "meta.number", "views of the object averaged, times networks of an ensemble"),
+    Column(
+        "confidence_std",
+        pa.float32(),
+        "",
+        "stat.stdev",
+        "spread of confidence over the views, 0 for one view",
+        QualityFlag.VIEWS_DISAGREE,
+    ),
+    Column(
+        "ood_score",
+        pa.float32(),
+        "",
+        "stat.value",
+        "0 typical ... 1 unlike any training image; up to 0.95 the share of validation images that are more "
+        "typical; -1 when not classified",
+        QualityFlag.HIGH_OOD,
+    ),
+    Column("quality_flags", pa.int32(), "", "meta.code.qual", "bits, see the table of flags"),
+    Column(
+        "is_reliable",
+        pa.bool_(),
+        "",
+        "meta.code.qual;meta.main",
+        f"the recommended cut: confidence at least {RELIABLE_CONFIDENCE} and none of the flags that spoil a label",
+    ),
+    Column(
+        "bad_pixel_fraction",
+        pa.float32(),
+        "",
+        "stat.value;instr.pixel",
+        "share of missing or non-finite pixels",
+        QualityFlag.MISSING_BAND | QualityFlag.NAN_PIXELS | QualityFlag.EDGE_OR_OFF_FOOTPRINT,
+    ),
+    Column(
+        "maskbits",
+        pa.int32(),
+        "",
+        "meta.code.qual",
+        "survey MASKBITS, OR-ed over the central aperture; -1 unknown",
+        QualityFlag.SATURATED | QualityFlag.BRIGHT_STAR | QualityFlag.LARGE_GALAXY_MASK | QualityFlag.CLUSTER_MASK,
+    ),
+    Column(
+        "pixscale",
+        pa.float32(),
+        "arcsec",
+        "instr.scale;instr.pixel",
+        "pixel scale of the input, NaN unknown",
+        QualityFlag.FOV_MISMATCH | QualityFlag.RESAMPLED | QualityFlag.PIXSCALE_OUTSIDE_TRAINING,
+    ),
+    Column(
+        "mag_r",
+        pa.float32(),
+        "mag",
+        "phot.mag;em.opt.R",
+        "r magnitude corrected for extinction, NaN unknown",
+        QualityFlag.MAGNITUDE_OUTSIDE_TRAINING,
+    ),
+    Column(
+        "survey_layer",
+        pa.string(),
+        "",
+        "meta.id;instr.obsty",
+        "survey, data release and bands of the input",
+        QualityFlag.COLOUR_RULE_DIFFERS,
+    ),
+    Column("model_id", pa.string(), "", "meta.version;meta.software", "the model that classified"),
+    Column("run_id", pa.string(), "", "meta.id;meta.software", "the run that classified"),
+    Column("input_digest", pa.int64(), "", "meta.checksum", "digest of the model-ready pixels"),
+    Column("mjd_predicted", pa.float64(), "d", "time.processing", "when the run began, UTC as MJD"),
+)
+
+
 def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
     """All columns of the primary table, in order; one probability column for each class slug.
 
@@ -121,112 +223,13 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
         raise CatalogError(
             f"a model of {len(class_slugs)} classes can not make a catalogue: a prediction set has {MOST_CLASSES} bits"
         )
-    probability, code = "stat.probability;src.morph.type", "meta.code;src.morph.type"
-    flag, none = QualityFlag, QualityFlag.UNCLASSIFIED
-    before = (
-        Column("_healpix_29", pa.int64(), "", "pos.healpix", "nested HEALPix index of order 29"),
-        Column("object_id", pa.int64(), "", "meta.id;meta.main", "DESI TARGETID, or bit 62 and a hash of source_name"),
-        Column("source_name", pa.string(), "", "meta.id", "where the pixels came from"),
-        Column("ra", pa.float64(), "deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
-        Column("dec", pa.float64(), "deg", "pos.eq.dec;meta.main", "declination, ICRS"),
-        Column("release", pa.int16(), "", "meta.version", "Legacy Surveys release number, -1 unknown"),
-        Column("brickid", pa.int32(), "", "meta.id", "brick number, -1 unknown"),
-        Column("objid", pa.int32(), "", "meta.id", "object number in the brick, -1 unknown"),
-        Column("tile_id", pa.string(), "", "meta.id;obs.field", "the sky tile it came with"),
-        Column("label", pa.string(), "", "src.morph.type", "most probable class; empty when not classified", none),
-        Column("label_id", pa.int16(), "", code, "number of the class, -1 when not classified", none),
-        Column("confidence", pa.float32(), "", probability, "calibrated probability of label; 0 when not classified"),
-    )
     classes = tuple(
         Column(
-            f"p_{slug}", pa.float32(), "", probability, f"calibrated probability of {slug}; all 0 when not classified"
+            f"p_{slug}", pa.float32(), "", _PROBABILITY, f"calibrated probability of {slug}; all 0 when not classified"
         )
         for slug in class_slugs
     )
-    after = (
-        Column("confidence_gap", pa.float32(), "", "stat.value;arith.diff", "first minus second probability"),
-        Column("entropy", pa.float32(), "", "stat.value", "entropy of the probabilities, 0 to 1 (even)"),
-        Column("pred_set", pa.int16(), "", code, "prediction set: bit i (of value 2^i) is set if class i is in it"),
-        Column(
-            "pred_set_size",
-            pa.int16(),
-            "",
-            "meta.number",
-            "classes in the prediction set; 0 when not classified",
-            flag.PRED_SET_EMPTY_OR_FULL,
-        ),
-        Column("n_views", pa.int16(), "", "meta.number", "views of the object averaged, times networks of an ensemble"),
-        Column(
-            "confidence_std",
-            pa.float32(),
-            "",
-            "stat.stdev",
-            "spread of confidence over the views, 0 for one view",
-            flag.VIEWS_DISAGREE,
-        ),
-        Column(
-            "ood_score",
-            pa.float32(),
-            "",
-            "stat.value",
-            "0 typical ... 1 unlike any training image; up to 0.95 the share of validation images that are more "
-            "typical; -1 when not classified",
-            flag.HIGH_OOD,
-        ),
-        Column("quality_flags", pa.int32(), "", "meta.code.qual", "bits, see the table of flags"),
-        Column(
-            "is_reliable",
-            pa.bool_(),
-            "",
-            "meta.code.qual;meta.main",
-            f"the recommended cut: confidence at least {RELIABLE_CONFIDENCE} and none of the flags that spoil a label",
-        ),
-        Column(
-            "bad_pixel_fraction",
-            pa.float32(),
-            "",
-            "stat.value;instr.pixel",
-            "share of missing or non-finite pixels",
-            flag.MISSING_BAND | flag.NAN_PIXELS | flag.EDGE_OR_OFF_FOOTPRINT,
-        ),
-        Column(
-            "maskbits",
-            pa.int32(),
-            "",
-            "meta.code.qual",
-            "survey MASKBITS, OR-ed over the central aperture; -1 unknown",
-            flag.SATURATED | flag.BRIGHT_STAR | flag.LARGE_GALAXY_MASK | flag.CLUSTER_MASK,
-        ),
-        Column(
-            "pixscale",
-            pa.float32(),
-            "arcsec",
-            "instr.scale;instr.pixel",
-            "pixel scale of the input, NaN unknown",
-            flag.FOV_MISMATCH | flag.RESAMPLED | flag.PIXSCALE_OUTSIDE_TRAINING,
-        ),
-        Column(
-            "mag_r",
-            pa.float32(),
-            "mag",
-            "phot.mag;em.opt.R",
-            "r magnitude corrected for extinction, NaN unknown",
-            flag.MAGNITUDE_OUTSIDE_TRAINING,
-        ),
-        Column(
-            "survey_layer",
-            pa.string(),
-            "",
-            "meta.id;instr.obsty",
-            "survey, data release and bands of the input",
-            flag.COLOUR_RULE_DIFFERS,
-        ),
-        Column("model_id", pa.string(), "", "meta.version;meta.software", "the model that classified"),
-        Column("run_id", pa.string(), "", "meta.id;meta.software", "the run that classified"),
-        Column("input_digest", pa.int64(), "", "meta.checksum", "digest of the model-ready pixels"),
-        Column("mjd_predicted", pa.float64(), "d", "time.processing", "when the run began, UTC as MJD"),
-    )
-    return before + classes + after
+    return _BEFORE + classes + _AFTER
 
 
 def arrow_schema(class_slugs: Sequence[str]) -> pa.Schema:
