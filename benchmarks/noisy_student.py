@@ -113,10 +113,11 @@ def _steps(workspace: Workspace, images: ImageSet) -> int:
 def _survey(workspace: Workspace) -> None:
     """Classify the sky with the champion and publish a release."""
     run = survey.begin(workspace, champion(workspace.models))
-    todo = survey.make_plan(workspace, run, survey.find_tiles(workspace, []))
+    tiles = survey.find_tiles(workspace, [])
+    todo = survey.make_plan(workspace, run, tiles)
     if failed := survey.classify_tiles(workspace, run, todo):
         raise RuntimeError(f"sky tiles failed: {failed}")
-    survey.release_catalogue(workspace, run)
+    survey.release_catalogue(workspace, run, tiles)
 
 
 def _measured(workspace: Workspace, images: ImageSet, test: ImageSet, card: ModelCard) -> dict[str, Any]:

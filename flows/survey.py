@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 
 from catalogs.release import ReleaseInfo, current_release
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story
 from pipeline.arrivals import Arrived
+from pipeline.locks import Busy, alone, survey_lock
 from pipeline.quarantine import reasons_of
 from pipeline.settings import Workspace, open_workspace
 from pipeline.sky_tiles import SkyTile
@@ -47,8 +49,8 @@ def classify(workspace: Workspace, run: Run, todo: Arrived) -> dict[str, str]:
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)
-def release(workspace: Workspace, run: Run) -> ReleaseInfo | None:
-    return story.release_catalogue(workspace, run)
+def release(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> ReleaseInfo | None:
+    return story.release_catalogue(workspace, run, tiles)
 
 
 @task(cache_policy=NO_CACHE)
@@ -64,29 +66,46 @@ def survey(
     model: str | None = None,
     overrides: list[str] | None = None,
     again: list[str] | None = None,
+    wait: float = 0.0,
+    if_busy: Literal["fail", "skip"] = "fail",
 ) -> dict[str, Any]:
     """Classify every new or changed sky tile of a workspace and publish the catalogue.
 
     Parameters
     ----------
     workspace : folder of the workspace.
-    tiles : roots to look for sky tiles in; the workspace's `incoming` when left out.
+    tiles : roots to look for sky tiles in; the workspace's `incoming` when left out, and where the champion is not yet
+        the model of the catalogue, all other places that this came from.
     model : id of the model; the champion when left out.
     overrides : settings as `section.key=value`.
     again : reasons of quarantine; only sky tiles with such inputs are done, once more.
+    wait : seconds to wait for another survey of the workspace to end.
+    if_busy : what happens when it has not: the run fails, or ends as "Skipped", as is right for a scheduled one.
 
     Returns
     -------
-    The totals (`pipeline.survey.Summary`) as plain values.
+    The totals (`pipeline.survey.Summary`) as plain values; nothing for a run that is skipped.
 
     Raises
     ------
     TilesFailed : some tiles could not be finished; the rest is committed and released.
+    pipeline.locks.Busy : another survey of this workspace is under way.
     """
     place = open_workspace(Path(workspace), overrides or [])
-    logger = get_run_logger()
     run = story.begin(place, model)
-    roots = [Path(root) for root in tiles or []]
+    try:
+        with alone(survey_lock(place.catalog), run.run_id, "survey", wait=wait):
+            return _survey(place, run, [Path(root) for root in tiles or []], again or [])
+    except Busy as busy:
+        if if_busy == "fail":
+            raise
+        return Completed(name="Skipped", message=str(busy))  # type: ignore[return-value]  # Prefect takes it for the run
+
+
+def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> dict[str, Any]:
+    """The steps of a survey, by one process at a time."""
+    logger = get_run_logger()
+    roots = story.roots_of(place, run, roots)
     reasons = reasons_of(again) if again else frozenset()
     found = discover(place, roots)
     if reasons:
@@ -96,7 +115,7 @@ def survey(
     logger.info("%d sky tiles: %d to do, %d done, %d still arriving", *counts)
     before = current_release(place.catalog)
     failed = classify(place, run, todo)
-    info = release(place, run)
+    info = release(place, run, found)
     others = story.files_passed_over(place, roots)
     summary = story.sum_up(place, run, found, len(todo.done), failed, info, before, others, todo.waiting)
     summarise(place, summary)

@@ -31,6 +31,7 @@ from pipeline.quarantine import tiles_with
 from pipeline.releases import build_release, record_run
 from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
+from pipeline.takeover import all_places, not_covered, warnings
 from pipeline.times import mjd_of
 from pipeline.versions import software_versions
 from pipeline.workers import run_units
@@ -40,11 +41,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the survey: what it is called and with which model it classifies."""
+    """One run of the survey: what it is called and with which model it classifies.
+
+    `chosen` says that a person named the model: its catalogue is then published whatever it covers.
+    """
 
     run_id: str
     started: datetime
     card: ModelCard
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def begin(workspace: Workspace, model_id: str | None) -> Run:
     catalogue_columns(card.class_slugs)  # refuses too many classes here, not in every tile
     started = datetime.now(UTC)
     run_id = f"{started:%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
-    return Run(run_id, started, card)
+    return Run(run_id, started, card, chosen=bool(model_id))
 
 
 def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
@@ -181,6 +186,18 @@ def files_passed_over(workspace: Workspace, roots: Sequence[Path]) -> dict[str, 
 def places(workspace: Workspace, roots: Sequence[Path]) -> list[Path]:
     """Where a run looks for sky tiles: the roots, or the workspace's `incoming` when none is given."""
     return list(roots) or [workspace.incoming]
+
+
+def roots_of(workspace: Workspace, run: Run, roots: Sequence[Path]) -> list[Path]:
+    """Where a run looks: the roots; a new champion without any looks wherever the catalogue's sky tiles came from."""
+    if roots or run.chosen:
+        return list(roots)
+    return all_places(workspace.catalog, workspace.incoming, run.card.model_id)
+
+
+def missing_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[str]:
+    """Sky tiles that the run's model has to classify before its catalogue is published; none when a person named it."""
+    return [] if run.chosen else not_covered(workspace.catalog, run.card.model_id, tiles)
 
 
 def to_try_again(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str]) -> list[SkyTile]:
@@ -249,8 +266,15 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
     return failed
 
 
-def release_catalogue(workspace: Workspace, run: Run) -> ReleaseInfo | None:
-    """Publish what is committed; the current release stays when nothing changed."""
+def release_catalogue(workspace: Workspace, run: Run, tiles: Sequence[SkyTile]) -> ReleaseInfo | None:
+    """Publish what is committed; the current release stays when nothing changed, or the run's model covers too little.
+
+    `tiles` are all that the run has found.
+    """
+    missing = missing_of(workspace, run, tiles)
+    if missing:
+        _log.warning("held back: %s has not classified %d sky tiles of the release", run.card.model_id, len(missing))
+        return current_release(workspace.catalog)
     return build_release(workspace, run.card.model_id)
 
 
@@ -290,7 +314,7 @@ def sum_up(
         release=release.release if release else None,
         catalog=str(workspace.catalog),
         failed=failed,
-        warnings=_warnings(release, before),
+        warnings=warnings(run.card.model_id, release, before, missing_of(workspace, run, tiles)),
         passed_over=others or {},
         waiting=waiting or {},
         set_aside=dict(set_aside),
@@ -324,12 +348,17 @@ def _alarm(stamps: Sequence[TileStamp], most: float) -> str:
 
 def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
     """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
+    roots = roots_of(workspace, run, roots)
     tiles = find_tiles(workspace, roots)
     todo = make_plan(workspace, run, tiles)
-    if todo.todo or todo.retired or not is_published(workspace.catalog, run.card.model_id):
+    if todo.todo or todo.retired or not _nothing_to_publish(workspace, run, tiles):
         return None
     current, others = current_release(workspace.catalog), files_passed_over(workspace, roots)
     return sum_up(workspace, run, tiles, len(todo.done), {}, current, current, others, todo.waiting)
+
+
+def _nothing_to_publish(workspace: Workspace, run: Run, tiles: Sequence[SkyTile]) -> bool:
+    return is_published(workspace.catalog, run.card.model_id) or bool(missing_of(workspace, run, tiles))
 
 
 def write_report(workspace: Workspace, summary: Summary) -> Path:
@@ -354,14 +383,3 @@ def _stamps(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[Ti
         if stamp is not None and stamp.fingerprint == tile.fingerprint:
             stamps.append(stamp)
     return stamps
-
-
-def _warnings(release: ReleaseInfo | None, before: ReleaseInfo | None) -> list[str]:
-    if release is None or before is None or before.model_id == release.model_id:
-        return []
-    if release.tiles >= before.tiles:
-        return []
-    return [
-        f"release {release.release} ({release.model_id}) covers {release.tiles} sky tiles; {before.release} "
-        f"({before.model_id}) covered {before.tiles}: survey the others with this model too"
-    ]

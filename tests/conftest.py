@@ -84,4 +84,5 @@ def as_was() -> object:
 
 
 def _state(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock")
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}

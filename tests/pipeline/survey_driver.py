@@ -7,19 +7,21 @@ from pathlib import Path
 
 from catalogs.release import current_release
 from pipeline import survey
+from pipeline.locks import alone, survey_lock
 from pipeline.settings import Workspace, open_workspace
 
 
 def run(workspace: Workspace, model_id: str | None = None) -> survey.Summary:
     """All steps in the order of the flow."""
     this = survey.begin(workspace, model_id)
-    tiles = survey.find_tiles(workspace, [])
-    todo = survey.make_plan(workspace, this, tiles)
-    before = current_release(workspace.catalog)
-    failed = survey.classify_tiles(workspace, this, todo)
-    release = survey.release_catalogue(workspace, this)
-    summary = survey.sum_up(workspace, this, tiles, len(todo.done), failed, release, before)
-    survey.write_report(workspace, summary)
+    with alone(survey_lock(workspace.catalog), this.run_id, "survey"):
+        tiles = survey.find_tiles(workspace, survey.roots_of(workspace, this, []))
+        todo = survey.make_plan(workspace, this, tiles)
+        before = current_release(workspace.catalog)
+        failed = survey.classify_tiles(workspace, this, todo)
+        release = survey.release_catalogue(workspace, this, tiles)
+        summary = survey.sum_up(workspace, this, tiles, len(todo.done), failed, release, before)
+        survey.write_report(workspace, summary)
     return summary
 
 

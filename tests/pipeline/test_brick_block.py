@@ -107,7 +107,7 @@ def test_five_thousand_galaxies_on_nine_bricks_close_the_audit(small: Small, tmp
     run = begin(workspace, None)
     tiles = find_tiles(workspace, [tmp_path / "in"])
     failed = classify_tiles(workspace, run, make_plan(workspace, run, tiles))
-    release = release_catalogue(workspace, run)
+    release = release_catalogue(workspace, run, tiles)
     summary = sum_up(workspace, run, tiles, 0, failed, release, None)
     assert not failed and len(tiles) == 9 and release is not None
     assert summary.objects == len(seen.names) + seen.refused
