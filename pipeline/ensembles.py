@@ -67,7 +67,7 @@ def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) 
         views=settings.views,
         settings=settings.model_dump(),
         history=[],
-        **common_fields(recipe, images, parts),
+        **common_fields(recipe, images, parts, _learned_from(cards)),
         **measure(panel, images.pixels(recipe, workspace.cache), images, parts, settings.coverage).fields(),
     )
     publish(workspace.models, card, lambda folder: None, files={"split.json": json.dumps(parts.to_dict())})
@@ -95,6 +95,16 @@ def _check_members(cards: list[ModelCard]) -> None:
                     f"{card.model_id} and {names[0]} can not be members of one ensemble: their {what} differ ({theirs} "
                     f"and {ours}); train them with the same images and split, with other seeds"
                 )
+
+
+def _learned_from(cards: list[ModelCard]) -> dict[str, Any]:
+    """Further entries of `data`: what all members say alike of labels that did not come with the images."""
+    first = cards[0].data
+    data: dict[str, Any] = {"simulated": any(card.data["simulated"] for card in cards)}
+    for name in ("origins", "labels", "left_out"):
+        if name in first and all(card.data.get(name) == first[name] for card in cards):
+            data[name] = first[name]
+    return data
 
 
 def _model_id(members: list[Member], settings: dict[str, Any]) -> str:

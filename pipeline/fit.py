@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +24,17 @@ from models.distributed import joined
 from models.foreign import load_foreign
 from models.networks import create_network
 from models.recipe import Recipe
+from models.registry import WEIGHTS
 from models.training import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
+from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import UserError
 from pipeline.gang import Seat, run_gang, seat_from_environment
 from pipeline.pixel_cache import map_pixels
 from pipeline.progress import Step, track
 from pipeline.training_settings import TrainingSettings
-from pipeline.workers import WorkerSettings, set_torch_threads
+from pipeline.workers import set_torch_threads
+
+_log = logging.getLogger(__name__)
 
 _ALONE = Seat(rank=0, world=1, address="127.0.0.1", port=0)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
@@ -180,8 +185,11 @@ def start_report(job: FitJob) -> list[str]:
     """What the network starts with, in sentences: which weights it takes from elsewhere; none when it takes none."""
     if not job.initial:
         return []
-    network = _build(dataclasses.replace(job, initial=""))
-    return [f"Started from {load_foreign(network, Path(job.initial), partial=job.settings.initial_partial)}."]
+    network, path = _build(dataclasses.replace(job, initial="")), Path(job.initial)
+    taken = load_foreign(network, path, partial=job.settings.initial_partial)
+    if path.name == WEIGHTS:  # of a model folder, whose name says more
+        taken = dataclasses.replace(taken, source=f"{path.parent.name}/{path.name}")
+    return [f"Started from {taken}."]
 
 
 def _journal(job: FitJob) -> Callable[[EpochRecord], None]:
@@ -210,11 +218,12 @@ class _Progress:
             return
         self._epochs = record.epoch + 1
         rest, self._images = self._job.images_per_epoch - self._images, 0
-        self._step(
-            rest,
+        how = (
             f"loss {record.loss:.3f}, validation accuracy {record.validation_accuracy:.3f}, "
-            f"{record.images_per_second:.0f} images/s",
+            f"{record.images_per_second:.0f} images/s"
         )
+        _log.info("%s, epoch %d of %d: %s", self._job.name, record.epoch + 1, self._job.settings.epochs, how)
+        self._step(rest, how)
 
     def look(self) -> None:
         """Read what the journal holds by now."""

@@ -83,19 +83,22 @@ class ImageSet:
         ------
         UserError : an image can not be read, the source changed since it was opened, or the disk is full.
         """
-        state = self._state()
-        # The normalisation is applied later, on the device: recipes that differ in it share their pixels.
-        of_pixels = replace(recipe, mean=Recipe.mean, std=Recipe.std).digest
-        key = hashlib.sha256(f"{of_pixels}|{state}".encode()).hexdigest()[:16]
+        path = self.pixel_path(recipe, cache)
 
         def write(file: BinaryIO) -> None:
             self._write(file, recipe)
-            if self._state() != state:
+            if self.pixel_path(recipe, cache) != path:
                 raise UserError(f"{self.source} changed while it was read; try again when nobody writes it")
 
-        path = cache / f"{self.digest}-{key}.u8"
         ensure_pixels(path, self._shape(recipe), write)
         return path
+
+    def pixel_path(self, recipe: Recipe, cache: Path) -> Path:
+        """The name of that file, whether it is there or not."""
+        # The normalisation is applied later, on the device: recipes that differ in it share their pixels.
+        of_pixels = replace(recipe, mean=Recipe.mean, std=Recipe.std).digest
+        key = hashlib.sha256(f"{of_pixels}|{self._state()}".encode()).hexdigest()[:16]
+        return cache / f"{self.digest}-{key}.u8"
 
     def _shape(self, recipe: Recipe) -> tuple[int, int, int, int]:
         return (len(self), 3, recipe.image_size, recipe.image_size)

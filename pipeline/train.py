@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from models.networks import check_variant, default_image_size
+from models.networks import check_variant, default_image_size, recorded_layout
 from models.predictor import chosen_device
 from models.recipe import DR8_GRZ, Recipe
 from models.registry import WEIGHTS, ModelCard, lead_if_first, list_models, load_card
@@ -23,9 +23,11 @@ from models.training import Trained, images_per_epoch
 from pipeline.curves import curve_files
 from pipeline.errors import UserError
 from pipeline.fit import FitJob, fit, prepare, start_report
+from pipeline.human_labels import with_human_labels
 from pipeline.image_sets import ImageSet, channel_statistics
+from pipeline.lessons import Lesson
 from pipeline.model_cards import FinishedFit, publish_fit
-from pipeline.pseudo_labels import Lesson, with_pseudo_labels
+from pipeline.pseudo_labels import with_pseudo_labels
 from pipeline.settings import Workspace
 from pipeline.splits import Split, read_split, split
 from pipeline.training_settings import TrainingSettings
@@ -60,12 +62,14 @@ def train(workspace: Workspace, images: ImageSet, split_file: str | None = None,
         pixels=images.pixels(job.recipe, workspace.cache),
         history=[asdict(record) for record in trained.history],
         more_data=lesson.card_data(),
-        remarks=(*start_report(job), *lesson.remarks),
+        remarks=(*_start_remarks(workspace, job, images, parts), *lesson.remarks),
     )
     files = curve_files(trained.history, f"{job.name}{' (simulated images)' if lesson.images.simulated else ''}")
     files |= lesson.files()
     card = publish_fit(workspace.models, finished, torch.device(job.device), files=files, may_lead=may_lead)
     shutil.rmtree(job.folder, ignore_errors=True)
+    if "labels" in lesson.data:  # the next labels make another set: over the years these files would fill the disk
+        job.pixels.unlink(missing_ok=True)
     return card
 
 
@@ -79,15 +83,19 @@ def assist(workspace: Workspace, images: ImageSet, split_file: str | None = None
 def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> tuple[FitJob, Split, Lesson]:
     """What a training would do, the split of `images`, and what is learned from: these alone, or with rows of the sky.
 
-    Writes the model-ready pixels into the cache where they are missing.
+    Writes the model-ready pixels of labelled images into the cache where they are missing; those of a set with rows of
+    the sky are written by its training, for they serve that alone.
     """
     settings = workspace.settings.training
     recipe = recipe_for(settings, images)
     parts = read_split(Path(split_file), images) if split_file else split_of(settings, images)
-    lesson = Lesson(images, parts)
+    lesson = Lesson.of(images, parts)
+    if settings.labels:
+        lesson = with_human_labels(workspace, lesson, recipe)
     if settings.pseudo_labels:
-        lesson = with_pseudo_labels(workspace, images, parts, recipe)
-    pixels = lesson.images.pixel_file(recipe, workspace.cache)
+        lesson = with_pseudo_labels(workspace, lesson, recipe)
+    if lesson.images is images:
+        images.pixel_file(recipe, workspace.cache)
     if recipe.rendering != DR8_GRZ.name:  # measured on the 60 true Galaxy10 images, the defaults do not fit
         mean, std = channel_statistics(images.pixels(recipe, workspace.cache), parts.train)
         recipe = replace(recipe, mean=mean, std=std)
@@ -98,7 +106,7 @@ def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) 
         settings=settings,
         recipe=recipe,
         num_classes=len(images.class_slugs),
-        pixels=pixels,
+        pixels=lesson.images.pixel_path(recipe, workspace.cache),
         folder=workspace.models / _UNFINISHED / model_id,
         device=chosen_device(workspace.settings.workers.device),
         images_per_epoch=images_per_epoch(len(lesson.parts.train), settings.batch_size),
@@ -125,25 +133,66 @@ def is_published(workspace: Workspace, model_id: str) -> bool:
 
 
 def _fitted(workspace: Workspace, job: FitJob, lesson: Lesson) -> Trained:
+    lesson.images.pixel_file(job.recipe, workspace.cache)
     prepare(job, lesson.images.labels, lesson.parts.train, lesson.parts.validation)
     return fit(job, workspace.settings.workers)
 
 
+def can_start_from(workspace: Workspace, model_id: str) -> bool:
+    """Whether the network of the settings can start from a model of the workspace: it is the same network.
+
+    Of an ensemble its first member is meant.
+
+    Raises
+    ------
+    ModelError : there is no such model.
+    """
+    settings, card = workspace.settings.training, load_card(workspace.models, _with_weights(workspace, model_id))
+    size = settings.image_size or default_image_size(settings.variant)
+    wanted = (settings.variant, recorded_layout(settings.variant, settings.layout), size)
+    return (card.variant, card.layout, card.image_size) == wanted
+
+
+def _with_weights(workspace: Workspace, model_id: str) -> str:
+    """The model whose weights are meant: of an ensemble, which has none of its own, the first member."""
+    members = load_card(workspace.models, model_id).members
+    return members[0].model_id if members else model_id
+
+
 def _initial(workspace: Workspace) -> tuple[str, str]:
     """The file of weights to start from and its digest; both empty where the training starts from scratch."""
-    name = workspace.settings.training.initial
+    name, models = workspace.settings.training.initial, workspace.models
     if not name:
         return "", ""
-    path = workspace.models / name / WEIGHTS
-    path = path if path.is_file() else Path(name).expanduser()
+    known = list_models(models)
+    path = models / _with_weights(workspace, name) / WEIGHTS if name in known else Path(name).expanduser()
     if not path.is_file():
-        known = ", ".join(list_models(workspace.models)) or "none yet"
-        raise UserError(f"training.initial = {name!r}: neither a model of this workspace (known: {known}) nor a file")
+        raise UserError(
+            f"training.initial = {name!r}: neither a model of this workspace (known: {', '.join(known) or 'none yet'}) "
+            "nor a file"
+        )
     with path.open("rb") as file:
         return str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _start_remarks(workspace: Workspace, job: FitJob, images: ImageSet, parts: Split) -> list[str]:
+    """What the network starts with, in sentences, and whether that may have seen what this model is tested on."""
+    name, said = workspace.settings.training.initial, []
+    if name in list_models(workspace.models):
+        card = load_card(workspace.models, name)
+        if (first := _with_weights(workspace, name)) != name:
+            said.append(f"{name} is an ensemble, without weights of its own: started from its first member, {first}.")
+        if (card.data["digest"], card.split_digest) != (images.digest, parts.digest):
+            said.append(
+                f"{name}, whose weights were the start, was trained on other images or another split: it may have seen "
+                "test images of this model, whose test numbers may then be too good."
+            )
+    return [*said, *start_report(job)]
+
+
 def _model_id(settings: TrainingSettings, recipe: Recipe, images: ImageSet, parts: Split, initial: str) -> str:
-    values = [settings.model_dump(exclude={"initial"}), recipe.digest, images.digest, parts.digest, initial]
+    # Labels of people, and how often their objects come, are in images and parts: by content, not by a version's name.
+    plain = settings.model_dump(exclude={"initial", "labels", "label_repeats"})
+    values = [plain, recipe.digest, images.digest, parts.digest, initial]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return f"{settings.variant.replace('/', '-')}-{digest[:10]}"

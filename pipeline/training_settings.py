@@ -80,6 +80,13 @@ class TrainingSettings(LoopSettings, ConfidenceSettings):
     initial_partial: bool = Field(
         False, description="take what fits from weights of another layout, depth or width, and leave the rest random"
     )
+    labels: str = Field(
+        "",
+        coerce_numbers_to_str=True,
+        description="version of the labels store (name, number or newest) whose labels join the training images; "
+        "empty: none",
+    )
+    label_repeats: int = Field(1, ge=1, description="how often an object with such a label comes in an epoch")
     validation_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="share of sky positions for calibration and selection"
     )

@@ -17,12 +17,12 @@ import torch
 
 from models.registry import list_models, load_card
 from models.training import Trained
+from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import UserError
 from pipeline.fit import FitJob, fit
 from pipeline.gang import run_gang
 from pipeline.progress import shown_by
 from pipeline.train import plan, train
-from pipeline.workers import WorkerSettings
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.fits import GANG, SMOOTH, doomed_member, small_job
 

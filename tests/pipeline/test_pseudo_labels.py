@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from catalogs.label_checks import Labelled
+from catalogs.labels import add
 from catalogs.query import query
 from catalogs.release import current_release
 from models.errors import ModelError
@@ -20,8 +22,10 @@ from pipeline.benchmark import predict_test_split
 from pipeline.classify import pixel_digests
 from pipeline.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
+from pipeline.human_labels import with_human_labels
 from pipeline.image_sets import ImageSet
-from pipeline.pseudo_labels import LABELLED, Lesson, with_pseudo_labels
+from pipeline.lessons import LABELLED, Lesson
+from pipeline.pseudo_labels import with_pseudo_labels
 from pipeline.readers.settings import InputSettings
 from pipeline.settings import Workspace, open_workspace
 from pipeline.train import recipe_for, split_of, train
@@ -71,7 +75,8 @@ class Sky:
     def lesson(self, *overrides: str, images: ImageSet | None = None) -> Lesson:
         workspace, images = self.changed(*overrides), images or self.images
         settings = workspace.settings.training
-        return with_pseudo_labels(workspace, images, split_of(settings, images), recipe_for(settings, images))
+        lesson = Lesson.of(images, split_of(settings, images))
+        return with_pseudo_labels(workspace, lesson, recipe_for(settings, images))
 
 
 def make_sky(root: Path) -> Sky:
@@ -125,41 +130,40 @@ def test_the_teacher_is_sure_of_most_of_the_sky(sky: Sky) -> None:
 
 def test_pixels_of_the_sky_are_those_that_the_teacher_saw(sky: Sky) -> None:
     lesson = sky.lesson()
-    assert lesson.pseudo is not None
     recipe = recipe_for(sky.workspace.settings.training, sky.images)
     pixels = lesson.images.pixels(recipe, sky.workspace.cache)
     count = len(sky.images)
     assert torch.equal(pixels[:count], sky.images.pixels(recipe, sky.workspace.cache))
-    assert pixel_digests(pixels[count:]).tolist() == lesson.pseudo["input_digest"].to_pylist()
-    assert {name.rsplit("/")[-2] for name in lesson.pseudo["source_name"].to_pylist()} >= {"native", "between"}
+    rows = rows_of(sky)
+    seen = dict(zip(rows["object_id"].tolist(), rows["input_digest"].tolist(), strict=True))
+    assert pixel_digests(pixels[count:]).tolist() == [seen[i] for i in lesson.origins["object_id"].to_pylist()]
+    assert {name.rsplit("/")[-2] for name in lesson.origins["source_name"].to_pylist()} >= {"native", "between"}
 
 
 def test_labels_are_those_of_confident_and_reliable_rows(sky: Sky) -> None:
     lesson = sky.lesson("training.pseudo_confidence=0.8")
-    assert lesson.pseudo is not None
-    chosen = dict(zip(lesson.pseudo["object_id"].to_pylist(), lesson.images.labels[len(sky.images) :], strict=True))
+    chosen = dict(zip(lesson.origins["object_id"].to_pylist(), lesson.images.labels[len(sky.images) :], strict=True))
     rows = rows_of(sky, "is_reliable AND confidence >= 0.8")
     named = dict(zip(rows["object_id"].tolist(), rows["label_id"], strict=True))
     assert chosen == {key: named[key] for key in chosen}
-    assert len(chosen) == len(named) - sum(lesson.left_out.values())
-    strict = sky.lesson("training.pseudo_novelty=0.5").pseudo
-    assert strict is not None and 0 < strict.num_rows < len(rows_of(sky, "is_reliable")["object_id"])
+    assert len(chosen) == len(named) - sum(lesson.data["left_out"].values())
+    strict = sky.lesson("training.pseudo_novelty=0.5").origins
+    assert 0 < strict.num_rows < len(rows_of(sky, "is_reliable")["object_id"])
     typical = rows_of(sky, "ood_score <= 0.5")["object_id"]
     assert set(strict["object_id"].to_pylist()) <= set(typical.tolist())
 
 
 def test_what_is_held_out_does_not_come_back_through_the_sky(sky: Sky) -> None:
     lesson = sky.lesson()
-    assert lesson.pseudo is not None
-    names = lesson.pseudo["source_name"].to_pylist()
+    names = lesson.origins["source_name"].to_pylist()
     usable = rows_of(sky, "is_reliable AND confidence >= 0.6")["source_name"].tolist()
     near = {name for name in usable if name.endswith(("tile.h5#0", "tile.h5#1"))}
     assert near and not near & set(names)
-    assert lesson.left_out["at a labelled position"] == len(near)
+    assert lesson.data["left_out"]["at a labelled position"] == len(near)
     assert [n for n in usable if n.endswith("tile.h5#2")] == [n for n in names if n.endswith("tile.h5#2")]
     twins = [name for name in names if name.endswith(("between/g000.fits", "between/g001.fits"))]
     usable_twins = [name for name in usable if name.endswith(("between/g000.fits", "between/g001.fits"))]
-    assert len(twins) == 1 and lesson.left_out["twice at one position"] == len(usable_twins) - 1
+    assert len(twins) == 1 and lesson.data["left_out"]["twice at one position"] == len(usable_twins) - 1
 
 
 def test_the_split_of_the_labelled_images_stays(sky: Sky) -> None:
@@ -173,16 +177,14 @@ def test_the_split_of_the_labelled_images_stays(sky: Sky) -> None:
 
 
 def test_the_surest_of_each_class(sky: Sky) -> None:
-    everything, capped = sky.lesson().pseudo, sky.lesson("training.pseudo_per_class=2").pseudo
-    assert everything is not None and capped is not None
-    labels = capped["label_id"].to_numpy()
-    assert np.bincount(labels).max() == 2
-    for label in np.unique(labels):
-        sure, taken = (
-            np.sort(rows["confidence"].to_numpy()[rows["label_id"].to_numpy() == label])[::-1]
-            for rows in (everything, capped)
-        )
-        assert np.array_equal(taken, sure[:2])
+    def confidences(lesson: Lesson) -> dict[int, np.ndarray]:
+        labels, sure = lesson.images.labels[len(sky.images) :], lesson.origins["confidence"].to_numpy()
+        return {label: np.sort(sure[labels == label])[::-1] for label in np.unique(labels).tolist()}
+
+    everything, capped = confidences(sky.lesson()), confidences(sky.lesson("training.pseudo_per_class=2"))
+    assert max(map(len, capped.values())) == 2 and capped.keys() == everything.keys()
+    for label, taken in capped.items():
+        assert np.array_equal(taken, everything[label][:2])
 
 
 def test_a_student_says_where_its_labels_come_from(sky: Sky, as_was: Callable) -> None:
@@ -217,6 +219,33 @@ def test_a_student_says_where_its_labels_come_from(sky: Sky, as_was: Callable) -
         assert train(workspace, sky.images) == student
 
 
+def test_people_go_before_the_teacher(sky: Sky) -> None:
+    names = sky.lesson().origins.to_pylist()
+    first, second = (Labelled(row["object_id"], "disturbed", 0, 0.0, 0.0) for row in names[:2])
+    version = add(sky.workspace.labels, [first, second], author="Ann").version
+    assert version is not None
+    workspace = sky.changed(f"training.labels={version.name}")
+    settings = workspace.settings.training
+    recipe, parts = recipe_for(settings, sky.images), split_of(settings, sky.images)
+    people = with_human_labels(workspace, Lesson.of(sky.images, parts), recipe)
+    both = with_pseudo_labels(workspace, people, recipe)
+    origins = both.origins.to_pylist()
+    assert [row["object_id"] for row in origins[:2]] == sorted([first.object_id, second.object_id])
+    assert both.images.labels[len(sky.images) :][:2].tolist() == [0, 0]
+    assert [row["origin"] for row in origins[:3]] == ["people", "people", names[0]["origin"]]
+    ids = [row["object_id"] for row in origins]
+    assert sorted(ids) == sorted(row["object_id"] for row in names)  # each once
+    assert both.card_data()["origins"] == {LABELLED: len(parts.train), "people": 2, names[0]["origin"]: len(ids) - 2}
+    assert (
+        both.data["left_out"]["at a labelled position"] == sky.lesson().data["left_out"]["at a labelled position"] + 2
+    )
+    assert len(both.remarks) == 2 and np.array_equal(both.parts.test, parts.test)
+    pixels = both.images.pixels(recipe, sky.workspace.cache)
+    rows = rows_of(sky)
+    seen = dict(zip(rows["object_id"].tolist(), rows["input_digest"].tolist(), strict=True))
+    assert pixel_digests(pixels[len(sky.images) :]).tolist() == [seen[i] for i in ids]
+
+
 def test_a_teacher_of_another_split_is_remarked_on(sky: Sky) -> None:
     assert any("may then be too good" in remark for remark in sky.lesson("training.split_seed=5").remarks)
 
@@ -230,22 +259,22 @@ def test_another_selection_is_another_set_of_images(sky: Sky) -> None:
 def test_objects_that_changed_or_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
     sky = make_sky(tmp_path)
     before = sky.lesson()
-    assert before.pseudo is not None
-    names = before.pseudo["source_name"].to_pylist()
+    names = before.origins["source_name"].to_pylist()
     changed, gone = [name for name in names if "/native/" in f"/{name}"][:2]
     write_cutout(sky.workspace.incoming / "native" / Path(changed).name, flux_of(7, 1), ra=200.0, dec=-1.0)
     (sky.workspace.incoming / "native" / Path(gone).name).unlink()
     after = sky.lesson()
-    assert after.pseudo is not None
-    assert sorted([*after.pseudo["source_name"].to_pylist(), changed, gone]) == sorted(names)
-    assert after.left_out["other pixels than the teacher saw"] == 1 and after.left_out["no longer there"] == 1
+    assert sorted([*after.origins["source_name"].to_pylist(), changed, gone]) == sorted(names)
+    assert (
+        after.data["left_out"]["other pixels than the release was made from"] == 1
+        and after.data["left_out"]["no longer there"] == 1
+    )
 
     (sky.workspace.incoming / "tile.h5").write_bytes(b"no longer an HDF5 file")
     (sky.workspace.incoming / "between").rename(sky.workspace.root / "elsewhere")
     rest = sky.lesson()
-    assert rest.pseudo is not None
-    assert {Path(name).parent.name for name in rest.pseudo["source_name"].to_pylist()} == {"native"}
-    assert rest.left_out["no longer there"] == 1 + sum("native" not in name for name in names)
+    assert {Path(name).parent.name for name in rest.origins["source_name"].to_pylist()} == {"native"}
+    assert rest.data["left_out"]["no longer there"] == 1 + sum("native" not in name for name in names)
 
     (sky.workspace.incoming / "native").rename(sky.workspace.root / "elsewhere too")
     expected = rf"no row of release .* can be used: .*{len(names)} no longer there; lower training.pseudo_confidence"

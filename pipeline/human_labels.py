@@ -1,0 +1,232 @@
+"""Learning from what people said of objects: a frozen set of the labels store as further training images.
+
+The labels in force at one version are joined to the current release, and the pixels of their objects read again from
+the sky tiles. Where they meet the labelled images, at most one of both is learned from:
+
+* at the position of a validation or test image an object is not used: the frozen split stays what it is;
+* at the position of a training image the person is right: the image leaves the training split, the object joins it;
+* of several labelled objects at one position the one with the newest label is used, and none where labels of one
+  version contradict each other;
+* labels that are no class of the images, and objects that the release does not have or could not classify, are counted
+  and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from catalogs import labels as store
+from catalogs.query import query
+from catalogs.release import ReleaseInfo, current_release
+from models.recipe import Recipe
+from models.registry import load_card
+from models.weights import recipe_of
+from pipeline.errors import UserError
+from pipeline.image_sets import ImageSet
+from pipeline.lessons import Lesson, SkyImages, require_positions
+from pipeline.settings import Workspace
+from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
+from pipeline.splits import Split, position_groups
+
+_log = logging.getLogger(__name__)
+
+ORIGIN = "people"
+NEWEST = "newest"
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """The labels in force at a version of the store; `digest` is that of which object has which label."""
+
+    version: str
+    digest: str
+    labels: pa.Table
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Labelled objects to learn from: rows of the release with the columns of the labels behind them.
+
+    `groups` int64 (N + n,) are the groups of positions of the N images and of these rows; `left_out` counts the labels
+    that are not used, by reason.
+    """
+
+    rows: pa.Table
+    groups: np.ndarray
+    left_out: dict[str, int]
+
+    def replaced(self, parts: Split, rows: np.ndarray) -> np.ndarray:
+        """Training rows int64 at the positions of these rows of the chosen."""
+        count = len(self.groups) - self.rows.num_rows
+        return parts.train[np.isin(self.groups[parts.train], self.groups[count + rows])]
+
+
+def usable(workspace: Workspace, images: ImageSet, parts: Split) -> int:
+    """How many labels of people a training could learn from, as far as is known without reading any pixels.
+
+    Raises
+    ------
+    UserError : there is no release, or validation or test images have no position on the sky.
+    catalogs.errors.CatalogError : no such version of the labels, or the store is damaged.
+    """
+    require_positions(images, parts, "training.labels")
+    return _choose(workspace, images, parts, _release(workspace), _frozen(workspace).labels).rows.num_rows
+
+
+def with_human_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> Lesson:
+    """Join objects with labels of people to the training split of a lesson; the lesson itself where none is in force.
+
+    `recipe` is that of the training. The pixels are read once and kept in the cache.
+
+    Raises
+    ------
+    UserError : there is no release, its model was trained on images of another rendering, validation or test images
+        have no position on the sky, sky tiles change meanwhile, or no label can be used.
+    catalogs.errors.CatalogError : no such version of the labels, or the store is damaged.
+    """
+    labels = _frozen(workspace)
+    if labels.labels.num_rows == 0:
+        return lesson
+    release = _release(workspace)
+    model = recipe_of(load_card(workspace.models, release.model_id))
+    if model.rendering != recipe.rendering:
+        raise UserError(
+            f"training.labels: the release's model {release.model_id} was trained on images of rendering "
+            f"{model.rendering!r}, those of {lesson.labelled.source} are {recipe.rendering!r}: pixels of the sky can "
+            "not stand beside them"
+        )
+    require_positions(lesson.labelled, lesson.split, "training.labels")
+    chosen = _choose(workspace, lesson.labelled, lesson.split, release, labels.labels)
+    fields = read_again(workspace, model, recipe, chosen.rows, "reading objects with labels of people")
+    left_out = chosen.left_out | fields.left_out()
+    if len(fields.taken) == 0:
+        raise UserError(_nothing(labels, release, left_out))
+    replaced = chosen.replaced(lesson.split, fields.taken)
+    counts = {"used": len(fields.taken), "replaced": len(replaced), "left_out": left_out}
+    _log.info("labels of people, version %s: %s", labels.version, counts)
+    return lesson.joined_by(
+        _sky_images(labels, chosen.rows.take(fields.taken), fields, lesson.labelled.class_slugs),
+        recipe,
+        repeats=workspace.settings.training.label_repeats,
+        without=replaced,
+        data={"labels": {"version": labels.version, "digest": labels.digest, **counts}},
+        remarks=_remarks(labels, len(fields.taken), len(replaced)),
+    )
+
+
+def _frozen(workspace: Workspace) -> _Frozen:
+    """The labels that the setting `training.labels` names; none where the newest of an empty store are meant."""
+    name, history = workspace.settings.training.labels, store.versions(workspace.labels)
+    if name == NEWEST:
+        version = history[-1].name if history else ""
+    else:
+        version = store.find(workspace.labels, name, history).name
+    labels = store.in_force(workspace.labels, version or None)
+    return _Frozen(version, store.digest(labels), labels)
+
+
+def _release(workspace: Workspace) -> ReleaseInfo:
+    release = current_release(workspace.catalog)
+    if release is None:
+        raise UserError(
+            f"training.labels: no release in {workspace.catalog} to find the labelled objects in; run `morphcat survey`"
+        )
+    return release
+
+
+def _choose(workspace: Workspace, images: ImageSet, parts: Split, release: ReleaseInfo, labels: pa.Table) -> _Chosen:
+    """The objects to learn from, in the order of their ids, before their pixels are read."""
+    known = np.isin(labels["label"].to_pylist(), images.class_slugs)
+    rows = _rows_of(workspace, release, labels.filter(pa.array(known)))
+    classified = rows["label_id"].to_numpy() >= 0
+    left_out = {
+        "no class of these images": int((~known).sum()),
+        "not in the release": int(known.sum()) - rows.num_rows,
+        "not classified in the release": int((~classified).sum()),
+    }
+    rows = rows.filter(pa.array(classified))
+    groups = position_groups(
+        np.concatenate([images.ra, rows["ra"].to_numpy()]), np.concatenate([images.dec, rows["dec"].to_numpy()])
+    )
+    own = groups[len(images) :]
+    held_out = np.isin(own, groups[np.concatenate([parts.validation, parts.test])])
+    newest, contradicting = _newest(own, rows["version"].to_pylist(), rows["given"].to_pylist())
+    kept = ~held_out & newest
+    left_out |= {
+        "at the position of a validation or test image": int(held_out.sum()),
+        "contradicting labels at one position": int((~held_out & contradicting).sum()),
+        "another label at the same position": int((~held_out & ~newest & ~contradicting).sum()),
+    }
+    groups = np.concatenate([groups[: len(images)], own[kept]])
+    return _Chosen(rows.filter(pa.array(kept)), groups, left_out)
+
+
+def _rows_of(workspace: Workspace, release: ReleaseInfo, labels: pa.Table) -> pa.Table:
+    """Rows of labelled objects in a release, sorted by id; `given`, `author`, `version` and `time` are of the label."""
+    ids = ", ".join(map(str, labels["object_id"].to_pylist())) or "NULL"
+    rows = query(
+        workspace.catalog,
+        f"""SELECT {ROW_COLUMNS}, starts_with(survey_layer, 'simulated') AS simulated, label_id
+            FROM morphology JOIN tiles USING (tile_id)
+            WHERE object_id IN ({ids}) ORDER BY object_id""",
+        release=release.release,
+    )
+    # Both are sorted by object id, and the store has each once.
+    labels = labels.filter(pa.array(np.isin(labels["object_id"].to_numpy(), rows["object_id"].to_numpy())))
+    for name, column in (("given", "label"), ("author", "author"), ("version", "version"), ("time", "time")):
+        rows = rows.append_column(name, labels[column])
+    return rows
+
+
+def _newest(groups: np.ndarray, versions: list[str], labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows have the newest label of their position, and which contradict others of that version: bool (n,) each.
+
+    Of rows that say the same the first is meant. Names of versions begin with their number.
+    """
+    numbers = np.array([int(name.partition("-")[0]) for name in versions], dtype=np.int64)
+    newest, contradicting = np.zeros(len(groups), dtype=bool), np.zeros(len(groups), dtype=bool)
+    order = np.argsort(groups, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []:
+        latest = members[numbers[members] == numbers[members].max()]
+        if len({labels[row] for row in latest}) == 1:
+            newest[latest[0]] = True
+        else:
+            contradicting[latest] = True
+    return newest, contradicting
+
+
+def _sky_images(labels: _Frozen, rows: pa.Table, fields: SkyFields, slugs: tuple[str, ...]) -> SkyImages:
+    # By their pixels, not by the digests of the release, which are those of another model in the next one.
+    digest = hashlib.sha256()
+    for chunk in fields.chunks(fields.taken):
+        digest.update(chunk.tobytes())
+    return SkyImages(
+        rows=rows,
+        labels=np.array([slugs.index(label) for label in rows["given"].to_pylist()], dtype=np.int64),
+        fields=fields,
+        origin=ORIGIN,
+        content=f"{ORIGIN}:{labels.digest}|{digest.hexdigest()}",
+        told={name: rows[name] for name in ("author", "version", "time")},
+    )
+
+
+def _remarks(labels: _Frozen, used: int, replaced: int) -> tuple[str, ...]:
+    said = [f"Also trained on {used} objects of the sky with labels of people (version {labels.version})."]
+    if replaced:
+        said.append(f"Training images at the position of such an object, left out for it: {replaced}.")
+    return tuple(said)
+
+
+def _nothing(labels: _Frozen, release: ReleaseInfo, left_out: dict[str, int]) -> str:
+    counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+    return (
+        f"training.labels: none of the {labels.labels.num_rows} labels in force at version {labels.version} can be "
+        f"used with release {release.release}"
+        + (f": {counts}" if counts else "")
+        + "; label other objects, survey again where tiles changed, or train without training.labels"
+    )
