@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,13 +49,19 @@ def find_release(catalog: Path, release: str | None = None) -> tuple[ReleaseInfo
 
 
 def select(
-    layout: ReleaseLayout, sql: str, *, among: Sequence[Partition] | None = None, limit: int | None = None
+    layout: ReleaseLayout,
+    sql: str,
+    *,
+    among: Sequence[Partition] | None = None,
+    limit: int | None = None,
+    beside: Mapping[str, pa.Table] | None = None,
 ) -> pa.Table:
     """Run one SELECT, as `query`, on a release that is found already.
 
     Parameters
     ----------
     among : the partitions that `morphology` shall consist of, all when left out; no other one is opened.
+    beside : further tables by name, which the statement may join.
     """
     expanded, cones = expand_cones(sql)
     with duckdb.connect(":memory:") as connection:
@@ -64,6 +70,8 @@ def select(
             if len(cones) == 1 and _is_confined(connection, sql):
                 among = cones[0].touched(among)
         try:
+            for name, table in (beside or {}).items():
+                connection.register(name, table)
             _close(connection, layout, among)
             answer = connection.sql(_one_select(connection, expanded))
             return _without_decimals((answer if limit is None else answer.limit(limit)).to_arrow_table())

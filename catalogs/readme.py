@@ -1,7 +1,7 @@
 """The catalogue explained to those who read it: the README of a release, and docs/catalogue.md.
 
-Both are made from the tables of `catalogs.schema`. `python -m catalogs.readme CLASS …` prints docs/catalogue.md; the
-names of the classes come from outside.
+Both are made from the tables of `catalogs.schema` and `catalogs.sidecars`. `python -m catalogs.readme CLASS …` prints
+docs/catalogue.md; the names of the classes come from outside.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from catalogs.citation import simulated_warning
 from catalogs.exports import VOTABLE_ROWS
 from catalogs.layout import INDEX_NAME, MARGIN_ARCSEC, MARGIN_NAME
 from catalogs.schema import FLAG_MEANINGS, RELIABLE_CONFIDENCE, UNRELIABLE, catalogue_columns, flag_names
+from catalogs.sidecars import RUNS_COLUMNS
 
 _TOTALS = {
     "tiles": "sky tiles",
@@ -85,7 +86,7 @@ _FILES = (
         f"margin cache: rows within {MARGIN_ARCSEC:g} arcsec of each pixel, for crossmatches across its edge",
     ),
     (f"morphology/{INDEX_NAME}/", "which pixel an `object_id` is in"),
-    ("sidecar/tiles.parquet, runs.parquet", "the sky tiles, and the software that made the rows (`run_id`)"),
+    ("sidecar/tiles.parquet, runs.parquet", "the sky tiles, and the runs that made the rows (`run_id`)"),
     ("sidecar/quarantine.parquet", "inputs without a row, with the reason"),
     ("sidecar/partitions.parquet, changes.parquet", "the pixels; what changed since the release before"),
     ("sidecar/manifest.sha256", "checksums of all files: `sha256sum -c sidecar/manifest.sha256`"),
@@ -147,6 +148,8 @@ def _explained(class_slugs: Sequence[str]) -> list[str]:
         _reliable(),
         "## Quality flags",
         _flags(),
+        "## Runs",
+        _runs(),
         "## Files",
         "\n".join(["| file | what |", "|---|---|", *(f"| {name} | {what} |" for name, what in _FILES)]),
     ]
@@ -184,6 +187,15 @@ def _flags() -> str:
         for flag, meaning in FLAG_MEANINGS.items()
     ]
     return "\n".join(["| bit | flag of quality_flags | spoils a label | meaning |", "|---|---|---|---|", *rows])
+
+
+def _runs() -> str:
+    text = (
+        "`sidecar/runs.parquet` (the table `runs` of `morphcat query`) has a row for each run that committed a sky\n"
+        "tile of the release or predicted one of its rows. Null is what is not known, as of a run that was killed."
+    )
+    rows = [f"| {c.name} | {c.type} | {c.unit} | {c.meaning} |" for c in RUNS_COLUMNS]
+    return "\n".join([text, "", "| column of runs | type | unit | meaning |", "|---|---|---|---|", *rows])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The tables beside the rows of a release: its tiles, runs, partitions, and every input that got no row.
 
-They are made from the stamps of the tiles and the receipts of the leaves. Which software made a run is told from
-outside.
+They are made from the stamps of the tiles and the receipts of the leaves. What a run was made with, and how it went, is
+told from outside.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from catalogs.layout import ReleaseLayout
 from catalogs.leaves import Carried, Leaf
 from catalogs.partitions import Duplicate
+from catalogs.schema import Column
 from catalogs.tile_store import DUPLICATE, TileStamp
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -33,15 +36,29 @@ QUARANTINE_SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
-RUNS_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("tiles", pa.int32()),
-        ("settings_digest", pa.string()),
-        ("git_revision", pa.string()),
-        ("versions", pa.string()),
-    ]
+RUNS_COLUMNS = (
+    Column("run_id", pa.string(), "", "", "the run, as rows name it"),
+    Column("tiles", pa.int32(), "", "", "sky tiles of this release that it committed"),
+    Column("settings_digest", pa.string(), "", "", "digest of all settings"),
+    Column("git_revision", pa.string(), "", "", "commit of the code; empty where it was no checkout"),
+    Column("versions", pa.string(), "", "", "versions of the software, as JSON"),
+    Column("model_id", pa.string(), "", "", "the model that classified"),
+    Column("started", pa.string(), "", "", "when it began, ISO 8601, UTC"),
+    Column("seconds", pa.float64(), "s", "", "time it classified"),
+    Column("kind", pa.string(), "", "", "where its units ran, as the setting workers.kind says"),
+    Column("workers", pa.int32(), "", "", "number of workers, where the settings decide it"),
+    Column("device", pa.string(), "", "", "device of the network: cpu or cuda"),
+    Column("host", pa.string(), "", "", "the machine that it was started on"),
+    Column("tiles_done", pa.int32(), "", "", "sky tiles that it committed"),
+    Column("tiles_failed", pa.int32(), "", "", "sky tiles that it could not finish"),
+    Column("classified", pa.int64(), "", "", "objects with a label in the tiles that it committed"),
+    Column("unclassified", pa.int64(), "", "", "objects without a label in these"),
+    Column("quarantined", pa.int64(), "", "", "inputs of these in quarantine"),
+    Column("reused", pa.int64(), "", "", "objects in these that kept the prediction of an earlier run"),
+    Column("objects_per_second", pa.float64(), "s-1", "", "objects, with a label or without, in a second of `seconds`"),
+    Column("simulated", pa.bool_(), "", "", "true: its rows are of a simulated sky; null: that can not be told apart"),
 )
+RUNS_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in RUNS_COLUMNS])
 PARTITIONS_SCHEMA = pa.schema(
     [
         ("order", pa.int16()),
@@ -56,13 +73,37 @@ PARTITIONS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run was made with; empty where that is not known. `versions` by package."""
+class RunRecord(BaseModel):
+    """What a run was made with and how it went; empty or None what is not known, as of a run that was killed.
+
+    `versions` by package, `started` in ISO 8601 (UTC), `seconds` of classification. The counts are of what the run
+    committed itself, which later runs may have replaced.
+    """
+
+    model_config = ConfigDict(frozen=True)
 
     settings_digest: str = ""
     git_revision: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = {}
+    started: str | None = None
+    seconds: float | None = None
+    kind: str | None = None
+    workers: int | None = None
+    device: str | None = None
+    host: str | None = None
+    tiles_done: int | None = None
+    tiles_failed: int | None = None
+    classified: int | None = None
+    unclassified: int | None = None
+    quarantined: int | None = None
+    reused: int | None = None
+
+    @property
+    def objects_per_second(self) -> float | None:
+        """Rows that were committed in a second of classification."""
+        if not self.seconds or self.classified is None or self.unclassified is None:
+            return None
+        return (self.classified + self.unclassified) / self.seconds
 
 
 def write_sidecars(
@@ -143,19 +184,30 @@ def tiles_table(stamps: Iterable[TileStamp]) -> pa.Table:
 def runs_table(stamps: Sequence[TileStamp], leaves: Sequence[Leaf], runs: Mapping[str, RunRecord]) -> pa.Table:
     """One row for each run that committed a tile of the release or predicted one of its rows; rows join by run_id.
 
-    A row that was taken over from an earlier commit of its tile keeps the run that predicted it.
+    A row that was taken over from an earlier commit of its tile keeps the run that predicted it. Columns as in
+    `RUNS_COLUMNS`; what is not known is null.
     """
     tiles = Counter(stamp.run_id for stamp in stamps)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run_id in sorted(tiles.keys() | {run_id for leaf in leaves for run_id in leaf.runs}):
         record = runs.get(run_id, RunRecord())
         rows.append(
             {
+                **record.model_dump(),
                 "run_id": run_id,
                 "tiles": tiles[run_id],
-                "settings_digest": record.settings_digest,
-                "git_revision": record.git_revision,
+                "model_id": stamps[0].model_id,  # a release is of one model
                 "versions": json.dumps(dict(record.versions), sort_keys=True),
+                "objects_per_second": record.objects_per_second,
+                "simulated": _simulated([leaf for leaf in leaves if run_id in leaf.runs]),
             }
         )
     return pa.Table.from_pylist(rows, schema=RUNS_SCHEMA)
+
+
+def _simulated(leaves: Sequence[Leaf]) -> bool | None:
+    """Whether the rows of a run are simulated, by the leaves that hold some of them; None where these hold both."""
+    simulated = sum(leaf.simulated for leaf in leaves)
+    if not leaves or 0 < simulated < sum(leaf.rows for leaf in leaves):
+        return None
+    return simulated > 0

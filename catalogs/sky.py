@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from astropy.coordinates import Latitude, Longitude
-from cdshealpix.nested import lonlat_to_healpix
+from cdshealpix.nested import healpix_to_lonlat, lonlat_to_healpix
 from scipy.spatial import cKDTree
 
 from catalogs.errors import CatalogError
@@ -27,6 +27,12 @@ def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
         raise CatalogError(f"{bad.sum()} positions are not on the sky, the first is ra {ra[first]}, dec {dec[first]}")
     index = lonlat_to_healpix(Longitude(ra, unit="deg"), Latitude(dec, unit="deg"), depth=ORDER)
     return np.asarray(index).astype(np.int64)
+
+
+def cell_centres(cells: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Right ascension and declination, float64 (N,) in degrees, of the centres of nested HEALPix cells int64 (N,)."""
+    lon, lat = healpix_to_lonlat(cells, depth=order)
+    return np.asarray(lon.deg), np.asarray(lat.deg)
 
 
 def close_pairs(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:

@@ -1,27 +1,27 @@
-"""Releases of a workspace: pixels mapped over the workers, and what each run was made with.
+"""Releases of a workspace: their pixels mapped over the workers.
 
 What a release is and how it is built stands in catalogs.publish; here is where its units run and how far they are.
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
 from catalogs.leaves import LeafJob
 from catalogs.publish import Receipt, RunUnits, publish
 from catalogs.release import ReleaseInfo
-from catalogs.sidecars import RunRecord
+from pipeline.cluster_settings import WorkerSettings
+from pipeline.fitness import Standard, standard_here
+from pipeline.logs import unit_ended
 from pipeline.progress import track
+from pipeline.run_records import run_records
 from pipeline.settings import Workspace
-from pipeline.versions import git_revision, software_versions
-from pipeline.workers import Outcome, WorkerSettings, run_units
+from pipeline.workers import Outcome, run_units
 
-_log = logging.getLogger(__name__)
-
+_TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)
 FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to start
 
 
@@ -45,7 +45,8 @@ def on_workers(settings: WorkerSettings, few_rows: int = FEW_ROWS) -> RunUnits:
     def run(what: str, function: Callable[[LeafJob], Receipt], jobs: Sequence[LeafJob]) -> Iterator[Receipt]:
         with track(what, len(jobs)) as step:
             where = settings if sum(job.rows for job in jobs) > few_rows else inline
-            for outcome in run_units(function, jobs, where):
+            for outcome in run_units(function, jobs, where, _standard(function, jobs)):
+                unit_ended(outcome)
                 if outcome.receipt is None:
                     raise _failure(outcome)
                 step(1, outcome.name)
@@ -54,34 +55,19 @@ def on_workers(settings: WorkerSettings, few_rows: int = FEW_ROWS) -> RunUnits:
     return run
 
 
+def _standard(function: Callable[[LeafJob], Receipt], jobs: Sequence[LeafJob]) -> Standard | None:
+    """What the workers of a release have to be like."""
+    if not jobs:
+        return None
+    return standard_here(device="cpu", writes=Path(jobs[0].root).parent, module=function.__module__)
+
+
 def _failure(outcome: Outcome[Receipt]) -> Exception:
     """What failed a unit: in words when it is something that a person can put right, else with its traceback."""
     _, raised, words = outcome.error.rpartition(f"{CatalogError.__module__}.{CatalogError.__name__}: ")
     if raised:
         return CatalogError(" ".join(words.split()))
+    told = _TOLD_BY_SYSTEM.search(outcome.error) if outcome.by_system else None
+    if told:  # such as a full disk: no bug, and worth another try
+        return OSError(int(told["number"]), f"{outcome.name}: {told['words']}")
     return RuntimeError(f"{outcome.name}: {outcome.error}")
-
-
-def record_run(workspace: Workspace, run_id: str) -> None:
-    """Keep what a run is made with under `reports/runs/`, before it commits its first tile: it may be killed."""
-    record = {
-        "run_id": run_id,
-        "settings": workspace.settings.model_dump(),
-        "settings_digest": workspace.settings.digest(),
-        "git_revision": git_revision(),
-        "versions": software_versions(),
-    }
-    with written_whole(workspace.reports / "runs" / f"{run_id}.json") as beside:
-        beside.write_text(json.dumps(record, indent=1))
-
-
-def run_records(workspace: Workspace) -> dict[str, RunRecord]:
-    """What the runs of a workspace were made with, by run id, as far as it was kept."""
-    records = {}
-    for path in sorted((workspace.reports / "runs").glob("*.json")):
-        try:
-            kept = json.loads(path.read_text())
-            records[path.stem] = RunRecord(kept["settings_digest"], kept["git_revision"], kept["versions"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("%s can not be read (%s); the release will not tell what that run was made with", path, error)
-    return records

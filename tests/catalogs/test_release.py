@@ -36,9 +36,9 @@ from catalogs.release import (
     rollback,
 )
 from catalogs.schema import arrow_schema
-from catalogs.sidecars import RunRecord
-from catalogs.tile_store import committed, tile_path
-from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_table
+from catalogs.sidecars import RUNS_SCHEMA, RunRecord
+from catalogs.tile_store import commit, committed, tile_path
+from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_stamp, make_table
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -191,13 +191,30 @@ def test_every_file_is_in_the_manifest_and_the_extension_says_how_to_join(releas
 
 def test_runs_join_every_row_and_say_what_is_known_of_them(catalog: Path) -> None:
     commit_tile(catalog, "c-tile", [31], run_id="run-2")  # its row was predicted by run-1
-    known = RunRecord("settings", "abc-dirty", {"torch": "2.13.0"})
+    known = RunRecord(
+        git_revision="abc-dirty", versions={"torch": "2.13.0"}, seconds=2.5, classified=9, unclassified=1, host="node7"
+    )
     info = published(catalog, runs={"run-1": known})
-    runs = {row["run_id"]: row for row in rows(catalog, info, "runs").to_pylist()}
+    table = rows(catalog, info, "runs")
+    assert table.schema.equals(RUNS_SCHEMA)
+    runs = {row["run_id"]: row for row in table.to_pylist()}
     assert set(rows(catalog, info)["run_id"].to_pylist()) == {"run-1"}
     assert {run: row["tiles"] for run, row in runs.items()} == {"run-1": 2, "run-2": 1}
-    assert runs["run-1"]["git_revision"] == "abc-dirty" and json.loads(runs["run-1"]["versions"])["torch"] == "2.13.0"
-    assert runs["run-2"]["settings_digest"] == ""
+    first, second = runs["run-1"], runs["run-2"]
+    assert first["git_revision"] == "abc-dirty" and json.loads(first["versions"])["torch"] == "2.13.0"
+    assert (first["host"], first["objects_per_second"], first["simulated"]) == ("node7", 4.0, False)
+    assert second["settings_digest"] == "" and second["model_id"] == MODEL
+    assert all(second[name] is None for name in ("started", "seconds", "objects_per_second", "simulated"))
+
+
+def test_a_run_is_simulated_where_all_its_rows_are(tmp_path: Path) -> None:
+    one_sky, other = make_table("a", [1], layer="simulated", run_id=["A"]), make_table("b", [5], run_id=["B"])
+    mixed = make_table("c", [1 + 360 * 120], run_id=["C"])  # beside object 1, in the same leaf
+    for table in (one_sky, other, mixed):
+        commit(tmp_path, table, make_stamp(table["tile_id"][0].as_py(), 1, run_id=table["run_id"][0].as_py()))
+    info = published(tmp_path)
+    told = {row["run_id"]: row["simulated"] for row in rows(tmp_path, info, "runs").to_pylist()}
+    assert told == {"A": None, "B": False, "C": None}
 
 
 # --- what does not change is carried over -----------------------------------------------------------------------
@@ -362,6 +379,27 @@ def test_a_rollback_is_kept_and_not_undone_by_the_next_publish(catalog: Path, co
     assert third.objects == 11 and third.previous == first.release and not third.release.endswith(".1")
     with pytest.raises(CatalogError, match="no release"):
         rollback(catalog, "../tiles", "")
+
+
+def test_a_rollback_that_was_killed_is_done_by_the_next_and_not_undone(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is kept before the pointer is replaced: the other way round the next publish would take it back."""
+    first = published(catalog)
+    commit_tile(catalog, "c-tile", [31])
+    second = published(catalog)
+
+    def interrupted(catalog: Path, release: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("catalogs.release.point_to", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(catalog, first.release, "a bad night")
+    assert current_release(catalog) == second and publish(catalog, MODEL) == second
+    rollback(catalog, first.release, "a bad night")
+    assert publish(catalog, MODEL) == first == current_release(catalog)
+    assert {step["to"] for step in history(catalog)} == {first.release}
 
 
 def test_one_can_turn_back_from_a_damaged_release_and_publish_beside_one(catalog: Path) -> None:

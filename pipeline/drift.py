@@ -1,0 +1,134 @@
+"""The drift monitor: whether what is new in a release is like what came before, on the whole and region by region.
+
+Compared are class fractions, mean confidence and novelty, the share with each quality flag, and the share of inputs in
+quarantine. A difference is an alarm when it is larger than its limit in the settings and than chance explains: with a
+probability of at most `drift.level`, divided by the number of comparisons (Bonferroni), so that this is the probability
+of any false alarm in a report. A model's rows are compared with those of its own earlier releases. The first release of
+another model is compared with the last one's and marked: `diff` and the gate judge what a new model changes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from catalogs.errors import CatalogError
+from catalogs.files import written_whole
+from catalogs.release import ReleaseInfo, current_name, layout_of, read_release, readable_releases
+from pipeline.drift_report import DriftReport
+from pipeline.drift_settings import DriftSettings
+from pipeline.logs import note
+from pipeline.settings import Workspace
+
+_log = logging.getLogger(__name__)
+
+
+def drift(catalog: Path, settings: DriftSettings, release: str | None = None) -> DriftReport:
+    """Compare the new rows of a release, the current one unless one is named, with those of the releases before it.
+
+    Raises
+    ------
+    CatalogError : there is no (such) release, or a file of it or of the one before it is missing or damaged.
+    """
+    from catalogs.query import find_release
+
+    info, _ = find_release(catalog, release)
+    before = earlier_releases(catalog, info)
+    report = DriftReport(info.release, info.model_id, order=settings.order, level=settings.level)
+    if not before:
+        return replace(report, remark="The first release: there is nothing to compare it with.")
+    other_model = before[0].model_id if before[0].model_id != info.model_id else ""
+    report = replace(report, against=before[0].release, releases=settings.releases, other_model=other_model)
+    return _compared(catalog, settings, report, info, before)
+
+
+def earlier_releases(catalog: Path, info: ReleaseInfo) -> list[ReleaseInfo]:
+    """The releases that readers saw before this one, newest first: those of its model; if none, of the last model.
+
+    Releases that readers were turned back from are not among them.
+    """
+    readable = readable_releases(catalog)
+    at = {other.release: i for i, other in enumerate(readable)}
+    chain: list[ReleaseInfo] = []
+    here = info
+    while (i := at.get(here.release, 0)) > 0:
+        here = readable[min(at.get(here.previous, i - 1), i - 1)]
+        chain.append(here)
+    same = [other for other in chain if other.model_id == info.model_id]
+    return same or [other for other in chain if other.model_id == chain[0].model_id]
+
+
+def _compared(
+    catalog: Path, settings: DriftSettings, report: DriftReport, info: ReleaseInfo, before: Sequence[ReleaseInfo]
+) -> DriftReport:
+    """The report with everything that can be compared."""
+    from pipeline.drift_comparison import compare  # DuckDB and SciPy only here: reports are read without
+    from pipeline.drift_counts import ages_of_runs, measures_of, sums_of, tiles_by_age, tiles_since
+
+    now, layouts = layout_of(catalog, info.release), [layout_of(catalog, other.release) for other in before]
+    tiles = tiles_since(now, None if report.other_model else layouts[0])
+    if tiles.num_rows == 0:
+        return replace(report, remark=f"No sky tile came since release {report.against}.")
+    slugs = list(dict.fromkeys([*info.class_slugs, *before[0].class_slugs]))
+    measures, theirs = (measures_of(slugs, of.class_slugs) for of in (info, before[0]))
+    known = tiles_by_age(layouts[0], ages_of_runs(layouts))
+    how = {"order": settings.order, "releases": settings.releases}
+    new = sums_of(now, tiles, measures, newly_predicted=True, **how)
+    earlier = sums_of(layouts[0], known, theirs, newly_predicted=False, **how)
+    regions, tests = compare(new, earlier, measures, settings)
+    few = f"Fewer than {settings.min_objects} objects, new or earlier: too few to compare."
+    return replace(report, regions=regions, tests=tests, remark="" if tests else few)
+
+
+def keep_drift(workspace: Workspace, release: str) -> DriftReport | None:
+    """Write the report of a release as JSON and Markdown under `reports/`; None when it is there already.
+
+    A release that can not be compared has a report that says why.
+    """
+    path = _path(workspace, release)
+    if path.is_file():
+        return None
+    try:
+        report = drift(workspace.catalog, workspace.settings.drift, release)
+    except CatalogError as error:
+        _log.warning("the drift of release %s is not known: %s", release, error)
+        model_id = read_release(workspace.catalog, release).model_id
+        report = DriftReport(release, model_id, remark=f"Could not be compared: {error}")
+    for alarm in report.alarms:
+        note(logging.ERROR, f"drift: {alarm}")  # at the terminal the command says it
+    with written_whole(path.with_suffix(".md")) as beside:
+        beside.write_text(report.to_markdown(), encoding="utf-8")
+    with written_whole(path) as beside:  # the last: it says that both are there
+        beside.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+    return report
+
+
+def is_kept(workspace: Workspace) -> bool:
+    """Whether there is a report of the current release, or no release."""
+    release = current_name(workspace.catalog)
+    return release is None or _path(workspace, release).is_file()
+
+
+def latest_alarms(workspace: Workspace) -> list[str]:
+    """The alarms of the current release, as its report keeps them; none where there is none, or it can not be read."""
+    release = current_name(workspace.catalog)
+    path = _path(workspace, release or "")
+    if release is None or not path.is_file():
+        return []
+    try:
+        return [str(alarm) for alarm in json.loads(path.read_bytes())["alarms"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning(
+            "%s can not be read (%s: %s); delete it, and the next survey makes it again",
+            path,
+            type(error).__name__,
+            error,
+        )
+        return []
+
+
+def _path(workspace: Workspace, release: str) -> Path:
+    return workspace.reports / f"drift-{release}.json"

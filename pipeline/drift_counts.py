@@ -1,0 +1,235 @@
+"""The sums that drift is told by: over the objects of each sky tile, and over the tiles of each region of the sky.
+
+DuckDB adds them up, a release at a time; no row of the catalogue comes here. Knows nothing of limits and alarms.
+
+Three populations are counted, for a sky tile that is read again keeps the predictions of objects whose pixels are the
+same. Labels, confidences, novelty and the flags of a prediction are told of objects that were predicted; all other
+flags of all objects of the tiles; quarantine of the inputs of the tiles. An input in quarantine has no position: it
+counts where most objects of its tile are, and in no region when the tile has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalogs.errors import CatalogError
+from catalogs.layout import NAME, ReleaseLayout
+from catalogs.query import select
+from catalogs.schema import QualityFlag
+from catalogs.sky import ORDER
+from pipeline.drift_report import MEANS
+from pipeline.reuse import CERTAINTY_FLAGS
+
+NOWHERE = -1  # the cell of inputs whose tile has no object
+
+
+class Population(StrEnum):
+    """Whose mean is taken."""
+
+    PREDICTED = "predicted"
+    READ = "read"
+    INPUTS = "inputs"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that each member of a population has, as SQL over the rows of the catalogue."""
+
+    name: str
+    population: Population
+    value: str
+    is_class: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the number is 0 or 1, so that its mean is a share."""
+        return self.is_class or self.name not in MEANS
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums by region and measure, float64 (R, M), over the members of the measure's population.
+
+    `cells` int64 (R,), ascending: HEALPix cells, `NOWHERE` among them. With n members in a tile, of whom the numbers
+    x add up to y: `tiles` with any member, `n`, `n2` of n², `total` of x, `squares` of x², `total2` of y², `total_n` of
+    y n.
+    """
+
+    cells: np.ndarray
+    tiles: np.ndarray
+    n: np.ndarray
+    n2: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+    total2: np.ndarray
+    total_n: np.ndarray
+
+
+def measures_of(class_slugs: Sequence[str], known: Sequence[str]) -> list[Measure]:
+    """What is measured: `class_slugs` are those to tell shares of, `known` those of a release by label_id."""
+    labels = [
+        f"label_id = {known.index(slug)}" if slug in known else "false"  # a class that only another model has
+        for slug in class_slugs
+    ]
+    classes = [
+        Measure(slug, Population.PREDICTED, label, True) for slug, label in zip(class_slugs, labels, strict=True)
+    ]
+    means = [Measure(name, Population.PREDICTED, name) for name in MEANS]
+    flags = [
+        Measure(
+            (flag.name or "").lower(),
+            Population.PREDICTED if flag & CERTAINTY_FLAGS else Population.READ,
+            f"quality_flags & {int(flag)} <> 0",
+        )
+        for flag in QualityFlag
+    ]
+    return [*classes, *means, *flags, Measure("quarantined", Population.INPUTS, "")]
+
+
+def tiles_since(layout: ReleaseLayout, before: ReleaseLayout | None) -> pa.Table:
+    """The tiles of a release (tile_id, run_id, age = 0) that another one does not have from the same run."""
+    tiles = _sidecar(layout, "tiles", "tile_id", "run_id")
+    if before is not None:
+        known = _sidecar(before, "tiles", "tile_id", "run_id")
+        tiles = tiles.join(known, ["tile_id", "run_id"], join_type="left anti")
+    return tiles.append_column("age", pa.array(np.zeros(tiles.num_rows, np.int64)))
+
+
+def tiles_by_age(layout: ReleaseLayout, ages: Mapping[str, int]) -> pa.Table:
+    """All tiles of a release (tile_id, run_id, age), with the age of the run that committed each."""
+    tiles = _sidecar(layout, "tiles", "tile_id", "run_id")
+    came = pa.table({"run_id": list(ages), "age": pa.array(list(ages.values()), pa.int64())})
+    return tiles.join(came, "run_id", join_type="inner")
+
+
+def ages_of_runs(layouts: Sequence[ReleaseLayout]) -> dict[str, int]:
+    """For each run of the first of these releases, newest first, the number of the release that it came with.
+
+    A run came with the oldest release that knows it without a gap; 0 is the newest release.
+    """
+    ages: dict[str, int] = {}
+    here: set[str] = set()
+    for age, layout in enumerate(layouts):
+        runs = set(_sidecar(layout, "runs", "run_id")["run_id"].to_pylist())
+        here = runs if age == 0 else here & runs
+        if not here:
+            break
+        ages.update(dict.fromkeys(here, age))
+    return ages
+
+
+def _sidecar(layout: ReleaseLayout, name: str, *columns: str) -> pa.Table:
+    """Columns of text of a sidecar of a release."""
+    path = layout.sidecar / f"{name}.parquet"
+    try:
+        return pq.read_table(
+            path, columns=list(columns), schema=pa.schema([(column, pa.string()) for column in columns])
+        )
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise CatalogError(
+            f"{path}: missing or damaged ({error}); `morphcat release verify` checks a release"
+        ) from error
+
+
+def sums_of(
+    layout: ReleaseLayout,
+    tiles: pa.Table,
+    measures: Sequence[Measure],
+    *,
+    order: int,
+    releases: int,
+    newly_predicted: bool,
+) -> Sums:
+    """Add up the measures over some tiles of a release.
+
+    Parameters
+    ----------
+    tiles : tile_id, run_id, age; others do not count.
+    order : HEALPix order of the regions.
+    releases : how many ages count in each region, the youngest that there are.
+    newly_predicted : whether predictions that a tile took over from an earlier commit are left out.
+
+    Raises
+    ------
+    CatalogError : a file of the release is missing or damaged.
+    """
+    sql = _statement(measures, order, releases, newly_predicted)
+    try:
+        answer = select(layout, sql, beside={"watched": tiles})
+    except FileNotFoundError as error:  # the list of its partitions
+        raise CatalogError(f"{error.filename}: missing; `morphcat release verify` checks a release") from error
+    columns = {name: answer[name].to_numpy().astype(np.float64) for name in answer.column_names[1:]}
+    populations = [measure.population for measure in measures]
+
+    def by_population(name: str) -> np.ndarray:
+        return np.stack([columns[f"{name}_{p}"] for p in populations], axis=1)
+
+    def by_measure(name: str) -> np.ndarray:
+        return np.stack([columns[f"{name}{i}"] for i in range(len(measures))], axis=1)
+
+    return Sums(
+        cells=answer["cell"].to_numpy().astype(np.int64),
+        tiles=by_population("tiles"),
+        n=by_population("n"),
+        n2=by_population("nn"),
+        total=by_measure("y"),
+        squares=by_measure("q"),
+        total2=by_measure("yy"),
+        total_n=by_measure("yn"),
+    )
+
+
+def _statement(measures: Sequence[Measure], order: int, releases: int, newly_predicted: bool) -> str:
+    """One SELECT: sums within each tile and cell, of which the youngest releases count, then over the tiles."""
+    predicted = "label_id >= 0" + (" AND rows.run_id = watched.run_id" if newly_predicted else "")
+    member = {Population.PREDICTED: predicted, Population.READ: "true"}
+    within = [f"count(*) FILTER ({condition}) AS n_{population}" for population, condition in member.items()]
+    for i, measure in enumerate(measures):
+        if measure.population is Population.INPUTS:
+            continue
+        condition, value = member[measure.population], measure.value
+        if measure.is_share:
+            within.append(f"count(*) FILTER ({condition} AND {value}) AS y{i}")
+        else:
+            within.append(f"sum({value}) FILTER ({condition}) AS y{i}")
+            within.append(f"sum({value}::DOUBLE * {value}) FILTER ({condition}) AS q{i}")
+    quarantine = next(i for i, measure in enumerate(measures) if measure.population is Population.INPUTS)
+    over = [
+        f"count(*) FILTER (n_{p} > 0) AS tiles_{p}, {_sum(f'n_{p}')} AS n_{p}, {_sum(f'n_{p}', f'n_{p}')} AS nn_{p}"
+        for p in Population
+    ]
+    for i, measure in enumerate(measures):
+        y, n, q = f"y{i}", f"n_{measure.population}", f"y{i}" if measure.is_share else f"q{i}"
+        over.append(f"{_sum(y)} AS y{i}, {_sum(q)} AS q{i}, {_sum(y, y)} AS yy{i}, {_sum(y, n)} AS yn{i}")
+    return f"""
+        WITH of_tiles AS (
+            SELECT _healpix_29 >> {2 * (ORDER - order)} AS cell, tile_id, any_value(age) AS age, {", ".join(within)}
+            FROM {NAME} AS rows JOIN watched USING (tile_id)
+            GROUP BY cell, tile_id
+        ), places AS (
+            SELECT tile_id, arg_max(cell, n_read * 100_000 - cell) AS cell FROM of_tiles GROUP BY tile_id
+        ), inputs AS (
+            SELECT
+                coalesce(cell, {NOWHERE}) AS cell,
+                age,
+                classified + unclassified + quarantined AS n_inputs,
+                quarantined AS y{quarantine}
+            FROM tiles JOIN watched USING (tile_id) LEFT JOIN places USING (tile_id)
+        ), everything AS (
+            SELECT * FROM of_tiles UNION ALL BY NAME SELECT * FROM inputs
+        ), young AS (
+            SELECT * FROM everything QUALIFY dense_rank() OVER (PARTITION BY cell ORDER BY age) <= {releases}
+        )
+        SELECT cell, {", ".join(over)} FROM young GROUP BY cell ORDER BY cell
+    """
+
+
+def _sum(*factors: str) -> str:
+    """A sum over tiles, as a float: squares may be too large for an integer."""
+    return f"coalesce(sum({' * '.join(f'{factor}::DOUBLE' for factor in factors)}), 0)"
