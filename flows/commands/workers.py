@@ -1,0 +1,96 @@
+"""`morphcat workers check | script`: whether the workers can do a survey, and the job script of SLURM."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from flows.commands.common import Subparsers, make_root, workspace_of
+from flows.display import print_json, print_table, say
+from pipeline.settings import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.preflight import WorkerReport
+
+EXIT_UNFIT = 1
+_HEADER = ("worker", "host", "process", "python", "torch", "threads", "GPU", "free GB", "clock s", "state")
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare `workers check` and `workers script`."""
+    parser = subparsers.add_parser("workers", help="whether the workers can do a survey; the job script of SLURM")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    checked = verbs.add_parser("check", help="start or reach the workers and ask each whether it can do a survey")
+    checked.set_defaults(run=check)
+    scripted = verbs.add_parser("script", help="print the script that each job of SLURM runs; starts nothing")
+    scripted.set_defaults(run=script)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Ask the workers that the settings name, as a survey does before its first unit."""
+    workspace = workspace_of(arguments)
+    if workspace.settings.workers.kind == "inline":
+        reports: list[WorkerReport] = []
+    else:
+        make_root(workspace)
+        reports = _asked(workspace)
+    fit = not any(report.problems for report in reports)
+    if arguments.json:
+        print_json({"ok": fit, "workers": [asdict(report) for report in reports]})
+    elif reports:
+        _print(reports)
+    else:
+        print("ok: workers.kind is inline, units run in the process of the command")
+    return 0 if fit else EXIT_UNFIT
+
+
+def script(arguments: argparse.Namespace) -> None:
+    """Print the job script."""
+    from pipeline.clusters import slurm_script
+
+    print(slurm_script(workspace_of(arguments).settings.workers), end="")
+
+
+def _asked(workspace: Workspace) -> list[WorkerReport]:
+    from models.predictor import chosen_device
+    from pipeline.clusters import needs_gpu, open_cluster
+    from pipeline.fitness import standard_here
+    from pipeline.preflight import ask_workers
+
+    settings = workspace.settings.workers
+    standard = standard_here(
+        device=chosen_device(settings.device),
+        writes=workspace.catalog,
+        reads=[workspace.models],
+        inputs=[workspace.incoming],
+    )
+    expected = settings.n if settings.kind in ("local", "slurm") else 1
+    say(f"waiting for the workers ({settings.kind}) …")
+    with open_cluster(settings) as client:
+        return ask_workers(client, standard, expected=expected, gpu_only=needs_gpu(settings))
+
+
+def _print(reports: Sequence[WorkerReport]) -> None:
+    """A row for each worker, what is to be said of it, and whether all can work."""
+    from pipeline.preflight import in_words
+
+    print_table(_HEADER, [_row(report) for report in reports])
+    for report in reports:
+        for warning in report.warnings:
+            print(f"warning, {report.address}: {warning}")
+    unfit = any(report.problems for report in reports)
+    print(in_words(reports, most=len(reports)) if unfit else "ok: every worker can do a survey")
+
+
+def _row(report: WorkerReport) -> tuple[str | int | float | None, ...]:
+    said = report.condition
+    state = "can not" if report.problems else "ok"
+    if said is None:
+        return (report.address, *[None] * (len(_HEADER) - 2), state)
+    free = None if math.isnan(said.free_gb) else said.free_gb
+    torch, gpu = said.versions.get("torch"), said.gpu or said.gpus or None
+    clock = round(report.clock_error, 1)
+    return (report.address, said.host, said.pid, said.python, torch, said.threads, gpu, free, clock, state)

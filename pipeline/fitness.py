@@ -1,0 +1,254 @@
+"""Whether a process can do the units of a run as the driver would: with the same software, folders and kind of device.
+
+The driver's own software is the standard; a process tells its condition; comparing the two gives sentences for people.
+This runs in workers as well as in the driver, and knows nothing of Dask, nor of how workers are asked (`preflight`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pipeline.errors import UnfitWorker
+from pipeline.versions import code_digest, versions_of
+
+# What decides the rows of a tile, and `distributed`, which carries the jobs.
+DECISIVE = (
+    *("morphcat", "torch", "numpy", "scipy", "pyarrow", "astropy", "h5py", "pillow", "cdshealpix"),
+    "distributed",
+)
+LITTLE_DISK = 5.0  # GB; a committed tile takes under 1 MB, a release of a million objects some 0.5 GB
+
+_INSTALL = "install morphcat with the same constraints.txt in the workers' environment"
+_CODE = "install the same in both places, and start workers again that run since before an upgrade"
+_MOUNT = "mount it under the same path on every machine"
+_GPU = "give each worker a GPU and a torch build for it, or set workers.device=cpu"
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What the processes of a run must be like.
+
+    `versions` are those of the driver, by package, `code` the digest of its own source on disk. `writes` is the folder
+    that units write to; `reads` are folders that they read and in which something lies, and so are `inputs`, which are
+    asked for at the start alone: what was classified may be taken away. `module` holds the unit.
+    """
+
+    python: str
+    versions: tuple[tuple[str, str], ...]
+    code: str
+    device: str
+    writes: str
+    reads: tuple[str, ...]
+    inputs: tuple[str, ...]
+    module: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a process says of itself.
+
+    `free_gb` is the disk left where units write (10⁹ bytes, NaN where it is not seen), `gpus` how many torch sees and
+    `gpu` the name and id of the one that was asked for and works, `threads` those of torch (no torch: 0), `cores` those
+    that the process may use. `troubles` are sentences on what it can not do.
+    """
+
+    host: str
+    pid: int
+    python: str
+    versions: dict[str, str]
+    code: str
+    cores: int
+    threads: int
+    free_gb: float
+    gpus: int
+    gpu: str
+    troubles: tuple[str, ...]
+
+
+def standard_here(
+    *,
+    device: str,
+    writes: Path,
+    reads: Iterable[Path] = (),
+    inputs: Iterable[Path] = (),
+    module: str = "pipeline.classify",
+) -> Standard:
+    """The standard that this process sets for the workers of its run; torch is not imported for it.
+
+    Parameters
+    ----------
+    device : torch device of the units; `cuda` asks for a usable GPU.
+    writes : the folder that units write to, on a disk that all share; need not exist yet.
+    reads, inputs : folders that units read, or files in these; where nothing lies, nothing is asked for.
+    module : where the unit stands.
+    """
+    return Standard(
+        python=platform.python_version(),
+        versions=tuple(versions_of(DECISIVE).items()),
+        code=code_digest(),
+        device=device,
+        writes=str(writes),
+        reads=_filled(reads),
+        inputs=_filled(inputs),
+        module=module,
+    )
+
+
+def _filled(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Those folders, or the folders of those files, in which something lies, each once."""
+    folders = dict.fromkeys(path.parent if path.is_file() else path for path in paths)
+    return tuple(str(folder) for folder in folders if folder.is_dir() and _has_entries(folder))
+
+
+# --- in the worker --------------------------------------------------------------------------------------------------
+
+
+def examine(standard: Standard, at_start: bool) -> Condition:
+    """The condition of this process; imports the module of the unit and, for a GPU, uses it once."""
+    troubles = [_folder_trouble(standard.writes, filled=False)]
+    read = standard.reads + (standard.inputs if at_start else ())
+    troubles += [_folder_trouble(folder, filled=True) for folder in read]
+    troubles.append(_import_trouble(standard.module))
+    gpu, trouble = _gpu(standard.device) if standard.device.startswith("cuda") else ("", "")
+    troubles.append(trouble)
+    torch = sys.modules.get("torch")  # imported by now where units need it
+    return Condition(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        python=platform.python_version(),
+        versions=versions_of(DECISIVE),
+        code=_loaded_code(),
+        cores=len(os.sched_getaffinity(0)),
+        threads=torch.get_num_threads() if torch else 0,
+        free_gb=_free_gb(standard.writes),
+        gpus=torch.cuda.device_count() if torch else 0,
+        gpu=gpu,
+        troubles=tuple(filter(None, troubles)),
+    )
+
+
+@cache
+def _loaded_code() -> str:
+    """The source code of this process, as it was when it was first asked: files may be replaced while it lives."""
+    return code_digest()
+
+
+def _folder_trouble(path: str, filled: bool) -> str:
+    """Why a folder can not be used here; `filled` says that the driver sees something in it."""
+    try:
+        if _has_entries(Path(path)) or not filled:
+            return ""
+    except OSError as error:
+        return f"{path} can not be read there ({error.strerror}): {_MOUNT}"
+    return f"{path} is empty there, and is not for the driver: {_MOUNT}"
+
+
+def _has_entries(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is not None
+
+
+def _import_trouble(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # as broken libraries were seen to raise
+        return f"{module} can not be imported there ({type(error).__name__}: {error}): {_INSTALL}"
+    return ""
+
+
+def _gpu(device: str) -> tuple[str, str]:
+    """Name and id of the GPU, after a first sum on it; else why there is none."""
+    try:
+        import torch
+
+        torch.ones(8, device=device).sum().item()
+        properties = torch.cuda.get_device_properties(device)
+    except (ImportError, OSError, RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
+        return "", f"no usable GPU there ({str(error).splitlines()[0]}): {_GPU}"
+    return f"{properties.name} {properties.uuid}", ""
+
+
+def _free_gb(path: str) -> float:
+    try:
+        return round(shutil.disk_usage(path).free / 1e9, 1)
+    except OSError:
+        return float("nan")
+
+
+# --- the comparison -------------------------------------------------------------------------------------------------
+
+
+def problems(standard: Standard, condition: Condition) -> tuple[str, ...]:
+    """Why a process must not do units of this run, each with what to do; empty when it may."""
+    found = list(condition.troubles)
+    if _minor(condition.python) != _minor(standard.python):
+        found.append(f"Python {condition.python} there, {standard.python} here: use the same minor version")
+    for package, here in standard.versions:
+        there = condition.versions.get(package, "missing")
+        if _public(there) != _public(here):
+            found.append(f"{package} {there} there, {here} here: {_INSTALL}")
+    if condition.code != standard.code:
+        found.append(f"other source code of morphcat there ({condition.code}) than here ({standard.code}): {_CODE}")
+    return tuple(found)
+
+
+def warnings(standard: Standard, condition: Condition) -> tuple[str, ...]:
+    """What differs without harm to the rows, or may end badly later."""
+    found = []
+    if condition.python != standard.python and _minor(condition.python) == _minor(standard.python):
+        found.append(f"Python {condition.python} there, {standard.python} here")
+    for package, here in standard.versions:
+        there = condition.versions.get(package, "")
+        if there != here and _public(there) == _public(here):
+            found.append(f"{package} {there} there, {here} here: another build, last digits may differ")
+    if condition.free_gb < LITTLE_DISK:
+        found.append(f"only {condition.free_gb:g} GB are free for {standard.writes}")
+    if condition.gpus and not condition.gpu and not standard.device.startswith("cuda"):
+        found.append(f"{condition.gpus} GPUs there are not used: workers.device=cuda would")
+    if condition.threads > condition.cores:
+        found.append(f"{condition.threads} torch threads on {condition.cores} cores: lower workers.threads")
+    return tuple(found)
+
+
+def _minor(python: str) -> str:
+    """3.11 of 3.11.4."""
+    return python.rpartition(".")[0]
+
+
+def _public(version: str) -> str:
+    """A version without its local part, which names the build: 2.13.0 of 2.13.0+cu130."""
+    return version.partition("+")[0]
+
+
+# --- workers that come later ----------------------------------------------------------------------------------------
+
+
+@cache  # keeps a success, not an error: done once in each process
+def require_fit(standard: Standard) -> None:
+    """Make sure that this process may do units of the run.
+
+    The preflight asks the workers that are there at the start; a cluster that grows, and a process that is started in
+    the place of a dead one, bring others. They are asked the same but for the clock, the inputs, and whether what they
+    write arrives.
+
+    Raises
+    ------
+    pipeline.errors.UnfitWorker : it may not; the message says why.
+    """
+    condition = examine(standard, at_start=False)
+    found = problems(standard, condition)
+    if found:
+        raise UnfitWorker(
+            f"a worker on {condition.host} (process {condition.pid}) can not do this run:\n  "
+            + "\n  ".join(found)
+            + "\nput it right, or take it out; what is committed stays, and running again goes on"
+        )
