@@ -3,22 +3,25 @@
 A folder `<root>/<model id>/` holds `weights.safetensors`, `features.safetensors` (where the training images lie among
 the network's features), `card.json` (what a program needs) and `README.md` (what a person reads); that of an ensemble
 names its members and holds no tensors. It is written beside and renamed, so that it is there whole or not at all.
-`CHAMPION` is one line; `history.jsonl` keeps every change of it. Nothing here needs torch, so that listing models is
-quick.
+`CHAMPION` is one line, and the truth; `history.jsonl` keeps every change of it. A change is announced in a file of its
+own before it is made, so that a process killed half-way loses neither. Nothing here needs torch, so that listing models
+is quick.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import fcntl
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.conformal import ConformalSets
 from models.errors import ModelError
@@ -29,6 +32,8 @@ WEIGHTS = "weights.safetensors"
 
 _CHAMPION = "CHAMPION"
 _HISTORY = "history.jsonl"
+_ANNOUNCED = ".change.json"  # the change that is being made
+_LOCK = ".champion.lock"
 
 
 class Member(BaseModel):
@@ -92,6 +97,30 @@ class ModelCard(BaseModel):
     versions: dict[str, str]
 
 
+class Change(BaseModel):
+    """One change of the champion; a line of the history.
+
+    `before` and `to` are model ids, `before` None for the first champion. `by` says who made it, `verdict` is the key
+    of the gate's verdict that it rests on, `override` says that a person promoted against the gate, `rollback` that an
+    earlier champion was put back. Lines of older versions lack the last four.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    utc: str
+    before: str | None = Field(alias="from")
+    to: str
+    reason: str
+    by: str = ""
+    verdict: str = ""
+    override: bool = False
+    rollback: bool = False
+
+    def line(self) -> str:
+        """As it stands in the history."""
+        return self.model_dump_json(by_alias=True)
+
+
 def publish(
     root: Path,
     card: ModelCard,
@@ -116,7 +145,10 @@ def publish(
             (beside / "README.md").write_text(describe(card))
             for name, content in (files or {}).items():
                 (beside / name).write_bytes(content.encode() if isinstance(content, str) else content)
+            mode = (beside / "card.json").stat().st_mode  # safetensors makes files that only their owner can read
             for path in (*beside.iterdir(), beside):
+                if path.is_file():
+                    path.chmod(mode)
                 sync(path)
             _rename_unless_there(beside, folder)
         finally:
@@ -129,7 +161,9 @@ def publish(
 def lead_if_first(root: Path, model_id: str) -> None:
     """Make a model champion where there is none yet."""
     if champion(root) is None:
-        set_champion(root, model_id, reason="first model")
+        with _alone(root):
+            if champion(root) is None:
+                _replace_champion(root, model_id, reason="first model")
 
 
 def _rename_unless_there(beside: Path, folder: Path) -> None:
@@ -144,7 +178,7 @@ def _rename_unless_there(beside: Path, folder: Path) -> None:
 def load_card(root: Path, model_id: str) -> ModelCard:
     """Read the card of a model. Raises ModelError when there is no such model or the card is damaged."""
     path = root / model_id / "card.json"
-    if not path.is_file():
+    if not _is_name(model_id) or not path.is_file():
         known = list_models(root)
         near = difflib.get_close_matches(model_id, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none yet; train one first'}"
@@ -156,6 +190,11 @@ def load_card(root: Path, model_id: str) -> ModelCard:
     if card.model_id != model_id:
         raise ModelError(f"{path}: this is the card of {card.model_id}; a model folder can not be renamed or copied")
     return card
+
+
+def _is_name(model_id: str) -> bool:
+    """An id is one part of a path, so that none leads out of the folder of models."""
+    return re.fullmatch(r"[^./\\][^/\\]*", model_id) is not None
 
 
 def list_models(root: Path) -> list[str]:
@@ -170,16 +209,127 @@ def champion(root: Path) -> str | None:
     return path.read_text().strip() or None if path.is_file() else None
 
 
-def set_champion(root: Path, model_id: str, *, reason: str) -> None:
-    """Make a model champion and add a line to the history."""
-    before = champion(root)
+def set_champion(
+    root: Path,
+    model_id: str,
+    *,
+    reason: str,
+    by: str = "",
+    verdict: str = "",
+    override: bool = False,
+    rollback: bool = False,
+    instead_of: str | None = None,
+) -> Change:
+    """Make a model champion and add a line to the history; the arguments are those of `Change`.
+
+    Raises
+    ------
+    ModelError : no such model, it is champion already, or `instead_of` is given and is not the champion any more.
+    """
     load_card(root, model_id)
-    beside = root / f".{_CHAMPION}.{os.getpid()}"
-    beside.write_text(model_id + "\n")
-    os.replace(beside, root / _CHAMPION)
-    line = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "from": before, "to": model_id, "reason": reason}
-    with (root / _HISTORY).open("a") as history:
-        history.write(json.dumps(line) + "\n")
+    with _alone(root):
+        before = champion(root)
+        if before == model_id:
+            raise ModelError(f"{model_id} is the champion of {root} already; there is nothing to change")
+        if instead_of is not None and before != instead_of:
+            raise ModelError(
+                f"the champion of {root} is {before} by now, {instead_of} was expected: somebody else changed it "
+                "meanwhile; look at `morphcat models history` and decide again"
+            )
+        return _replace_champion(
+            root, model_id, reason=reason, by=by, verdict=verdict, override=override, rollback=rollback
+        )
+
+
+def history(root: Path) -> list[Change]:
+    """Every change of the champion, oldest first; the last one always names the present champion.
+
+    A change whose line is missing is taken from its announcement (its process was killed), or else inferred from
+    `CHAMPION` (somebody edited the file). Nothing is written.
+
+    Raises
+    ------
+    ModelError : a line is damaged.
+    """
+    while True:  # until nobody changed the champion while it was read
+        present = champion(root)
+        announced = _announced(root)  # after the champion and before the lines: it is in one or the other
+        changes, _ = _recorded(root)
+        if champion(root) == present:
+            break
+    if announced and announced.to == present and announced not in changes[-1:]:
+        changes.append(announced)
+    last = changes[-1].to if changes else None
+    if present is not None and present != last:
+        when = datetime.fromtimestamp((root / _CHAMPION).stat().st_mtime, UTC).isoformat(timespec="seconds")
+        changes.append(Change(utc=when, before=last, to=present, reason="not recorded: CHAMPION was changed by hand"))
+    return changes
+
+
+def _replace_champion(root: Path, model_id: str, **words: Any) -> Change:
+    """Announce a change, make it, record it; to be called under the lock."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    change = Change(utc=now, before=champion(root), to=model_id, **words)
+    _record(root, history(root))  # what a process that was killed here left unsaid
+    _write_line(root / _ANNOUNCED, change.line())
+    _write_line(root / _CHAMPION, model_id)
+    _record(root, history(root))
+    (root / _ANNOUNCED).unlink()
+    return change
+
+
+def _record(root: Path, changes: list[Change]) -> None:
+    """Append to the history those of `changes` that are not in it, over a last line that was cut short."""
+    there, whole = _recorded(root)
+    missing = changes[len(there) :]
+    if missing:
+        with (root / _HISTORY).open("ab") as file:
+            file.truncate(whole)
+            file.write("".join(change.line() + "\n" for change in missing).encode())
+        sync(root / _HISTORY)
+
+
+def _recorded(root: Path) -> tuple[list[Change], int]:
+    """The changes in the file of the history, and the bytes that they take; a last line without its end is no change.
+
+    Raises ModelError when another line is damaged.
+    """
+    path = root / _HISTORY
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    changes: list[Change] = []
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            changes.append(Change.model_validate_json(line))
+        except ValidationError as error:
+            raise ModelError(f"{path}, line {number}: not a change of the champion: {error}") from error
+    return changes, whole
+
+
+def _announced(root: Path) -> Change | None:
+    """The change that a process began; None where none did, or a file of that name says nothing."""
+    try:
+        return Change.model_validate_json((root / _ANNOUNCED).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _write_line(path: Path, text: str) -> None:
+    """Replace a file by one line, whole or not at all."""
+    beside = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}")
+    beside.write_text(text + "\n")
+    sync(beside)
+    os.replace(beside, path)
+    sync(path.parent)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Wait until nobody else changes the champion; the system drops the lock of a process that dies."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def describe(card: ModelCard) -> str:

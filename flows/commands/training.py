@@ -1,4 +1,4 @@
-"""`morphcat train`, `models`: networks made and listed."""
+"""`morphcat train`: networks made."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ from typing import Any
 
 from flows.commands.common import Subparsers, at_least_one, bars, flow_ready, simulated_mark, workspace_of
 from flows.commands.images import image_options, image_source
-from flows.display import print_json, print_table, say
+from flows.display import print_json
 from pipeline.settings import Workspace
 
 
 def add(subparsers: Subparsers) -> None:
-    """Declare `train`, `models`."""
-    for declare in (_add_train, _add_models):
-        declare(subparsers)
-
-
-def _add_train(subparsers: Subparsers) -> None:
+    """Declare `train`."""
     parser = subparsers.add_parser("train", help="train a network on labelled images; the first model becomes champion")
     image_options(parser)
     parser.add_argument("--variant", metavar="NAME", help="cpu_tiny, cpu_small, astroformer_0 … 5, or timm/NAME")
@@ -33,10 +28,6 @@ def _add_train(subparsers: Subparsers) -> None:
         "--ensemble", metavar="K", type=at_least_one, default=1, help="train K seeds, from --seed on, and join them"
     )
     parser.set_defaults(run=train)
-
-
-def _add_models(subparsers: Subparsers) -> None:
-    subparsers.add_parser("models", help="list the trained models").set_defaults(run=models)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -61,35 +52,6 @@ def train(arguments: argparse.Namespace) -> None:
     for origin, number in card["data"].get("origins", {}).items():
         print(f"training images, {origin}: {number}")
     print(f"model: {card['model_id']}")
-
-
-def models(arguments: argparse.Namespace) -> None:
-    """List the trained models."""
-    from models.registry import champion, list_models, load_card
-
-    root = workspace_of(arguments).models
-    first = champion(root)
-    cards = [load_card(root, model_id) for model_id in list_models(root)]
-    rows = [
-        {
-            "model": card.model_id,
-            "champion": card.model_id == first,
-            "layout": card.layout,
-            "image_size": card.image_size,
-            "test_accuracy": card.test["accuracy"] if card.test else None,
-            "images": sum(card.data["counts"].values()),
-            "source": card.data["source"],
-            "simulated": card.data["simulated"],
-            "created": card.created,
-        }
-        for card in cards
-    ]
-    if arguments.json:
-        print_json(rows)
-    elif rows:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
-    else:
-        say(f"no models in {root} yet: `morphcat train` makes one")
 
 
 _OPTIONS = ("variant", "layout", "preset", "seed", "initial")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ from models.registry import (
     ModelCard,
     champion,
     describe,
+    history,
     list_models,
     load_card,
     publish,
@@ -175,7 +178,7 @@ def test_two_processes_that_publish_the_same_model_agree(tmp_path: Path) -> None
 
     publish(tmp_path, card(), save_late)
     assert load_card(tmp_path, "tiny-0001") == card()
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert list(tmp_path.glob(".tiny*")) == []
 
 
 def test_models_are_listed_oldest_first(tmp_path: Path) -> None:
@@ -219,13 +222,13 @@ def test_the_first_model_becomes_champion_and_every_change_is_kept(tmp_path: Pat
     set_champion(tmp_path, "two", reason="gate passed")
     set_champion(tmp_path, "one", reason="rollback")
     assert champion(tmp_path) == "one"
-    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [(h["from"], h["to"], h["reason"]) for h in history] == [
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(h["from"], h["to"], h["reason"]) for h in lines] == [
         (None, "one", "first model"),
         ("one", "two", "gate passed"),
         ("two", "one", "rollback"),
     ]
-    assert all(h["utc"].endswith("+00:00") for h in history)
+    assert all(h["utc"].endswith("+00:00") for h in lines)
 
 
 def test_an_unknown_model_can_not_become_champion(tmp_path: Path) -> None:
@@ -234,6 +237,100 @@ def test_an_unknown_model_can_not_become_champion(tmp_path: Path) -> None:
         set_champion(tmp_path, "cpu_tiny-aca3f785b3", reason="typing error")
     assert champion(tmp_path) == "cpu_tiny-aca3f785b2"
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_change_says_who_made_it_and_on_which_verdict(tmp_path: Path) -> None:
+    put(tmp_path, "one")
+    put(tmp_path, "two")
+    change = set_champion(tmp_path, "two", reason="better", by="Ann", verdict="abc", override=True, instead_of="one")
+    assert history(tmp_path)[-1] == change
+    assert (change.before, change.to, change.by, change.verdict, change.override) == ("one", "two", "Ann", "abc", True)
+    with pytest.raises(ModelError, match=r"the champion of .* is two by now, one was expected"):
+        set_champion(tmp_path, "one", reason="late", instead_of="one")
+    with pytest.raises(ModelError, match=r"two is the champion of .* already"):
+        set_champion(tmp_path, "two", reason="again")
+    assert len(history(tmp_path)) == 2
+
+
+def test_lines_of_an_older_version_are_read(tmp_path: Path) -> None:
+    put(tmp_path, "one")
+    line = '{"utc": "2026-11-01T00:00:00+00:00", "from": null, "to": "one", "reason": "first model"}'
+    (tmp_path / "history.jsonl").write_text(line + "\n")
+    (change,) = history(tmp_path)
+    assert (change.before, change.to, change.by, change.verdict, change.rollback) == (None, "one", "", "", False)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from models import registry
+
+root, after = Path(sys.argv[1]), int(sys.argv[2])
+written = []
+def replace(beside, path, really=os.replace):
+    if len(written) == after:
+        os._exit(9)
+    really(beside, path)
+    written.append(path)
+os.replace = replace
+if after == 2:
+    registry._record = lambda root, changes: os._exit(9) if written else None
+registry.set_champion(root, "two", reason="better", by="Ann", verdict="abc")
+"""
+
+
+@pytest.mark.parametrize(("after", "expected"), [(0, "one"), (1, "one"), (2, "two")])
+def test_a_kill_at_any_moment_leaves_champion_and_history_in_step(tmp_path: Path, after: int, expected: str) -> None:
+    """Before the announcement, before the change itself, before its line in the history."""
+    for name in ("one", "two", "three"):
+        put(tmp_path, name)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(after)]).returncode == 9
+    assert champion(tmp_path) == expected == history(tmp_path)[-1].to
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1  # reading mends nothing
+    told = [(change.to, change.verdict) for change in history(tmp_path)]
+    assert told == [("one", ""), ("two", "abc")][: 2 if expected == "two" else 1]
+    set_champion(tmp_path, "three", reason="next")
+    assert [(c.to, c.verdict) for c in history(tmp_path)] == [*told, ("three", "")]
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == len(told) + 1
+
+
+def test_a_line_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    put(tmp_path, "one")
+    put(tmp_path, "two")
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"utc": "2026-11-')
+    assert len(history(tmp_path)) == 1
+    set_champion(tmp_path, "two", reason="next")
+    assert [change.to for change in history(tmp_path)] == ["one", "two"]
+    (tmp_path / "history.jsonl").write_text("{}\n")
+    with pytest.raises(ModelError, match=r"history\.jsonl, line 1: not a change"):
+        history(tmp_path)
+
+
+def test_a_champion_set_by_hand_is_in_the_history(tmp_path: Path) -> None:
+    """CHAMPION is the truth, whoever wrote it."""
+    put(tmp_path, "one")
+    put(tmp_path, "two")
+    (tmp_path / "CHAMPION").write_text("two\n")
+    last = history(tmp_path)[-1]
+    assert (last.before, last.to) == ("one", "two") and "by hand" in last.reason
+    set_champion(tmp_path, "one", reason="back")
+    assert [change.to for change in history(tmp_path)] == ["one", "two", "one"]
+
+
+def test_changes_at_once_follow_one_another(tmp_path: Path) -> None:
+    names = [f"model-{i}" for i in range(8)]
+    for name in names:
+        put(tmp_path, name)
+    with ThreadPoolExecutor(8) as pool:
+        work = [pool.submit(set_champion, tmp_path, name, reason="at once") for name in names[1:]]
+        while not all(one.done() for one in work):  # what a reader sees meanwhile
+            assert {change.reason for change in history(tmp_path)} <= {"first model", "at once"}
+    assert all(one.exception() is None for one in work)
+    changes = history(tmp_path)
+    assert len(changes) == 8 and {change.to for change in changes} == set(names)
+    assert [change.before for change in changes[1:]] == [change.to for change in changes[:-1]]
+    assert changes[-1].to == champion(tmp_path)
 
 
 def test_an_unknown_model_is_an_error_that_names_what_there_is(tmp_path: Path) -> None:

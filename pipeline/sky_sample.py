@@ -1,0 +1,131 @@
+"""A frozen sample of the sky: objects of a release that every candidate is shown, to count the labels it would change.
+
+It is drawn once, from the release of that day, and stays while its file is there: verdicts of years are told of the
+same objects. Deleting the file draws it anew. Which model looks at it is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalogs.files import written_whole
+from catalogs.layout import ReleaseLayout
+from catalogs.query import find_release, select
+from catalogs.release import current_name
+from models.errors import ModelError
+from models.recipe import Recipe
+from models.registry import load_card
+from models.weights import recipe_of
+from pipeline.errors import UserError
+from pipeline.settings import Workspace
+from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
+
+FILE = "sky-sample.parquet"
+_FOOTER = b"morphcat"
+_TILES = 32  # sky tiles to draw from, unless these have too few objects: a tile is read whole for any of its objects
+
+
+@dataclass(frozen=True)
+class SkySample:
+    """Reliable objects of a release, the recipe that their `input_digest` belongs to, and the release's name.
+
+    `rows` has the columns of `pipeline.sky_rows.ROW_COLUMNS` and `simulated`, bool.
+    """
+
+    rows: pa.Table
+    recipe: Recipe
+    release: str
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over the objects and their pixels."""
+        digest = hashlib.sha256(self.recipe.digest.encode())
+        for name in ("object_id", "input_digest"):
+            digest.update(self.rows[name].to_numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any object is of a simulated sky."""
+        return any(self.rows["simulated"].to_pylist())
+
+    def fields(self, workspace: Workspace) -> SkyFields:
+        """The pixels of the objects as they are now. Raises what `pipeline.sky_rows.read_again` raises."""
+        return read_again(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
+
+
+def sky_sample(workspace: Workspace) -> SkySample | str:
+    """The frozen sample; the first call with a release freezes it. Why there is none, in words, where there is none.
+
+    Raises
+    ------
+    UserError : the file is damaged.
+    """
+    path, most = workspace.models / FILE, workspace.settings.gate.sky_sample
+    if most == 0:
+        return "gate.sky_sample is 0"
+    if not path.is_file():
+        if current_name(workspace.catalog) is None:
+            return "there is no release yet"
+        try:
+            sample = _drawn(workspace, most)
+        except ModelError as error:
+            return f"the model of the release can not be used ({error})"
+        if sample.rows.num_rows == 0:
+            return f"release {sample.release} has no reliable object"
+        _freeze(path, sample)
+    return _read(path)
+
+
+def _drawn(workspace: Workspace, most: int) -> SkySample:
+    """Up to `most` reliable objects of the current release from tiles all over the sky, both in the order of a hash."""
+    release, layout = find_release(workspace.catalog)
+    recipe = recipe_of(load_card(workspace.models, release.model_id))
+    tiles = _tiles(layout, most)
+    names = ", ".join("'" + tile.replace("'", "''") + "'" for tile in tiles) or "NULL"
+    rows = select(
+        layout,
+        f"""SELECT {ROW_COLUMNS}, starts_with(survey_layer, 'simulated') AS simulated
+            FROM morphology JOIN tiles USING (tile_id)
+            WHERE label_id >= 0 AND is_reliable AND tile_id IN ({names})
+            ORDER BY md5(object_id::VARCHAR), object_id""",
+        limit=most,
+    )
+    return SkySample(rows, recipe, release.release)
+
+
+def _tiles(layout: ReleaseLayout, most: int) -> list[str]:
+    """The tiles to draw from: at least 32 where there are so many, and enough of them for `most` objects."""
+    counted = select(
+        layout,
+        """SELECT tile_id, count(*) AS n FROM morphology WHERE label_id >= 0 AND is_reliable
+           GROUP BY tile_id ORDER BY md5(tile_id), tile_id""",
+    )
+    before = np.cumsum(counted["n"].to_numpy()) - counted["n"].to_numpy()
+    wanted = max(_TILES, int((before < most).sum()))
+    return counted["tile_id"].to_pylist()[:wanted]
+
+
+def _freeze(path: Path, sample: SkySample) -> None:
+    footer = json.dumps({"release": sample.release, "recipe": sample.recipe.to_dict()})
+    with written_whole(path) as beside:
+        pq.write_table(sample.rows.replace_schema_metadata({_FOOTER: footer.encode()}), beside)
+
+
+def _read(path: Path) -> SkySample:
+    try:
+        rows = pq.read_table(path)
+        footer = json.loads((rows.schema.metadata or {})[_FOOTER])
+        return SkySample(rows.replace_schema_metadata(None), Recipe.from_dict(footer["recipe"]), footer["release"])
+    except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a sample of the sky of this version ({type(error).__name__}: {error}); delete it, and the "
+            "next verdict draws a new one"
+        ) from error
