@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,21 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
-from models.registry import ModelCard, describe
+from models.registry import ModelCard, champion, describe
 from pipeline import benchmark as measuring
 from pipeline import train as training
 from pipeline.benchmark import BenchmarkResult
 from pipeline.board_report import to_markdown
 from pipeline.ensembles import ensemble
+from pipeline.errors import UserError
 from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
 from pipeline.image_sets import ImageSet
 from pipeline.image_sources import ImageSource, opened, own_or
+from pipeline.logs import logging_to
 from pipeline.settings import Workspace, open_workspace
+from pipeline.times import run_id_of
+
+_log = logging.getLogger(__name__)
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
@@ -55,10 +62,12 @@ def train(
     epoch.
     """
     place = open_workspace(Path(workspace), overrides or [])
-    images = opened(place, source)
-    first = place.settings.training.seed
-    cards = [fit(place.changed(training={"seed": first + k}), images, split) for k in range(members)]
-    card = join(place, images, [each.model_id for each in cards]) if members > 1 else cards[0]
+    with logging_to(place, "train", run_id_of(datetime.now(UTC))):
+        images = opened(place, source)
+        first = place.settings.training.seed
+        cards = [fit(place.changed(training={"seed": first + k}), images, split) for k in range(members)]
+        card = join(place, images, [each.model_id for each in cards]) if members > 1 else cards[0]
+        _log.info("trained %s", card.model_id)
     get_run_logger().info("trained %s", card.model_id)
     create_markdown_artifact(describe(card), key="model-card", description=card.model_id)
     return card.model_dump()
@@ -67,14 +76,24 @@ def train(
 @flow(name="benchmark")
 def benchmark(
     workspace: str,
-    model: str,
+    model: str | None = None,
     source: dict[str, Any] | None = None,
     overrides: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model on the frozen test split of its data set; returns the numbers as plain values."""
+    """Evaluate a model, the champion unless one is named, on the frozen test split of its data set.
+
+    Returns the numbers as plain values.
+
+    Raises
+    ------
+    UserError : there is no model yet.
+    """
     place = open_workspace(Path(workspace), overrides or [])
-    result = measure(place, opened(place, source), model)
-    create_markdown_artifact(measuring.to_markdown(result), key="benchmark", description=model)
+    chosen = model or champion(place.models)
+    if chosen is None:
+        raise UserError(f"no model in {place.models} to measure: `morphcat train` makes one")
+    result = measure(place, opened(place, source), chosen)
+    create_markdown_artifact(measuring.to_markdown(result), key="benchmark", description=chosen)
     return result.to_dict()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.commands.common import Subparsers, at_least_one, workspace_of
 from flows.display import print_csv, print_json, print_table, rows_of, say
+from flows.events import say_labels_changed
 
 _REFUSED_SHOWN = 20
 
@@ -85,6 +86,8 @@ def add_labels(arguments: argparse.Namespace) -> int:
         source = arguments.source if arguments.source is not None else arguments.file.name
         added = append(workspace.labels, labels, author=arguments.author, source=source, note=arguments.note)
     version = added.version
+    if version and say_labels_changed(workspace.root, version.name, version.labels):
+        say("the service knows of them: a retraining begins when no more come for a while")
     counts = {
         "rows": len(proposals) + len(not_understood),
         "added": version.labels if version else 0,
@@ -144,7 +147,9 @@ def revert_version(arguments: argparse.Namespace) -> None:
     """Take a version back."""
     from catalogs.labels import revert
 
-    version = revert(workspace_of(arguments).labels, arguments.version, author=arguments.author, note=arguments.note)
+    workspace = workspace_of(arguments)
+    version = revert(workspace.labels, arguments.version, author=arguments.author, note=arguments.note)
+    say_labels_changed(workspace.root, version.name, version.labels)
     if arguments.json:
         print_json(version.model_dump())
     else:
