@@ -57,7 +57,7 @@ def read_brick(tile: SkyTile, reading: ReadingSettings) -> Iterator[Item]:
     folder, brick = Path(tile.path), tile.brick
     absent = [f"no image of band {band}" for band in BANDS if plane_file(folder, brick, "image", band) is None]
     try:
-        selection = _selection(tile, reading)
+        selection = selection_of(tile, reading)
     except BadInput as bad:  # all that is amiss is said at once
         raise BadInput(bad.reason, "; ".join([bad.detail, *absent]), bad.exception) from bad
     yield TileNote(selection.rows, selection.set_aside, absent)
@@ -84,7 +84,8 @@ def read_brick(tile: SkyTile, reading: ReadingSettings) -> Iterator[Item]:
         yield _stamp(tile, frame, images, targets, i, window, conditions, reading)
 
 
-def _selection(tile: SkyTile, reading: ReadingSettings) -> Selection:
+def selection_of(tile: SkyTile, reading: ReadingSettings) -> Selection:
+    """The objects that stamps of a brick are cut for. Raises what `read_brick` raises."""
     tables = [Path(table) for table in tile.tables]
     if tables and is_prepared(tables[0]):
         listed = read_prepared(tables[0])
