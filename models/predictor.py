@@ -85,7 +85,13 @@ _slot_lock = threading.Lock()
 
 
 def predictor_for(root: Path, model_id: str, device: str, batch_size: int = 64) -> Predictor:
-    """The predictor of a model on a device, loaded once per process. Raises ModelError when it can not be loaded."""
+    """The predictor of a model on a device, `auto` included, loaded once per process.
+
+    Raises
+    ------
+    ModelError : it can not be loaded.
+    """
+    device = chosen_device(device)
     key = (str(root), model_id, device, batch_size)
     with _slot_lock:
         if key not in _slot:

@@ -4,7 +4,7 @@
 * `BadInput`: one object, or a whole tile, that can never be processed as it is: quarantined with its reason, not
   tried again until the input changes;
 * `InputChanged`: files changed while they were read: that unit fails, the next run does it;
-* transient: an `OSError` of the system (disk, network), retried, then counted;
+* transient: an `OSError` of the system (disk, network), or a lost cluster, retried, then counted;
 * anything else is a bug: that unit fails with its traceback and the run goes on.
 
 `UserError` is what a person can put right: a wrong setting, an empty folder. The command line prints it without a
@@ -26,6 +26,18 @@ from pathlib import Path
 
 class UserError(Exception):
     """Something the user can put right; the message says what was expected, what was found and what to do."""
+
+
+class UnfitWorker(UserError):
+    """A worker that came after the preflight can not do the run: other software, or it does not see the folders."""
+
+
+class ClusterLost(ConnectionError):
+    """Scheduler or workers went away under the work; what is committed stays, and running again goes on from there."""
+
+
+class NoTiles(UserError):
+    """There is no sky tile where a run looks: a mistake of a person who asked for it, nothing to do for a schedule."""
 
 
 class Reason(StrEnum):
@@ -114,6 +126,7 @@ _TRANSIENT = {
     errno.ESTALE,
     errno.ETIMEDOUT,
     errno.ENOSPC,
+    errno.EDQUOT,
     errno.EMFILE,
     errno.ENFILE,
     errno.ECONNRESET,
@@ -122,5 +135,5 @@ _TRANSIENT = {
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: the operating system failed, not the content of the file."""
-    return isinstance(error, OSError) and error.errno in _TRANSIENT
+    """Whether trying again may help: the operating system or the cluster failed, not the content of the file."""
+    return isinstance(error, ClusterLost) or (isinstance(error, OSError) and error.errno in _TRANSIENT)

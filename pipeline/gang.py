@@ -21,8 +21,10 @@ from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.cluster_settings import WorkerSettings
+from pipeline.clusters import local_cluster
 from pipeline.errors import UserError
-from pipeline.workers import Job, Receipt, WorkerSettings, local_cluster, set_torch_threads
+from pipeline.workers import Job, Receipt, set_torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +156,9 @@ def _attempt(
 
     Without Dask's memory limit: it counts pages of mapped files, which the system takes back when it needs them.
     """
-    share = settings.model_copy(update={"kind": "local", "n": world})
-    with local_cluster(share, world, memory_limit=None, silent_below=logging.CRITICAL) as client:
+    share = settings.model_copy(update={"kind": "local", "n": world, "adaptive_max": 0})
+    with local_cluster(share, world, limit_memory=False, silent_below=logging.CRITICAL) as client:
+        client.run(set_torch_threads, share.torch_threads())
         seats = _seats(client, job, world)
         futures = [
             client.submit(function, job, seat, workers=[worker], allow_other_workers=False, pure=False, retries=0)

@@ -26,6 +26,7 @@ from pipeline.board import Board, CellState, GridRecord, board_folder, predictio
 from pipeline.board_report import write_board
 from pipeline.errors import UserError
 from pipeline.image_sources import ImageSource, open_images
+from pipeline.logs import unit_ended
 from pipeline.progress import track
 from pipeline.settings import Settings, Workspace
 from pipeline.splits import read_split
@@ -353,8 +354,10 @@ def _is_done(workspace: Workspace, folder: Path, job: CellJob) -> bool:
 def run_cells(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
     """Run what is not done; returns the errors of the cells that failed, by name of the cell."""
     failed: dict[str, str] = {}
+    workers = workspace.settings.workers.model_copy(update={"unit_seconds": 0})  # a training may take its time
     with track(f"grid {plan.heading.grid}", len(plan.to_do)) as step:
-        for outcome in run_units(run_cell, plan.to_do, workspace.settings.workers):
+        for outcome in run_units(run_cell, plan.to_do, workers):
+            unit_ended(outcome)
             if outcome.receipt is None:
                 failed[outcome.name] = outcome.error
                 log.warning("%s failed: %s", outcome.name, outcome.error)

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from pipeline import gang
+from pipeline.cluster_settings import WorkerSettings
+from pipeline.clusters import local_cluster
 from pipeline.errors import UserError
 from pipeline.gang import Seat, run_gang, seat_from_environment
-from pipeline.workers import WorkerSettings, local_cluster
 from tests.pipeline.units import Meeting, meet
 
 INLINE = WorkerSettings(kind="inline", deaths=0)
@@ -110,7 +111,7 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
 
 def test_missing_workers_are_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gang, "_START_SECONDS", 0.2)
-    with local_cluster(WorkerSettings(kind="local", n=1), 1, memory_limit=None) as client:
+    with local_cluster(WorkerSettings(kind="local", n=1), 1, limit_memory=False) as client:
         limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
         assert list(limits.values()) == [None]
         with pytest.raises(UserError, match="2 workers are needed at the same time, 1 came up"):

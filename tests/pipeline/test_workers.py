@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import workers
-from pipeline.workers import WINDOW, Outcome, WorkerSettings, run_units
+from pipeline import fan_out, workers
+from pipeline.cluster_settings import WorkerSettings
+from pipeline.errors import UserError
+from pipeline.fan_out import WINDOW
+from pipeline.workers import Outcome, run_units
 from tests.pipeline.units import Sum, threads, work
 
 LOCAL = WorkerSettings(kind="local", n=2, threads=1, deaths=2)
@@ -61,23 +64,26 @@ def test_only_failures_of_the_system_are_tried_again(tmp_path: Path) -> None:
     assert outcomes([Sum(2, str(tmp_path), "disk", fails=1)], never)["job-2"].receipt is None
 
 
-def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path) -> None:
-    """Units that wait on a worker as it dies are innocent, however often it happens to them."""
-    killers = {2, 5, 7}
-    jobs = [Sum(i, str(tmp_path), "kill" if i in killers else "slow") for i in range(12)]
-    done = outcomes(jobs, LOCAL)
+def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units that wait on a worker as it dies are innocent; one that is stuck is ended with its worker."""
+    monkeypatch.setattr(fan_out, "_FETCH_SECONDS", 2.0)
+    bad = {2: "kill", 5: "kill", 7: "stuck"}
+    jobs = [Sum(i, str(tmp_path), bad.get(i, "slow")) for i in range(12)]
+    settings = LOCAL.model_copy(update={"deaths": 1, "unit_seconds": 4})
+    done = outcomes(jobs, settings)
     assert {o.name: o.receipt for o in done.values() if o.receipt is not None} == {
-        f"job-{i}": 2 * i for i in range(12) if i not in killers
+        f"job-{i}": 2 * i for i in range(12) if i not in bad
     }
-    for i in killers:
-        assert "KilledWorker" in done[f"job-{i}"].error
-        assert 1 <= jobs[i].tries() <= 1 + LOCAL.deaths
+    for i in bad:
+        assert 1 <= jobs[i].tries() <= 1 + settings.deaths
+    assert "its worker died in each of 1 tries with nothing beside it" in done["job-2"].error
+    assert "ended after" in done["job-7"].error and "workers.unit_seconds = 4" in done["job-7"].error
 
 
 @pytest.mark.slow
 def test_a_result_that_dies_with_its_worker_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished unit's result lies on its worker until it is fetched."""
-    monkeypatch.setattr(workers, "_FETCH_SECONDS", 4.0)
+    monkeypatch.setattr(fan_out, "_FETCH_SECONDS", 4.0)
     dying = {1, 4}
     jobs = [Sum(i, str(tmp_path), "last words" if i in dying else "slow") for i in range(8)]
     done = outcomes(jobs, LOCAL)
@@ -112,3 +118,16 @@ def test_no_jobs_start_nothing(tmp_path: Path) -> None:
     started = time.monotonic()
     assert list(run_units(work, [], LOCAL)) == []
     assert time.monotonic() - started < 0.5
+
+
+def test_a_full_disk_stops_the_run_and_single_failures_do_not(tmp_path: Path) -> None:
+    settings = INLINE.model_copy(update={"retries": 0, "give_up": 3})
+    jobs = [Sum(i, str(tmp_path), "disk" if i in {0, 1} or i > 3 else "", fails=99) for i in range(10)]
+    done = []
+    with pytest.raises(UserError, match=r"last 3 units all failed .* job-6: .*the disk hiccups\. 7 of 10 units have"):
+        for outcome in run_units(work, jobs, settings):
+            done.append(outcome)
+    assert [o.receipt for o in done] == [None, None, 4, 6, None, None, None]
+    assert [o.by_system for o in done] == [True, True, False, False, True, True, True]
+    never = settings.model_copy(update={"give_up": 0})
+    assert len(list(run_units(work, jobs, never))) == 10

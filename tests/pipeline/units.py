@@ -45,8 +45,10 @@ def work(job: Sum) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if job.what == "last words":  # it ends well, and its worker dies before or as the result is fetched
         threading.Timer(0.002, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    if job.what == "slow":
-        time.sleep(0.3)
+    if job.what in ("slow", "long"):
+        time.sleep(0.3 if job.what == "slow" else 3)
+    if job.what == "stuck":
+        time.sleep(100)
     return 2 * job.number
 
 
