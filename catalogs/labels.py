@@ -53,6 +53,7 @@ LABEL_SCHEMA = pa.schema(
 `previous` is the label that was in force before, empty where there was none."""
 
 _HEAD = "HEAD"
+_PUT_BACK = "put the file back from a copy; versions before it can be read once HEAD names one of them"
 _KEY = b"morphcat.labels"
 
 
@@ -254,24 +255,25 @@ def _chain(folder: Path) -> list[tuple[Version, pa.Table]]:
     name = pointer.read_text().strip() if pointer.is_file() else ""
     chain: list[tuple[Version, pa.Table]] = []
     while name:
+        if Path(name).name != name:
+            raise CatalogError(f"{folder}: {name!r} is no name of a version; {_PUT_BACK}")
         chain.append(_read(folder / f"{name}.parquet"))
         name = chain[-1][0].parent
     return chain[::-1]
 
 
 def _read(path: Path) -> tuple[Version, pa.Table]:
-    advice = "put the file back from a copy; versions before it can be read once HEAD names one of them"
     try:
         table = pq.ParquetFile(path).read()
         version = Version.model_validate_json((table.schema.metadata or {})[_KEY])
     except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
         raise CatalogError(
-            f"{path}: not a version of the labels ({type(error).__name__}: {error}); {advice}"
+            f"{path}: not a version of the labels ({type(error).__name__}: {error}); {_PUT_BACK}"
         ) from error
     table = table.replace_schema_metadata(None)
     same = table.schema.equals(LABEL_SCHEMA) and set(table["version"].to_pylist()) <= {version.name}
     if not same or not path.stem == version.name == _name(version.model_dump(exclude={"name"}), table):
-        raise CatalogError(f"{path}: its content is not what its name was made from, it was changed; {advice}")
+        raise CatalogError(f"{path}: its content is not what its name was made from, it was changed; {_PUT_BACK}")
     return version, table
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from uuid import uuid4
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -64,7 +63,8 @@ def select(
     beside : further tables by name, which the statement may join.
     """
     expanded, cones = expand_cones(sql)
-    with duckdb.connect(":memory:") as connection:
+    # What does not fit into memory goes where others can not read it, not into the folder one happens to stand in.
+    with TemporaryDirectory(prefix="morphcat-") as spill, duckdb.connect(":memory:") as connection:
         if among is None:
             among = layout.partitions()
             if len(cones) == 1 and _is_confined(connection, sql):
@@ -72,7 +72,7 @@ def select(
         try:
             for name, table in (beside or {}).items():
                 connection.register(name, table)
-            _close(connection, layout, among)
+            _close(connection, layout, among, spill)
             answer = connection.sql(_one_select(connection, expanded))
             return _without_decimals((answer if limit is None else answer.limit(limit)).to_arrow_table())
         except duckdb.Error as error:
@@ -86,16 +86,16 @@ def _is_confined(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     return not statement["error"] and is_confined(statement, NAME)
 
 
-def _close(connection: duckdb.DuckDBPyConnection, layout: ReleaseLayout, among: Sequence[Partition]) -> None:
+def _close(
+    connection: duckdb.DuckDBPyConnection, layout: ReleaseLayout, among: Sequence[Partition], spill: str
+) -> None:
     """Make the tables of a release views of a connection, which from then on can reach nothing but their folders."""
     connection.execute(SEPARATION)
     for name, paths in _tables(layout, among).items():
         # Else DuckDB makes a column of each folder on the way that is called name=value.
         source = f"read_parquet({_literals(*paths)}, hive_partitioning = false)"
         connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {source}')
-    # What does not fit into memory goes here, not into the folder that one happens to stand in.
-    spill = Path(tempfile.gettempdir()) / f"morphcat-{uuid4().hex[:12]}"
-    connection.execute(f"SET temp_directory = {_literals(spill)[1:-1]}")
+    connection.execute(f"SET temp_directory = {_literals(Path(spill))[1:-1]}")
     connection.execute(f"SET allowed_directories = {_literals(layout.primary / 'dataset', layout.sidecar)}")
     # Nor can a statement load an extension, read variables of Python or undo this.
     connection.execute("SET python_enable_replacements = false")

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.errors import CatalogError
-from catalogs.files import sync, written_whole
+from catalogs.files import written_whole
 from catalogs.layout import ReleaseLayout
 from catalogs.tile_store import TileStamp, committed
 
@@ -118,9 +118,12 @@ def read_release(catalog: Path, name: str) -> ReleaseInfo:
         known = ", ".join(release_names(catalog)) or "none"
         raise CatalogError(f"no release {name!r} in {catalog} (there are: {known})")
     try:
-        return ReleaseInfo.model_validate_json(path.read_bytes())
+        info = ReleaseInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise CatalogError(f"{path}: damaged ({error}); name an older release, or publish again") from error
+    if info.release != name:
+        raise CatalogError(f"{path}: it says that it is release {info.release!r}; a release can not be renamed")
+    return info
 
 
 def release_names(catalog: Path) -> list[str]:
@@ -166,6 +169,8 @@ def point_to(catalog: Path, release: str) -> None:
 def rollback(catalog: Path, to: str, reason: str) -> ReleaseInfo:
     """Let readers see another release again, and keep in `history.jsonl` when, from which, and why.
 
+    When it is interrupted and called again, the step may stand there twice.
+
     Raises
     ------
     CatalogError : there is no such release. The one that readers see may be damaged.
@@ -175,12 +180,13 @@ def rollback(catalog: Path, to: str, reason: str) -> ReleaseInfo:
         current, wanted = current_name(catalog), read_release(catalog, to)
         if current == wanted.release:
             return wanted
-        point_to(catalog, wanted.release)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         step = {"utc": now, "from": current or "", "to": wanted.release, "reason": reason}
-        with (catalog / _HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(step) + "\n")
-        sync(catalog / _HISTORY)
+        path = catalog / _HISTORY
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        with written_whole(path) as beside:  # before the pointer: the next publish undoes a rollback that is not kept
+            beside.write_text(before + json.dumps(step) + "\n", encoding="utf-8")
+        point_to(catalog, wanted.release)
     return wanted
 
 

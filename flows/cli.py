@@ -6,38 +6,51 @@ Nothing heavy is imported here, so that help, `config` and `query` start at once
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from flows.commands import (
     audit,
     benchmark,
     catalogue,
     demo,
+    drift,
     explain,
     export,
     galaxy10,
     inputs,
     labels,
+    models,
+    plan,
     quarantine,
     release,
+    retrain,
+    serve,
     settings,
     sky,
+    status,
     survey,
     training,
+    workers,
 )
 from flows.commands.common import Subparsers
+from flows.display import visible
+from pipeline.secrecy import without_secrets
 
 _TOPICS = (
     demo,
     sky,
     galaxy10,
     training,
+    models,
     benchmark,
+    plan,
     survey,
     inputs,
     quarantine,
@@ -46,16 +59,22 @@ _TOPICS = (
     labels,
     release,
     audit,
+    drift,
     export,
+    retrain,
+    serve,
+    status,
     settings,
+    workers,
 )
 
 EXIT_ERROR = 1  # something the user can put right
 EXIT_INTERRUPTED = 130
+_PLACES = ("", "_after", "_verb")  # of common options: before the command, after it, after its verb
 _STATUSES = (
     "exit status: 0 done, or nothing to do; 1 an error that you can put right; 2 a wrong command line; 3 some units "
     "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows; 5 a release is damaged or "
-    "inconsistent; 130 interrupted"
+    "inconsistent; 6 the gate refused a model; 130 interrupted"
 )
 
 
@@ -74,16 +93,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        print(f"morphcat: {_in_words(error)}", file=sys.stderr)
+        print(f"morphcat: {_discreet(_in_words(error))}", file=sys.stderr)
         return EXIT_ERROR
 
 
 def _set_logging(debug: bool) -> None:
     """Our own logs in full with --debug; of others only what went wrong."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
     logging.getLogger("distributed").setLevel(logging.WARNING if debug else logging.ERROR)
     for package in ("flows", "pipeline", "models", "catalogs"):
         logging.getLogger(package).setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+class _Discreet(logging.Formatter):
+    """Messages as `_discreet` leaves them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _discreet(super().format(record))
+
+
+def _discreet(text: str) -> str:
+    """Without secrets, for what is printed is often kept; and without what a terminal would obey."""
+    return visible(without_secrets(text))
 
 
 def _in_words(error: Exception) -> str:
@@ -96,8 +129,24 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{error.filename}: {error.strerror}; choose a workspace you can write, with --workspace DIR"
     if isinstance(error, OSError):
-        return f"{error}"
+        return f"{error}" + ("; free some space and run again, what is committed stays" if _is_full(error) else "")
+    if _is_lost_server(error):
+        return (
+            f"Prefect's server does not answer ({error}); what is committed stays: start the server, or unset "
+            "PREFECT_API_URL for a temporary one, and run again"
+        )
     return f"{type(error).__name__}: {error} (a bug? run again with --debug for the traceback)"
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_lost_server(error: Exception) -> bool:
+    """Whether a flow lost its server, or never reached it. Commands that run no flow have not loaded httpx."""
+    httpx = sys.modules.get("httpx")
+    lost = httpx is not None and isinstance(error, httpx.TransportError)
+    return lost or str(error).startswith("Failed to reach API at")  # Prefect's RuntimeError before a flow begins
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -111,28 +160,38 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for topic in _TOPICS:
         topic.add(subparsers)
-    for command in _commands(subparsers):
-        _common(command, "_after")
+    for command, place in _commands(subparsers, _PLACES[1]):
+        _common(command, place)
     arguments = parser.parse_args(argv)
-    arguments.workspace = Path(arguments.workspace_after or arguments.workspace or "morphcat-workspace")
-    arguments.set = [*arguments.set, *arguments.set_after]
-    arguments.json = arguments.json or arguments.json_after
-    arguments.debug = arguments.debug or arguments.debug_after
+    arguments.workspace = Path(next(_given(arguments, "workspace"), "morphcat-workspace"))
+    arguments.set = [setting for settings in reversed([*_given(arguments, "set")]) for setting in settings]
+    arguments.json = any(_given(arguments, "json"))
+    arguments.debug = any(_given(arguments, "debug"))
     return arguments
 
 
-def _commands(subparsers: Subparsers) -> Iterator[argparse.ArgumentParser]:
-    """Parsers of all commands; of a command that has commands of its own, those of these."""
+def _given(arguments: argparse.Namespace, option: str) -> Iterator[Any]:
+    """What is given for a common option, the last place first."""
+    for place in reversed(_PLACES):
+        if value := getattr(arguments, option + place, None):
+            yield value
+
+
+def _commands(subparsers: Subparsers, place: str) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+    """Parsers of all commands, with the place where they stand; of a command that takes a verb, those of its verbs.
+
+    Where the verb may be left out, the command itself is one too, and its verbs stand in a place of their own.
+    """
     for parser in dict.fromkeys(subparsers.choices.values()):
         below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not below or not below[0].required:
+            yield parser, place
         if below:
-            yield from _commands(below[0])
-        else:
-            yield parser
+            yield from _commands(below[0], place if below[0].required else _PLACES[2])
 
 
 def _common(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Options that may stand before or after the command; `suffix` keeps the two apart until both are read."""
+    """Options that may stand in any of the places; `suffix` keeps them apart until all are read."""
     parser.add_argument(
         "--workspace", metavar="DIR", dest=f"workspace{suffix}", help="folder of everything (./morphcat-workspace)"
     )

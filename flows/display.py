@@ -16,6 +16,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.progress import Step
 
@@ -60,7 +61,14 @@ def _lines(title: str, total: int) -> Iterator[Step]:
 
 def say(text: str) -> None:
     """A line for the person who waits, on the error stream, so that the output stays clean for scripts."""
-    _errors.print(text, highlight=False, markup=False, soft_wrap=True)
+    _errors.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """The text without characters that a terminal would obey: names of files may hold them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
@@ -79,7 +87,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     table = Table(*header, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*[_text(value) for value in row])
+        table.add_row(*[Text(visible(_text(value))) for value in row])  # no markup: names may hold brackets
     console.print(table)
 
 

@@ -2,7 +2,8 @@
 
 With no server configured, Prefect starts a temporary one; each workspace gets its own PREFECT_HOME, so that their run
 histories stay apart and no database is shared by accident. A server that is configured (PREFECT_API_URL, or the
-profile in the user's own PREFECT_HOME) is used as it is.
+profile in the user's own PREFECT_HOME) is used as it is. Servers that are started here have a password: whoever reaches
+a Prefect server can have code run, and every user of a machine reaches its loopback interface.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
+import sys
 import tomllib
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -27,7 +30,9 @@ _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first start migrates a database: 18 s on two cores
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # without a network the attempts end in tracebacks
     "DO_NOT_TRACK": "1",
+    "PYTHONSAFEPATH": "1",  # else a server imports from the folder one stands in, which may be that of arriving files
 }
+_PASSWORD = "PREFECT_API_AUTH_STRING"
 _DRIVER = "MORPHCAT_DRIVER"  # process id of the driver, inherited by the server that it starts
 _SERVED = "served.json"  # in the home: where the server of `morphcat serve` is
 _ANSWER_SECONDS = 3.0
@@ -43,16 +48,26 @@ def prepare(workspace: Path, *, debug: bool = False, adopt: bool = True) -> None
     """
     for name, value in {**_DEFAULTS, "PREFECT_LOGGING_LEVEL": "INFO" if debug else "CRITICAL"}.items():
         os.environ.setdefault(name, value)
-    if server_configured() or "PREFECT_HOME" in os.environ:
+    if server_configured():
         return
-    home = own_home(workspace)
-    os.environ["PREFECT_HOME"] = str(home)
-    if adopt and (served := server_of(workspace)) is not None:
-        os.environ["PREFECT_API_URL"] = served.url
-        return
-    os.environ[_DRIVER] = str(os.getpid())
-    end_orphaned_servers(home)
-    _check_room(home)
+    if "PREFECT_HOME" not in os.environ:
+        home = own_home(workspace)
+        os.environ["PREFECT_HOME"] = str(home)
+        if adopt and (served := server_of(workspace)) is not None:
+            os.environ |= {"PREFECT_API_URL": served.url, _PASSWORD: served.password}
+            return
+        os.environ[_DRIVER] = str(os.getpid())
+        end_orphaned_servers(home)
+        _check_room(home)
+    if "prefect" not in sys.modules:  # which has read its settings by then
+        protect()
+
+
+def protect() -> str:
+    """Give servers that this process starts a password, which it sends them, as its children do; returns it."""
+    password = os.environ.setdefault("PREFECT_SERVER_API_AUTH_STRING", f"morphcat:{secrets.token_urlsafe(24)}")
+    os.environ[_PASSWORD] = password
+    return password
 
 
 def _check_room(home: Path) -> None:
@@ -68,31 +83,46 @@ def _check_room(home: Path) -> None:
 def own_home(workspace: Path) -> Path:
     """The workspace's own PREFECT_HOME; its database holds what flows were given, so it is for its owner only."""
     home = workspace / ".prefect"
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.chmod(0o700)
     return home
 
 
 @dataclass(frozen=True)
 class Served:
-    """A Prefect server that `morphcat serve` has started: where its API is, and its process."""
+    """A Prefect server that `morphcat serve` has started: where its API is, its process, and its password."""
 
     url: str
     pid: int
+    password: str
 
     def save(self, workspace: Path) -> None:
         """Let other commands of the workspace find it."""
         path = own_home(workspace) / _SERVED
+        path.touch(mode=0o600)
         path.write_text(json.dumps(asdict(self)))
 
 
 def server_of(workspace: Path) -> Served | None:
-    """The server that serves this workspace now; None when there is none, or it does not answer."""
+    """The server that serves this workspace now; None when there is none on this machine, or it does not answer.
+
+    The file may be left over, or come with a workspace from elsewhere: only a process of this home is believed.
+    """
+    home = workspace / ".prefect"
     try:
-        served = Served(**json.loads((workspace / ".prefect" / _SERVED).read_text()))
+        served = Served(**json.loads((home / _SERVED).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return served if is_healthy(served.url) else None
+    return served if _is_of(served.pid, home) and is_healthy(served.url) else None
+
+
+def _is_of(pid: int, home: Path) -> bool:
+    """Whether there is such a process, and it was started with this home; never one of another user."""
+    try:
+        theirs = psutil.Process(pid).environ().get("PREFECT_HOME")
+    except (psutil.NoSuchProcess, psutil.AccessDenied, TypeError, ValueError):
+        return False
+    return theirs is not None and Path(theirs).resolve() == home.resolve()
 
 
 def is_healthy(url: str) -> bool:

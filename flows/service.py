@@ -1,8 +1,9 @@
 """`morphcat serve`: one process that keeps the flows of a workspace running by schedule and by event.
 
-Without a Prefect server of the user's own it starts one, on the loopback interface, with its database in the workspace,
-and ends it when it ends. What a service that was killed left behind is put right at the next start: its server is
-ended, its runs are said to have crashed, and runs that were missed are replaced by one look at the present state.
+Without a Prefect server of the user's own it starts one, on the loopback interface, with a password and its database in
+the workspace, and ends it when it ends. What a service that was killed left behind is put right at the next start: its
+server is ended, its runs are said to have crashed, and runs that were missed are replaced by one look at the present
+state.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from flows import prefect_home
 from flows.prefect_home import Served
 from pipeline.errors import UserError
 from pipeline.locks import alone
+from pipeline.secrecy import without_secrets
 from pipeline.settings import Workspace
 
 _log = logging.getLogger(__name__)
@@ -76,26 +78,41 @@ def _server(workspace: Workspace, say: Say) -> Iterator[None]:
     settings = workspace.settings.serve
     port = _free_port(settings.host, settings.port)
     say(f"starting a Prefect server on {settings.host}:{port} …")
+    if words := exposed(settings.host):
+        say(words)
     with _started(workspace, settings.host, port) as served:
         os.environ["PREFECT_API_URL"] = served.url
+        say(f"its pages and other clients ask for the password that stands in {home / 'served.json'}")
         yield
+
+
+def exposed(host: str) -> str:
+    """A warning where other machines reach a server that is bound to this address, else nothing."""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return ""
+    return (
+        f"WARNING: serve.host = {host}: other machines reach this server. Who has its password runs code here, and it "
+        "travels unencrypted: docs/security.md says what to do instead"
+    )
 
 
 @contextmanager
 def _started(workspace: Workspace, host: str, port: int) -> Iterator[Served]:
     """A Prefect server in a session of its own: a Ctrl-C for this process does not end it before us."""
-    home = prefect_home.own_home(workspace.root)
+    home, password = prefect_home.own_home(workspace.root), prefect_home.protect()
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api"
     words = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     words += [] if workspace.settings.serve.ui else ["--no-ui"]
     environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES}
+    environment["PREFECT_UI_API_URL"] = url  # else its pages send the password to port 4200, whoever listens there
     log = home / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    served = Served(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api", process.pid)
+    served = Served(url, process.pid, password)
     try:
-        _wait_for(served, process, log)
+        _wait_for(served, port, process, log)
         served.save(workspace.root)
         yield served
     finally:
@@ -103,31 +120,33 @@ def _started(workspace: Workspace, host: str, port: int) -> Iterator[Served]:
         process.wait()
 
 
-def _wait_for(served: Served, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(served: Served, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
-    while not prefect_home.is_healthy(served.url):
+    while not (_listens(process.pid, port) and prefect_home.is_healthy(served.url)):
         if process.poll() is not None or time.monotonic() > end:
             how = "ended at once" if process.poll() is not None else f"did not answer for {_START_SECONDS:.0f} s"
             raise UserError(f"the Prefect server {how}; {log} says why")
         time.sleep(_TICK)
 
 
+def _listens(pid: int, port: int) -> bool:
+    """Whether a process, or one that it has started, listens on a port: another user may have been quicker."""
+    try:
+        whole = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        found = [one for process in whole for one in process.net_connections("tcp")]
+    except psutil.NoSuchProcess:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
+
+
 def end_left_server(root: Path) -> bool:
     """End the server of a service that was killed; returns whether there was one."""
     served = prefect_home.server_of(root)
-    if served is None or not _is_ours(served.pid, prefect_home.own_home(root)):
+    if served is None:
         return False
     _log.warning("ending the Prefect server %d of a service that was killed", served.pid)
     end_server(served.pid)
     return True
-
-
-def _is_ours(pid: int, home: Path) -> bool:
-    """Whether this process is a server of this home: after a restart of the machine the number may be another's."""
-    try:
-        return psutil.Process(pid).environ().get("PREFECT_HOME") == str(home)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
 
 
 def end_server(pid: int) -> None:
@@ -187,7 +206,8 @@ def _run(workspace: Workspace, overrides: list[str], say: Say) -> None:
 
 def _say_schedules(workspace: Workspace, chosen: Sequence[Any], say: Say) -> None:
     settings = workspace.settings.serve
-    say(f"serving {workspace.root} at {os.environ.get('PREFECT_API_URL', 'the server of the profile')}")
+    where = without_secrets(os.environ.get("PREFECT_API_URL", "the server of the profile"))
+    say(f"serving {workspace.root} at {where}")
     for name in ("survey", "retrain", "benchmark"):
         say(f"  {name}: {getattr(settings, name) or 'never by itself'} ({settings.timezone})")
     say("  retrain: also at once when labels come; release: on demand; Ctrl-C ends the service")

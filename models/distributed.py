@@ -6,17 +6,22 @@ processes come from (Dask, torchrun) is not known here.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
+_LOOPBACK = "127.0.0.1"
 _PATIENCE = timedelta(minutes=10)  # for the slowest member: rank 0 writes a checkpoint meanwhile
 
 
@@ -80,18 +85,42 @@ ALONE = Group()
 
 @contextmanager
 def joined(rank: int, world: int, address: str, device: torch.device) -> Iterator[Group]:
-    """Form the group; `address` is tcp://host:port where rank 0 listens. gloo on CPUs, nccl on GPUs."""
+    """Form the group; `address` is tcp://host:port where rank 0 listens. gloo on CPUs, nccl on GPUs.
+
+    Raises ConnectionError when the port is taken.
+    """
     if world == 1:
         yield ALONE
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=world, timeout=_PATIENCE)
+    meeting = _meeting(rank, world, address)
+    dist.init_process_group(backend, rank=rank, world_size=world, timeout=_PATIENCE, **meeting)
     try:
         yield Group(rank, world)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting(rank: int, world: int, address: str) -> dict[str, Any]:
+    """Where the processes meet, as an argument of `init_process_group`.
+
+    By itself torch listens on every interface of the machine, and gloo on the one of the machine's name. Neither asks
+    for a password, so processes that meet on the loopback interface are kept there.
+    """
+    place = urlsplit(address)
+    if place.hostname != _LOOPBACK or place.port is None or "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
+        return {"init_method": address}  # several machines, or torchrun, which listens itself
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    listening: dict[str, Any] = {}
+    if rank == 0:
+        try:
+            listening = {"is_master": True, "master_listen_fd": socket.create_server((_LOOPBACK, place.port)).detach()}
+        except OSError as error:
+            raise ConnectionError(f"{address}: nobody can listen there ({error.strerror})") from error
+    return {"store": TCPStore(_LOOPBACK, place.port, world, timeout=_PATIENCE, **listening)}
 
 
 class _Sum(torch.autograd.Function):

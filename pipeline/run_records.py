@@ -22,6 +22,7 @@ from catalogs.files import written_whole
 from catalogs.sidecars import RunRecord
 from catalogs.tile_store import read_stamp, tile_path
 from pipeline.cluster_settings import WorkerSettings
+from pipeline.secrecy import values_without_secrets
 from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.versions import git_revision, software_versions
@@ -105,7 +106,7 @@ def _made_with(workspace: Workspace, run_id: str, started: datetime, model_id: s
         **_place(settings.workers),
         "device": device,
         "host": platform.node(),
-        "settings": settings.model_dump(),
+        "settings": values_without_secrets(settings.model_dump()),
         "settings_digest": settings.digest(),
         "git_revision": git_revision(),
         "versions": software_versions(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 HIDDEN = "***"
@@ -35,6 +36,17 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
         text = userinfo.sub(f"{HIDDEN}@", text)
     text = _HEADER.sub(rf"\g<1>{HIDDEN}", text)
     return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)
+
+
+def values_without_secrets(value: Any) -> Any:
+    """Plain values, such as settings, with every text within them as `without_secrets` leaves it."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {name: values_without_secrets(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [values_without_secrets(one) for one in value]
+    return value
 
 
 def _values(environment: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("PYTHONSAFEPATH", "")  # commands that run in this process would set it, for drivers of tests too
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small tensors are quicker on one thread
 
 from models.recipe import colour_rule
@@ -63,7 +64,12 @@ class Small:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    workspace = open_workspace(tmp_path_factory.mktemp("small"), SMALL_TRAINING)
+    return make_small(tmp_path_factory.mktemp("small"))
+
+
+def make_small(root: Path) -> Small:
+    """Simulate a small benchmark in a workspace and train a small model on it."""
+    workspace = open_workspace(root, SMALL_TRAINING)
     path = workspace.benchmark / "galaxy10.h5"
     write_galaxy10(path, seed=3, images=80, render=colour_rule)
     images = open_galaxy10(path, InputSettings())

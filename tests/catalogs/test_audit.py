@@ -252,7 +252,6 @@ AROUND: dict[str, tuple[Damage, set[str]]] = {
     "objects": (lambda r: edit_info(r, objects=33), {"counts", "ledger"}),
     "classified": (lambda r: edit_info(r, classified=34, unclassified=0), {"counts"}),
     "quarantined": (lambda r: edit_info(r, quarantined=0), {"ledger"}),
-    "name": (lambda r: edit_info(r, release="2020.01.0"), {"ledger"}),
     "model": (lambda r: edit_info(r, model_id="other"), {"model"}),
     "tile count": (lambda r: rewrite(r.sidecar / "tiles.parquet", with_value("classified", 18)), {"ledger", "tiles"}),
     "found": (lambda r: rewrite(r.sidecar / "tiles.parquet", with_value("found", 25)), {"ledger", "tiles"}),

@@ -120,6 +120,15 @@ def test_a_version_that_was_changed_is_not_believed(tmp_path: Path) -> None:
         versions(tmp_path)
 
 
+def test_head_leads_to_no_version_of_another_store(tmp_path: Path) -> None:
+    version = add(tmp_path / "other", [says(5)], author="A").version
+    assert version
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "HEAD").write_text(f"../other/{version.name}\n")
+    with pytest.raises(CatalogError, match="no name of a version"):
+        in_force(tmp_path / "here")
+
+
 def test_two_who_add_at_once_are_both_heard(tmp_path: Path) -> None:
     threads = [
         threading.Thread(target=lambda n=n: add(tmp_path, [says(n), says(100)], author=f"A{n}")) for n in range(6)

@@ -532,3 +532,14 @@ def test_an_unknown_or_damaged_release_is_an_error_that_names_it(catalog: Path) 
     (catalog / "CURRENT").write_text("gone\n")
     with pytest.raises(CatalogError, match="no release 'gone'"):
         current_release(catalog)
+
+
+def test_no_name_leads_out_of_the_catalogue(catalog: Path) -> None:
+    info = published(catalog)
+    (catalog / "releases" / info.release).rename(catalog / "elsewhere")
+    (catalog / "CURRENT").write_text("../elsewhere\n")
+    with pytest.raises(CatalogError, match=r"no release '\.\./elsewhere'"):
+        current_release(catalog)
+    (catalog / "elsewhere").rename(catalog / "releases" / "renamed")
+    with pytest.raises(CatalogError, match="a release can not be renamed"):
+        read_release(catalog, "renamed")

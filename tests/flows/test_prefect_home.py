@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from flows import prefect_home
+from pipeline.errors import UserError
 
 
 @pytest.fixture
@@ -29,6 +30,12 @@ def test_each_workspace_has_its_own_home(clean: Path) -> None:
     prefect_home.prepare(clean / "W")
     assert os.environ["PREFECT_HOME"] == str(clean / "W" / ".prefect")
     assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_no_temporary_server_is_started_on_a_full_disk(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect_home, "_ROOM", 1 << 62)
+    with pytest.raises(UserError, match="free some space"):
+        prefect_home.prepare(clean / "W")
 
 
 def test_a_server_in_the_environment_or_in_the_profile_is_used(clean: Path) -> None:

@@ -12,10 +12,11 @@ from flows.cli import main
 LOCAL = ("--set", "workers.kind=local", "--set", "workers.n=1", "--set", "workers.threads=1")
 
 
+@pytest.mark.slow
 def test_workers_that_can_do_a_survey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--workspace", str(tmp_path), "workers", "check", *LOCAL, "--set", "workers.device=cpu"]) == 0
     header, row, *_, last = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["worker", "host", "process"] and row.startswith("tcp://127.0.0.1:")
+    assert header.split()[:3] == ["worker", "host", "process"] and row.startswith("tls://127.0.0.1:")
     assert row.split()[-1] == "ok" and last == "ok: every worker can do a survey"
     assert list((tmp_path / "catalog").iterdir()) == []
 

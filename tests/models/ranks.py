@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
@@ -95,10 +96,17 @@ def broken_in_one(group: Group, folder: Path) -> str:
     return ""
 
 
+def listening() -> list[str]:
+    """Addresses that this process listens at."""
+    found = psutil.Process().net_connections("inet")
+    return [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]
+
+
 def _member(rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     with joined(rank, world, f"tcp://127.0.0.1:{port}", CPU) as group:
         found: dict[str, Any] = {
+            "listening": listening(),
             "mean": group.mean(torch.tensor([float(rank), 1.0])),
             "few": group.gather(torch.arange(3)[group.part(3)]),
             "many": group.gather(torch.arange(22).view(11, 2)[group.part(11)]),

@@ -61,6 +61,11 @@ def test_the_members_exchange_what_they_have(ranks: list[dict[str, Any]]) -> Non
         assert found["none"].numel() == 0
 
 
+def test_the_members_of_one_machine_listen_on_its_loopback_interface_alone(ranks: list[dict[str, Any]]) -> None:
+    assert [len(found["listening"]) > rank for found, rank in zip(ranks, (1, 0), strict=True)] == [True, True]
+    assert {address for found in ranks for address in found["listening"]} == {"127.0.0.1"}
+
+
 # --- batch norm ---------------------------------------------------------------------------------------------------
 
 

@@ -341,6 +341,25 @@ def test_an_unknown_model_is_an_error_that_names_what_there_is(tmp_path: Path) -
         load_card(tmp_path, "zzzzzz")
 
 
+@pytest.mark.parametrize("name", ["../evil", "one/../../evil", "..", "", ".hidden", "{outside}/evil"])
+def test_no_name_leads_out_of_the_folder_of_models(tmp_path: Path, name: str) -> None:
+    """Also where a card lies there that calls itself by just that name."""
+    root, name = tmp_path / "models", name.format(outside=tmp_path)
+    put(root, "one")
+    (root / name).mkdir(parents=True, exist_ok=True)
+    (root / name / "card.json").write_text(card(name).model_dump_json())
+    with pytest.raises(ModelError, match="no model"):
+        load_card(root, name)
+    with pytest.raises(ModelError, match="no model"):
+        set_champion(root, name, reason="")
+    assert champion(root) == "one"
+
+
+def test_all_files_of_a_model_can_be_read_by_the_same_people(tmp_path: Path) -> None:
+    folder = put(tmp_path)
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(folder / "card.json").stat().st_mode}
+
+
 # --- damage -------------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,16 @@ def no_code(folder: Path) -> Path:
     return folder
 
 
+def keys_of(client: Any, folder: Path) -> dict[str, str]:
+    """The keys of the cluster of a client, written to files, as variables for a worker that is to be let in."""
+    security = client.security
+    keys = {"CA_FILE": security.tls_ca_file, "WORKER__CERT": security.tls_worker_cert}
+    keys["WORKER__KEY"] = security.tls_worker_key
+    for name, text in keys.items():
+        (folder / name).write_text(text)
+    return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(folder / name) for name in keys}
+
+
 def start(scheduler: str, name: str, folder: Path, *packages: Path, **environment: str) -> subprocess.Popen[str]:
     """Start a worker of this name in a folder; it sees these packages before any other, and has no nanny."""
     paths = os.pathsep.join(map(str, [*packages, ROOT]))

@@ -26,7 +26,7 @@ from pipeline.preflight import CLOCK_SECONDS, ask_workers, clock_error, in_words
 from pipeline.workers import run_units
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
-from tests.pipeline.strangers import address_of, no_code, other_code, other_numpy, start
+from tests.pipeline.strangers import address_of, keys_of, no_code, other_code, other_numpy, start
 from tests.pipeline.survey_driver import run
 from tests.pipeline.units import Sum, work
 
@@ -49,6 +49,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def client(folder: Path) -> Iterator[Any]:
     with open_cluster(LOCAL) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def keys(client: Any, folder: Path) -> dict[str, str]:
+    return keys_of(client, folder)
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +95,14 @@ def test_workers_like_the_driver_pass(client: Any, standard: Standard, folder: P
 
 
 def test_workers_that_differ_are_named_and_no_other(
-    client: Any, standard: Standard, tmp_path: Path, strangers: list[Popen[str]]
+    client: Any, keys: dict[str, str], standard: Standard, tmp_path: Path, strangers: list[Popen[str]]
 ) -> None:
     packages = other_numpy(other_code(tmp_path / "packages"))
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "catalog").mkdir(parents=True)
     (elsewhere / "models").mkdir()
-    strangers.append(start(client.scheduler.address, "stranger", elsewhere, packages))
-    strangers.append(start(client.scheduler.address, "bare", tmp_path / "bare", no_code(tmp_path / "nothing")))
+    strangers.append(start(client.scheduler.address, "stranger", elsewhere, packages, **keys))
+    strangers.append(start(client.scheduler.address, "bare", tmp_path / "bare", no_code(tmp_path / "nothing"), **keys))
     reports = {report.address: report for report in ask_workers(client, standard, expected=4)}
     assert len(reports) == 4 and sum(not report.problems for report in reports.values()) == 2
 
@@ -125,11 +130,11 @@ def test_workers_that_differ_are_named_and_no_other(
 
 
 def test_a_worker_that_comes_later_does_no_unit(
-    client: Any, standard: Standard, tmp_path: Path, strangers: list[Popen[str]]
+    client: Any, keys: dict[str, str], standard: Standard, tmp_path: Path, strangers: list[Popen[str]]
 ) -> None:
     preflight(client, standard)
     strangers.append(
-        start(client.scheduler.address, "stranger", tmp_path / "elsewhere", other_numpy(tmp_path / "packages"))
+        start(client.scheduler.address, "stranger", tmp_path / "elsewhere", other_numpy(tmp_path / "packages"), **keys)
     )
     client.wait_for_workers(3, timeout=30)
     jobs = [Sum(i, str(tmp_path)) for i in range(60)]
@@ -220,13 +225,16 @@ def test_a_clock_is_as_wrong_as_the_round_trip_leaves_room_for() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FAKETIME, reason="needs libfaketime")
-def test_a_worker_with_a_wrong_clock(client: Any, standard: Standard, strangers: list[Popen[str]]) -> None:
-    wrong = {"LD_PRELOAD": FAKETIME, "FAKETIME": f"-{2 * CLOCK_SECONDS:.0f}s", "DONT_FAKE_MONOTONIC": "1"}
-    strangers.append(start(client.scheduler.address, "stranger", Path.cwd(), **wrong))
+def test_a_worker_with_a_wrong_clock(
+    client: Any, keys: dict[str, str], standard: Standard, strangers: list[Popen[str]]
+) -> None:
+    """Ahead: to one that is behind the keys of the cluster would not be valid yet."""
+    wrong = {"LD_PRELOAD": FAKETIME, "FAKETIME": f"+{2 * CLOCK_SECONDS:.0f}s", "DONT_FAKE_MONOTONIC": "1"}
+    strangers.append(start(client.scheduler.address, "stranger", Path.cwd(), **wrong, **keys))
     reports = {report.address: report for report in ask_workers(client, standard, expected=3)}
     found = reports.pop(address_of(client, "stranger"))
-    assert found.clock_error == pytest.approx(-2 * CLOCK_SECONDS, abs=2)
-    assert [p for p in found.problems if "s behind the driver's: set both by the network" in p]
+    assert found.clock_error == pytest.approx(2 * CLOCK_SECONDS, abs=2)
+    assert [p for p in found.problems if "s ahead of the driver's: set both by the network" in p]
     assert not any(report.problems for report in reports.values())
 
 
