@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKSPACE ?= demo-workspace
+KILLS ?= 50
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all chaos story lint format bench clean
 
 demo: $(VENV)/.runtime  ## train on a simulated sky, classify it, query the catalogue: a few minutes
 	$(BIN)/morphcat --workspace $(WORKSPACE) demo
@@ -15,6 +16,12 @@ test: $(VENV)/.dev  ## the quick suite
 
 test-all: $(VENV)/.dev  ## the quick suite and what takes minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: $(VENV)/.dev  ## kill surveys, fill their disk, take their inputs away: the same rows must come out; a quarter of an hour
+	nice $(BIN)/python -m tests.chaos --kills $(KILLS)
+
+story: $(VENV)/.dev  ## serve, new tiles, labels, retraining, gate, promotion, release, and a bad candidate refused: five minutes
+	$(BIN)/python -m tests.flows.service_story
 
 lint: $(VENV)/.dev  ## style, types, direction of imports
 	$(BIN)/ruff check .

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from pipeline.progress import Display, Step, ignore, shown_by, shown_now
+
+_log = logging.getLogger(__name__)
 
 _SECONDS = 5.0  # between two reports to the server: each costs it 20 ms and a row
 
@@ -22,10 +26,17 @@ def _kept(beside: Display | None) -> Display:
     @contextmanager
     def display(title: str, total: int) -> Iterator[Step]:
         artifact = create_progress_artifact(0.0, description=title)
-        done, last = 0, time.monotonic()
+        done, last, kept = 0, time.monotonic(), True
 
         def keep() -> None:
-            update_progress_artifact(artifact, progress=100.0 * done / max(1, total))  # type: ignore[arg-type]
+            nonlocal kept
+            if not kept:
+                return
+            try:
+                update_progress_artifact(artifact, progress=100.0 * done / max(1, total))  # type: ignore[arg-type]
+            except HTTPError as error:  # the work is worth more than its progress, and hours may be left of it
+                _log.warning("Prefect's server went away (%s); the work goes on, its progress is no longer kept", error)
+                kept = False
 
         with beside(title, total) if beside else nullcontext(ignore) as step:
 

@@ -181,6 +181,23 @@ def fingerprint(files: Iterable[Path], rest: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def touched(files: Iterable[Path]) -> list[tuple[int, int] | None]:
+    """When each file was last touched in any way, and which file it is: ns and inode; None where there is none.
+
+    The system itself sets this time, so that a file that was moved away for an instant, or copied back with its old
+    time of change, does not look as before.
+    """
+    return [_touched(path) for path in files]
+
+
+def _touched(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ctime_ns, stat.st_ino
+
+
 def _is_file(path: str) -> bool:
     return Path(path).is_file()  # False for a link to itself, where DirEntry.is_file raises
 

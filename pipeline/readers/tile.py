@@ -10,7 +10,7 @@ from pipeline.arrivals import check_sum, check_sums, sums_of
 from pipeline.errors import BadInput, InputChanged
 from pipeline.identity import printable
 from pipeline.readers.settings import ReadingSettings
-from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, check_unchanged, files_of, names_of, table_of
+from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, check_unchanged, files_of, names_of, table_of, touched
 from pipeline.stamps import Item, StampBatch, in_batches, refused
 
 
@@ -25,10 +25,24 @@ def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[S
     """
     names = names_of(tile)
     salt = reading.salt(bricks=tile.kind in (TileKind.BRICK, TileKind.POSITIONS))
-    check_unchanged(tile, names, salt, edges=reading.bricks.complete_edges)
-    sound, differing = _sound(tile, names, reading)
-    yield from in_batches(chain(differing, _items(tile, sound, reading)), batch)
-    check_unchanged(tile, names, salt, edges=reading.bricks.complete_edges)
+    edges = reading.bricks.complete_edges
+    files = files_of(tile, names, edges=edges)
+    before = touched(files)
+    check_unchanged(tile, names, salt, edges=edges)
+    try:
+        sound, differing = _sound(tile, names, reading)
+        yield from in_batches(chain(differing, _items(tile, sound, reading)), batch)
+    except BadInput:
+        _check_untouched(tile, files, before)
+        raise
+    _check_untouched(tile, files, before)
+    check_unchanged(tile, names, salt, edges=edges)
+
+
+def _check_untouched(tile: SkyTile, files: list[Path], before: list[tuple[int, int] | None]) -> None:
+    """Make sure that files were not even away for an instant while they were read; raises InputChanged."""
+    if touched(files) != before:
+        raise InputChanged(f"{tile.path}: files were moved or written while they were read; run again")
 
 
 def _sound(tile: SkyTile, names: list[str], reading: ReadingSettings) -> tuple[list[str], list[Item]]:

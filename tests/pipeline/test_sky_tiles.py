@@ -208,6 +208,37 @@ def test_a_file_written_while_its_tile_is_read_is_noticed(tmp_path: Path) -> Non
         list(batches)
 
 
+def test_a_file_that_was_away_for_an_instant_while_its_tile_is_read_is_noticed(tmp_path: Path) -> None:
+    """It comes back with its size and time of change: else its objects would count as lost until somebody looks."""
+    folder = write_cutouts(tmp_path / "n" / "C", 4)
+    tile = tile_of(tmp_path, rows=9)
+    batches = read_tile(tile, ReadingSettings(), 1)
+    next(batches)
+    (folder / "g003.fits").rename(folder / ".away")
+    next(batches)
+    (folder / ".away").rename(folder / "g003.fits")
+    with pytest.raises(InputChanged, match="moved or written while"):
+        list(batches)
+    assert read(tile) == 4
+
+
+def test_a_file_that_can_not_be_read_because_it_changes_is_no_bad_input(tmp_path: Path) -> None:
+    """A reader that gives up on the whole file: what it saw is not what the plan has found."""
+    path = write_hdf5(tmp_path / "n" / "a.h5", hdf5_columns(40), chunk=1)
+    tile, whole, times = tile_of(tmp_path, rows=99), path.read_bytes(), path.stat()
+    batches = read_tile(tile, ReadingSettings(), 1)
+    path.unlink()  # after the plan, before the first byte is read
+    with pytest.raises(InputChanged):
+        next(batches)
+    path.write_bytes(whole)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    batches = read_tile(tile, ReadingSettings(), 1)
+    next(batches)
+    os.truncate(path, 1000)
+    with pytest.raises(InputChanged):
+        list(batches)
+
+
 def test_a_file_that_is_busy_costs_its_own_tile_and_retires_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

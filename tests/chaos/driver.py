@@ -1,0 +1,66 @@
+"""What runs in the processes that are forked ready to go: the story of a survey, or a command without Prefect.
+
+Everything heavy is imported here, once, so that a disturbed run takes a second.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import astropy.io.votable
+import hats.io.validation
+import mocpy
+
+import catalogs.audit
+import catalogs.changes
+import catalogs.citation
+import catalogs.exports
+import catalogs.hats_files
+import catalogs.id_index
+import catalogs.label_checks
+import catalogs.label_files
+import catalogs.margin
+import catalogs.readme
+import catalogs.vo_metadata
+import flows.cli
+import models.predictor
+import pipeline.classify
+import pipeline.readers.bricks
+import pipeline.readers.cutouts
+import pipeline.readers.hdf5
+import pipeline.readers.pictures
+from pipeline.settings import open_workspace
+from tests.chaos.disk import enter
+from tests.pipeline.survey_driver import run
+
+__all__ = ["astropy", "catalogs", "command", "hats", "mocpy", "models", "pipeline", "story"]
+
+
+def story(log: str, namespace: str, root: str, *overrides: str) -> None:
+    """Survey a workspace without Prefect; exit status 3 when tiles failed, as that of the command.
+
+    `namespace` is a process in whose mount namespace the workspace lies, 0 for this one.
+    """
+    _apart(log)
+    if int(namespace):
+        enter(int(namespace))
+    summary = run(open_workspace(Path(root), overrides))
+    for tile, error in summary.failed.items():
+        print(f"failed, {tile}: {error.strip().splitlines()[-1]}", flush=True)
+    sys.exit(3 if summary.failed else 0)
+
+
+def command(log: str, *words: str) -> None:
+    """Run a command of the command line."""
+    _apart(log)
+    sys.exit(flows.cli.main(words))
+
+
+def _apart(log: str) -> None:
+    """A process group of its own, so that it can be killed with its children; what is printed goes to a file."""
+    os.setsid()
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
