@@ -33,6 +33,7 @@ def test_the_file_answers_as_the_model_does(small: Small, tmp_path: Path, capsys
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == small.card.class_names
 
 
+@pytest.mark.slow
 def test_without_options_the_champion_goes_into_this_folder(
     small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_program_without_this_package_gets_the_same_probabilities(tmp_path: Pa
     assert (metadata["image_size"], metadata["views"], metadata["members"]) == ("32", "1", "1")
 
 
+@pytest.mark.slow
 def test_views_and_members_of_an_ensemble_are_in_the_graph(tmp_path: Path) -> None:
     import onnxruntime
 
@@ -93,6 +94,7 @@ def test_views_and_members_of_an_ensemble_are_in_the_graph(tmp_path: Path) -> No
     np.testing.assert_allclose(turned[0], found[1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_and_the_batch_is_free(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     export([network()], RECIPE, TEMPERATURE, NAMES, path, model_id="x")
@@ -103,6 +105,7 @@ def test_the_file_is_valid_and_the_batch_is_free(tmp_path: Path) -> None:
     assert batch.dim_param and [dim.dim_value for dim in rest] == [3, 32, 32]
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> None:
     broken = network()
     nn.init.constant_(broken.head.fc.bias, torch.nan)  # type: ignore[union-attr]
@@ -111,6 +114,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="can not be written"):
         export([network()], RECIPE, TEMPERATURE, NAMES, tmp_path / "no" / "model.onnx", model_id="x")

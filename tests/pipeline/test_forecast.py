@@ -67,6 +67,7 @@ def test_tiles_stamps_and_bytes_are_counted_without_a_trial(small: Small, tmp_pa
     assert (part.to_do, part.stamps, part.bricks) == (1, 4, 0)
 
 
+@pytest.mark.slow
 def test_a_trial_foretells_what_the_survey_then_does(
     small: Small, tmp_path: Path, own_temporary_folder: Path, as_was: Callable
 ) -> None:
