@@ -65,8 +65,8 @@ PACKAGES = ("pyarrow", "duckdb", "numpy", "hats", "hats-import", "lsdb", "dask",
 def build(catalog: Path, workers: int, exports: bool) -> dict[str, Any]:
     """Publish what is committed; without workers in one process, as the settings have it by default."""
     from catalogs.publish import publish
+    from pipeline.cluster_settings import WorkerSettings
     from pipeline.releases import on_workers
-    from pipeline.workers import WorkerSettings
 
     where = WorkerSettings(kind="local", n=workers) if workers else WorkerSettings()
     info = publish(catalog, MODEL, max_rows=MAX_ROWS, exports=exports, run_units=on_workers(where))

@@ -29,7 +29,7 @@ from models.registry import ModelCard, champion
 from pipeline import survey
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
-from pipeline.pseudo_labels import LABELLED
+from pipeline.lessons import LABELLED
 from pipeline.settings import Workspace, open_workspace
 from pipeline.simulated_sky import simulate, write_galaxy10
 from pipeline.train import plan, train

@@ -1,25 +1,33 @@
-"""The survey flow: discover → plan → classify → release → summary. Prefect tells the story, the workers do the work."""
+"""The survey flow: discover → plan → classify → release → drift → summary.
+
+Prefect tells the story, the workers do the work.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from catalogs.release import ReleaseInfo, current_release
+from catalogs.release import ReleaseInfo, current_release, layout_of
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story
 from pipeline.arrivals import Arrived
+from pipeline.drift import keep_drift
+from pipeline.errors import NoTiles
 from pipeline.locks import Busy, alone, survey_lock
+from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of
 from pipeline.settings import Workspace, open_workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.survey import Run, Summary
+
+_MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
 
 
 class TilesFailed(Exception):
@@ -53,10 +61,25 @@ def release(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> ReleaseInfo
     return story.release_catalogue(workspace, run, tiles)
 
 
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
+def drift(workspace: Workspace, release: str) -> None:
+    report = keep_drift(workspace, release)
+    if report:
+        create_markdown_artifact(report.to_markdown(), key="drift", description=f"drift of release {release}")
+
+
 @task(cache_policy=NO_CACHE)
 def summarise(workspace: Workspace, summary: Summary) -> None:
-    story.write_report(workspace, summary)
+    report = story.write_report(workspace, summary)
     create_markdown_artifact(summary.to_markdown(), key="survey-totals", description="totals of this run")
+    failed = [{"tile": tile, "error": error} for tile, error in summary.last_words()[:_MOST_FAILED]]
+    said = f"{len(summary.failed)} sky tiles failed in {summary.run_id}"
+    create_table_artifact(failed, key="failed-tiles", description=said)
+    files = {"report": report, "log": log_path(workspace, "survey", summary.run_id)}
+    if summary.release:
+        files["release"] = layout_of(workspace.catalog, summary.release).root
+    links = "".join(f"* {what}: [{path}]({path.as_uri()})\n" for what, path in files.items())
+    create_markdown_artifact(links, key="survey-files", description=f"where the files of {summary.run_id} lie")
 
 
 @flow(name="survey")
@@ -67,7 +90,7 @@ def survey(
     overrides: list[str] | None = None,
     again: list[str] | None = None,
     wait: float = 0.0,
-    if_busy: Literal["fail", "skip"] = "fail",
+    scheduled: bool = False,
 ) -> dict[str, Any]:
     """Classify every new or changed sky tile of a workspace and publish the catalogue.
 
@@ -80,11 +103,12 @@ def survey(
     overrides : settings as `section.key=value`.
     again : reasons of quarantine; only sky tiles with such inputs are done, once more.
     wait : seconds to wait for another survey of the workspace to end.
-    if_busy : what happens when it has not: the run fails, or ends as "Skipped", as is right for a scheduled one.
+    scheduled : nobody waits for this run: where another survey is under way, or there are no tiles at all, it ends as
+        "Skipped" instead of failing, and as "Nothing to do" without a report where all is done.
 
     Returns
     -------
-    The totals (`pipeline.survey.Summary`) as plain values; nothing for a run that is skipped.
+    The totals (`pipeline.survey.Summary`) as plain values; nothing for a run that ends without them.
 
     Raises
     ------
@@ -94,12 +118,18 @@ def survey(
     place = open_workspace(Path(workspace), overrides or [])
     run = story.begin(place, model)
     try:
-        with alone(survey_lock(place.catalog), run.run_id, "survey", wait=wait):
+        if scheduled and story.already_done(place, run, [Path(root) for root in tiles or []]):
+            message = "every sky tile that has arrived is done"
+            return Completed(name="Nothing to do", message=message)  # type: ignore[return-value]  # the run's state
+        with (
+            alone(survey_lock(place.catalog), run.run_id, "survey", wait=wait),
+            logging_to(place, "survey", run.run_id),
+        ):
             return _survey(place, run, [Path(root) for root in tiles or []], again or [])
-    except Busy as busy:
-        if if_busy == "fail":
+    except (Busy, NoTiles) as nothing:
+        if not scheduled:
             raise
-        return Completed(name="Skipped", message=str(busy))  # type: ignore[return-value]  # Prefect takes it for the run
+        return Completed(name="Skipped", message=str(nothing))  # type: ignore[return-value]
 
 
 def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> dict[str, Any]:
@@ -116,6 +146,8 @@ def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> 
     before = current_release(place.catalog)
     failed = classify(place, run, todo)
     info = release(place, run, found)
+    if info:
+        drift(place, info.release)
     others = story.files_passed_over(place, roots)
     summary = story.sum_up(place, run, found, len(todo.done), failed, info, before, others, todo.waiting)
     summarise(place, summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, names_of
 from pipeline.stamps import Stamp, StampBatch, refused
 from pipeline.times import utc_of
 
+_log = logging.getLogger(__name__)
+
 _BATCHES_BETWEEN_TRIMS = 8
 
 
@@ -72,6 +75,11 @@ class TileReceipt:
     classified: int
     unclassified: int
     quarantined: int
+
+    @property
+    def objects(self) -> int:
+        """All inputs of the tile."""
+        return self.classified + self.unclassified + self.quarantined
 
 
 def classify(job: ClassifyJob) -> TileReceipt:
@@ -107,7 +115,18 @@ def classify(job: ClassifyJob) -> TileReceipt:
         reused=made.reused,
     )
     commit(Path(job.catalog), made.table, stamp)
+    _tell(stamp)
     return TileReceipt(job.tile.tile_id, stamp.classified, unclassified, len(stamp.quarantine))
+
+
+def _tell(stamp: TileStamp) -> None:
+    """Log what is out of the ordinary about a tile."""
+    if stamp.rejected:
+        _log.info("nothing of it could be used (%s): %s", stamp.rejected, stamp.quarantine[0].detail)
+    elif stamp.quarantine:
+        _log.info("%d of %d inputs gave no row", len(stamp.quarantine), stamp.inputs)
+    for remark in stamp.remarks:
+        _log.info(remark)
 
 
 @dataclass

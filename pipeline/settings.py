@@ -16,10 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.cluster_settings import WorkerSettings
+from pipeline.drift_settings import DriftSettings
 from pipeline.errors import UserError
+from pipeline.gate_settings import GateSettings
 from pipeline.readers.settings import BrickSettings, InputSettings, ReadingSettings
+from pipeline.service_settings import RetrainingSettings, ServeSettings
 from pipeline.training_settings import TrainingSettings
-from pipeline.workers import WorkerSettings
 
 FILE_NAME = "morphcat.toml"
 
@@ -66,11 +69,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     training: TrainingSettings = TrainingSettings()
+    gate: GateSettings = GateSettings()
     workers: WorkerSettings = WorkerSettings()
     survey: SurveySettings = SurveySettings()
     release: ReleaseSettings = ReleaseSettings()
+    drift: DriftSettings = DriftSettings()
     input: InputSettings = InputSettings()
     bricks: BrickSettings = BrickSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
+    serve: ServeSettings = ServeSettings()
     folders: FolderSettings = FolderSettings()
 
     @property

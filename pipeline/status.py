@@ -62,8 +62,9 @@ def status(workspace: Workspace) -> Status:
     retrainings = reports(workspace)[::-1][:_RUNS]
     run = begin(workspace, None) if champion(workspace.models) else None
     tiles, missing = _tiles(workspace, run) if run else (None, [])
-    disk = _disk(workspace.root)
-    alarms = [*_of_runs(runs), *_held_back(run, release, missing), *latest_alarms(workspace), *_of_disk(disk)]
+    disk, surveying = _disk(workspace.root), holder(survey_lock(workspace.catalog))
+    late = [] if surveying else _held_back(run, release, missing)
+    alarms = [*_of_runs(runs), *late, *latest_alarms(workspace), *_of_disk(disk)]
     return Status(
         workspace=str(workspace.root),
         champion=_champion(workspace),
@@ -72,7 +73,7 @@ def status(workspace: Workspace) -> Status:
         labels=_labels(workspace),
         runs=runs,
         retrainings=retrainings,
-        survey=holder(survey_lock(workspace.catalog)),
+        survey=surveying,
         retraining=holder(retraining_lock(workspace.models)),
         disk=disk,
         alarms=alarms,

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time
-from typing import Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
 from catalogs.files import written_whole
 from catalogs.release import ReleaseInfo, current_release, is_published
@@ -24,17 +23,25 @@ from catalogs.tile_store import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_
 from models.registry import ModelCard, champion, load_card
 from pipeline.arrivals import Arrived, arrived
 from pipeline.discovery import discover, passed_over
-from pipeline.errors import UserError
+from pipeline.drift import is_kept, latest_alarms
+from pipeline.errors import NoTiles, UserError
+from pipeline.fitness import standard_here
+from pipeline.logs import note, unit_ended
 from pipeline.planning import Plan, plan
 from pipeline.progress import track
 from pipeline.quarantine import tiles_with
-from pipeline.releases import build_release, record_run
+from pipeline.releases import build_release
+from pipeline.run_records import recorded
+from pipeline.secrecy import values_without_secrets
 from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.takeover import all_places, not_covered, warnings
-from pipeline.times import mjd_of
+from pipeline.times import mjd_of, run_id_of
 from pipeline.versions import software_versions
 from pipeline.workers import run_units
+
+if TYPE_CHECKING:
+    from pipeline.classify import ClassifyJob
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +71,7 @@ class Summary:
     that are still arriving and why, `remarks` what is to be said about tiles as a whole: each by tile id. `passed_over`
     counts files that are no input by their names, by extension; `set_aside` rows of survey catalogues that were not
     selected, by reason. `reused` rows of this run kept their prediction, because their pixels were the same. `alarm`
-    is a sentence when too much is in quarantine, else empty.
+    is a sentence when too much is in quarantine, else empty; `drift` are the alarms of the drift monitor.
     """
 
     run_id: str
@@ -90,11 +97,16 @@ class Summary:
     remarks: dict[str, list[str]] = field(default_factory=dict)
     reused: int = 0
     alarm: str = ""
+    drift: list[str] = field(default_factory=list)
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether every tile that has arrived was done before."""
         return self.skipped_tiles + len(self.waiting) == self.tiles and not self.failed
+
+    def last_words(self) -> list[tuple[str, str]]:
+        """The tiles that failed, in order, each with the last line of its error."""
+        return [(tile, error.strip().splitlines()[-1]) for tile, error in sorted(self.failed.items())]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a report or a script."""
@@ -106,6 +118,7 @@ class Summary:
         rows += ["duplicates", "duplicates_across_tiles", "reused"]
         lines = [f"# Survey {self.run_id}", "", f"Model {self.model_id}, release {self.release}.", ""]
         lines += [f"**Alarm: {self.alarm}**", ""] if self.alarm else []
+        lines += ["**Drift**", "", *(f"* {alarm}" for alarm in self.drift), ""] if self.drift else []
         lines += ["| what | number |", "|---|---|", *(f"| {row} | {getattr(self, row)} |" for row in rows)]
         lines += [f"| quarantined: {reason} | {count} |" for reason, count in sorted(self.reasons.items())]
         lines += [f"| not selected: {reason} | {count} |" for reason, count in sorted(self.set_aside.items())]
@@ -114,7 +127,7 @@ class Summary:
             lines += ["", f"**{self.simulated_objects} objects of the release are simulated.**"]
         if self.failed:
             lines += ["", "## Failed sky tiles", ""]
-            lines += [f"* `{tile}`: {error.strip().splitlines()[-1]}" for tile, error in sorted(self.failed.items())]
+            lines += [f"* `{tile}`: {error}" for tile, error in self.last_words()]
         if self.waiting:
             lines += [
                 "",
@@ -143,8 +156,7 @@ def begin(workspace: Workspace, model_id: str | None) -> Run:
     card = load_card(workspace.models, chosen)
     catalogue_columns(card.class_slugs)  # refuses too many classes here, not in every tile
     started = datetime.now(UTC)
-    run_id = f"{started:%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
-    return Run(run_id, started, card, chosen=bool(model_id))
+    return Run(run_id_of(started), started, card, chosen=bool(model_id))
 
 
 def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
@@ -154,12 +166,13 @@ def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
 
     Raises
     ------
-    UserError : a root does not exist, there is no input in any of them, or the list of positions can not be read.
+    NoTiles : there is no input in any of the roots.
+    UserError : a root does not exist, or the list of positions can not be read.
     """
     tiles = tiles_in(workspace, roots)
     if not tiles:
         looked_in = ", ".join(map(str, places(workspace, roots)))
-        raise UserError(
+        raise NoTiles(
             f"no sky tiles in {looked_in}: expected bricks, FITS cutouts, archives of them, HDF5 files or folders of "
             "JPEG/PNG pictures with a CSV of file, ra, dec (`morphcat simulate` makes some)"
         )
@@ -217,7 +230,10 @@ def make_plan(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: f
     whole = plan(tiles, workspace.catalog, run.card.model_id, run.card.recipe_digest, again)
     if again:
         whole = replace(whole, retired=[])
-    return arrived(whole, workspace.settings.survey.settle, time())
+    todo = arrived(whole, workspace.settings.survey.settle, time())
+    counts = (len(todo.todo), len(todo.done), len(todo.waiting))
+    _log.info("sky tiles: %d to do, %d done, %d still arriving", *counts)
+    return todo
 
 
 def still_to_do(workspace: Workspace, run: Run, todo: Arrived) -> Arrived:
@@ -226,24 +242,14 @@ def still_to_do(workspace: Workspace, run: Run, todo: Arrived) -> Arrived:
     return replace(todo, todo=[tile for tile, stamp in stamps if stamp is None or stamp.run_id != run.run_id])
 
 
-def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]:
-    """Classify the planned tiles on the workers; returns the tiles that failed, with their errors.
+def jobs_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
+    """What workers need to classify these tiles. Raises ModelError when this version can not use the model."""
+    from models.weights import recipe_of  # torch only where there is work
+    from pipeline.classify import ClassifyJob
 
-    Files of tiles that no longer exist are deleted first, so that no object stands in two tiles.
-    """
-    from models.predictor import chosen_device  # torch only where there is work
-    from models.weights import recipe_of
-    from pipeline.classify import ClassifyJob, classify
-
-    recipe_of(run.card)  # a model that this version can not use is one error, not one for each tile
+    recipe_of(run.card)  # one error, not one for each tile
     settings = workspace.settings
-    if todo.todo:
-        record_run(workspace, run.run_id)
-    for path in todo.retired:
-        _log.warning("the inputs of sky tile %s are gone, its rows leave the catalogue", path.stem)
-        path.unlink(missing_ok=True)
-    device = chosen_device(settings.workers.device)
-    jobs = [
+    return [
         ClassifyJob(
             tile=tile,
             models=str(workspace.models),
@@ -251,15 +257,36 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
             catalog=str(workspace.catalog),
             run_id=run.run_id,
             mjd=mjd_of(run.started),
-            device=device,
+            device=settings.workers.unit_device(),
             batch=settings.survey.batch,
             reading=settings.reading,
         )
-        for tile in todo.todo
+        for tile in tiles
     ]
+
+
+def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]:
+    """Classify the planned tiles on the workers; returns the tiles that failed, with their errors.
+
+    Files of tiles that no longer exist are deleted first, so that no object stands in two tiles.
+    """
+    from pipeline.classify import classify
+
+    settings = workspace.settings
+    jobs = jobs_of(workspace, run, todo.todo)
+    for path in todo.retired:
+        _log.warning("the inputs of sky tile %s are gone, its rows leave the catalogue", path.stem)
+        path.unlink(missing_ok=True)
+    device = settings.workers.unit_device()
+    examples = [Path(tile.path) for tile in (todo.todo[:1] + todo.todo[-1:])]
+    standard = standard_here(device=device, writes=workspace.catalog, reads=[workspace.models], inputs=examples)
     failed: dict[str, str] = {}
-    with track("classifying sky tiles", len(jobs)) as step:
-        for outcome in run_units(classify, jobs, settings.workers):
+    told = recorded(
+        workspace, run.run_id, todo.todo, failed, started=run.started, model_id=run.card.model_id, device=device
+    )
+    with told, track("classifying sky tiles", len(jobs)) as step:
+        for outcome in run_units(classify, jobs, settings.workers, standard):
+            unit_ended(outcome, tile=True, objects=outcome.receipt.objects if outcome.receipt else None)
             if outcome.receipt is None:
                 failed[outcome.name] = outcome.error
             step(1, f"{outcome.receipt.classified} objects" if outcome.receipt else f"{outcome.name} failed")
@@ -275,7 +302,10 @@ def release_catalogue(workspace: Workspace, run: Run, tiles: Sequence[SkyTile]) 
     if missing:
         _log.warning("held back: %s has not classified %d sky tiles of the release", run.card.model_id, len(missing))
         return current_release(workspace.catalog)
-    return build_release(workspace, run.card.model_id)
+    release = build_release(workspace, run.card.model_id)
+    if release:
+        _log.info("release %s: %d objects of %d sky tiles", release.release, release.objects, release.tiles)
+    return release
 
 
 def sum_up(
@@ -321,6 +351,7 @@ def sum_up(
         remarks={stamp.tile_id: stamp.remarks for stamp in stamps if stamp.remarks},
         reused=sum(s.reused for s in stamps if s.run_id == run.run_id),
         alarm=_alarm([s for s in stamps if s.run_id == run.run_id] or stamps, workspace.settings.survey.alarm),
+        drift=latest_alarms(workspace),
     )
 
 
@@ -351,7 +382,7 @@ def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summa
     roots = roots_of(workspace, run, roots)
     tiles = find_tiles(workspace, roots)
     todo = make_plan(workspace, run, tiles)
-    if todo.todo or todo.retired or not _nothing_to_publish(workspace, run, tiles):
+    if todo.todo or todo.retired or not _nothing_to_publish(workspace, run, tiles) or not is_kept(workspace):
         return None
     current, others = current_release(workspace.catalog), files_passed_over(workspace, roots)
     return sum_up(workspace, run, tiles, len(todo.done), {}, current, current, others, todo.waiting)
@@ -363,10 +394,13 @@ def _nothing_to_publish(workspace: Workspace, run: Run, tiles: Sequence[SkyTile]
 
 def write_report(workspace: Workspace, summary: Summary) -> Path:
     """Keep the summary, with the settings and versions of the run, under `reports/`."""
+    for alarm in [summary.alarm, *summary.drift]:
+        if alarm:
+            note(logging.ERROR, alarm)  # at the terminal the command says it
     path = workspace.reports / f"survey-{summary.run_id}.json"
     record = {
         **summary.to_dict(),
-        "settings": workspace.settings.model_dump(),
+        "settings": values_without_secrets(workspace.settings.model_dump()),
         "settings_digest": workspace.settings.digest(),
         "versions": software_versions(),
     }

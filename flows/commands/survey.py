@@ -14,6 +14,7 @@ from pipeline.settings import Workspace
 EXIT_TILES_FAILED = 3
 EXIT_ALARM = 4
 _MOST_REMARKS = 10
+_MOST_DRIFT = 5
 
 
 def add(subparsers: Subparsers) -> None:
@@ -76,9 +77,13 @@ def run_flow(
 
 
 def _told(summary: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Say an alarm on the error stream, whatever else is printed."""
+    """Say alarms on the error stream, whatever else is printed; those of drift do not change the exit status."""
     if summary["alarm"]:
         say(f"morphcat: alarm: {summary['alarm']}; see `morphcat quarantine list`")
+    for alarm in summary["drift"][:_MOST_DRIFT]:
+        say(f"morphcat: drift: {alarm}")
+    if len(summary["drift"]) > _MOST_DRIFT:
+        say(f"morphcat: drift: and {len(summary['drift']) - _MOST_DRIFT} more, see `morphcat drift`")
     return summary, EXIT_ALARM if summary["alarm"] else 0
 
 

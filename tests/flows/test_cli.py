@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 import re
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -160,6 +162,25 @@ def test_errors_are_told_in_one_line_without_a_traceback(
     assert out == ""
     assert told in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space and run again"),
+        (httpx.ConnectError("[Errno 111] Connection refused"), "start the server"),
+        (RuntimeError("Failed to reach API at http://127.0.0.1:1/api/"), "start the server"),
+    ],
+)
+def test_a_full_disk_and_a_lost_server_are_no_bugs(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("flows.commands.settings.to_toml", fails)
+    _, err = typed("config", status=1)
+    assert told in err and "a bug?" not in err
 
 
 def test_an_empty_workspace_says_what_to_do(

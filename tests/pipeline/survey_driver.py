@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from catalogs.release import current_release
 from pipeline import survey
+from pipeline.drift import keep_drift
 from pipeline.locks import alone, survey_lock
+from pipeline.logs import logging_to
 from pipeline.settings import Workspace, open_workspace
 
 
-def run(workspace: Workspace, model_id: str | None = None) -> survey.Summary:
+def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> survey.Summary:
     """All steps in the order of the flow."""
     this = survey.begin(workspace, model_id)
-    with alone(survey_lock(workspace.catalog), this.run_id, "survey"):
-        tiles = survey.find_tiles(workspace, survey.roots_of(workspace, this, []))
+    with alone(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
+        tiles = survey.find_tiles(workspace, survey.roots_of(workspace, this, roots))
         todo = survey.make_plan(workspace, this, tiles)
         before = current_release(workspace.catalog)
         failed = survey.classify_tiles(workspace, this, todo)
         release = survey.release_catalogue(workspace, this, tiles)
+        if release:
+            keep_drift(workspace, release.release)
         summary = survey.sum_up(workspace, this, tiles, len(todo.done), failed, release, before)
         survey.write_report(workspace, summary)
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from catalogs.publish import publish
 from catalogs.release import current_release, layout_of
 from catalogs.tile_store import tile_path
 from pipeline.cluster_settings import WorkerSettings
+from pipeline.errors import is_transient
 from pipeline.releases import build_release, on_workers
 from pipeline.settings import Workspace, open_workspace
 from tests.catalogs.conftest import MODEL, commit_tile
@@ -52,6 +54,17 @@ def test_a_bug_in_a_unit_keeps_its_traceback() -> None:
 
 def _fail(job: LeafJob) -> None:
     raise ZeroDivisionError
+
+
+def test_a_full_disk_is_no_bug_and_worth_another_try() -> None:
+    units = on_workers(WorkerSettings(retries=0))
+    with pytest.raises(OSError, match="pixel 0 of order 0: No space left") as told:
+        list(units("failing", _fill, [LeafJob("", 0, 0, 1)]))
+    assert is_transient(told.value)
+
+
+def _fill(job: LeafJob) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.slow
