@@ -25,7 +25,8 @@ from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of
 from pipeline.settings import Workspace, open_workspace
 from pipeline.sky_tiles import SkyTile
-from pipeline.survey import Run, Summary
+from pipeline.summary import Summary
+from pipeline.survey import Run
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
 
@@ -108,7 +109,7 @@ def survey(
 
     Returns
     -------
-    The totals (`pipeline.survey.Summary`) as plain values; nothing for a run that ends without them.
+    The totals (`pipeline.summary.Summary`) as plain values; nothing for a run that ends without them.
 
     Raises
     ------

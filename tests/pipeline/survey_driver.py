@@ -12,9 +12,10 @@ from pipeline.drift import keep_drift
 from pipeline.locks import alone, survey_lock
 from pipeline.logs import logging_to
 from pipeline.settings import Workspace, open_workspace
+from pipeline.summary import Summary
 
 
-def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> survey.Summary:
+def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> Summary:
     """All steps in the order of the flow."""
     this = survey.begin(workspace, model_id)
     with alone(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
