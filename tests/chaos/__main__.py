@@ -1,7 +1,7 @@
 """The long run: `python -m tests.chaos --kills 50 --seed 1` disturbs surveys until so many kills have hit.
 
 Prints a table and a summary, and ends with exit status 1 when any row differs from those of an undisturbed run. The
-sky is simulated. It takes about a quarter of an hour on two quiet cores; everything lies in a temporary folder.
+sky is simulated. It takes 20 to 35 minutes on two cores; everything lies in a temporary folder.
 """
 
 from __future__ import annotations

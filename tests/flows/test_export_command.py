@@ -19,6 +19,7 @@ def typed(small: Small, *words: object) -> int:
     return main(["--workspace", str(small.workspace.root), "export", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_the_file_answers_as_the_model_does(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.onnx"
     assert typed(small, "--out", path, "--json") == 0

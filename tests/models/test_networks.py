@@ -135,6 +135,7 @@ except ModelError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_timm_ours_work_and_peers_say_how_to_install_it() -> None:
     done = subprocess.run([sys.executable, "-c", NO_TIMM], capture_output=True, text=True, check=True)
     assert done.stdout == (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import ModelError
@@ -93,6 +93,7 @@ def test_beyond_the_knee_one_more_way_from_the_median_halves_what_is_left() -> N
     st.lists(st.floats(0, 1e4), min_size=1, max_size=40),
     st.lists(st.floats(0, 1e5), min_size=2, max_size=20),
 )
+@example(validation=[0.0, 2.225073858507e-311], distances=[0.0, 5e-324])  # both subnormal: once infinity
 @settings(max_examples=80, deadline=None)
 def test_scores_keep_the_order_of_distances_and_stay_below_one(validation: list[float], distances: list[float]) -> None:
     scale = fit_scale(np.array(validation))

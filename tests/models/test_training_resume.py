@@ -51,7 +51,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way in ("adamw", "cutmix"))) for way in WAYS]
+)
 def test_a_killed_training_goes_on_to_the_same_weights(way: str, tmp_path: Path) -> None:
     settings = changed(EVERYTHING, **WAYS[way])
     straight = train(tmp_path / "straight.pt", settings)

@@ -66,6 +66,7 @@ def gang(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]]) 
 # --- one process and two ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(alone: Trained, gang: Trained) -> None:
     """Mixup, any rotation, zoom, shift, mirror images and RandAugment are on."""
     assert len(alone.history) == len(gang.history) == EPOCHS
@@ -75,6 +76,7 @@ def test_two_processes_give_the_curve_of_one(alone: Trained, gang: Trained) -> N
     torch.testing.assert_close(gang.validation_logits, alone.validation_logits, atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_the_progress_of_a_gang_comes_from_its_journal(gang: Trained, told: list[tuple[int, str]]) -> None:
     assert [done for done, _ in told] == [64] * EPOCHS
     assert [note.split(",")[0] for _, note in told] == [f"loss {record.loss:.3f}" for record in gang.history]

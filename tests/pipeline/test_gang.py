@@ -156,6 +156,7 @@ def test_a_seat_that_can_not_be_is_an_error(changed: dict[str, str], message: st
         seat_from_environment({**TORCHRUN, **changed})
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_meet(tmp_path: Path) -> None:
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "tests.pipeline.units"]
     environment = {**os.environ, "FOLDER": str(tmp_path), "OMP_NUM_THREADS": "1"}

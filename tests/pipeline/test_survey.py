@@ -155,7 +155,8 @@ def committed_tiles(workspace: Workspace) -> list[Path]:
     return [p for p in (workspace.catalog / "tiles").rglob("*.parquet") if not p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("kind", ["inline", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the quick kills are in tests/chaos
+@pytest.mark.parametrize("kind", ["inline", "local"])
 def test_a_run_killed_midway_is_finished_by_the_next(small: Small, tmp_path: Path, kind: str) -> None:
     """kill -9 of the process (and its workers) after the first committed tiles; the rest is done by the next run."""
     undisturbed, killed = tmp_path / "a", tmp_path / "b"

@@ -93,6 +93,7 @@ def test_a_result_that_dies_with_its_worker_costs_no_other(tmp_path: Path, monke
         assert done[f"job-{i}"].receipt == 2 * i or done[f"job-{i}"].error
 
 
+@pytest.mark.slow
 def test_workers_share_the_cores(tmp_path: Path) -> None:
     done = list(run_units(threads, sums(tmp_path, 4), LOCAL))
     assert {o.receipt[1] for o in done if o.receipt} == {1} and len(done) == 4
