@@ -17,7 +17,7 @@ test: $(VENV)/.dev  ## the quick suite
 test-all: $(VENV)/.dev  ## the quick suite and what takes minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-chaos: $(VENV)/.dev  ## kill surveys, fill their disk, take their inputs away: the same rows must come out; a quarter of an hour
+chaos: $(VENV)/.dev  ## kill surveys, fill their disk, take their inputs away: the same rows must come out; 20 to 35 minutes
 	nice $(BIN)/python -m tests.chaos --kills $(KILLS)
 
 story: $(VENV)/.dev  ## serve, new tiles, labels, retraining, gate, promotion, release, and a bad candidate refused: five minutes

@@ -90,7 +90,7 @@ class NoveltyScale(BaseModel):
         last = self.quantiles[-1]
         unit = max(last - float(np.interp(0.5, shares, self.quantiles)), _LEAST_UNIT * last)
         past = np.maximum(distance - last, 0) / max(unit, float(np.finfo(np.float32).tiny))
-        inside = np.clip(np.interp(distance, self.quantiles, shares), 0, _KNEE)  # between subnormal numbers it overflows
+        inside = np.clip(np.interp(distance, self.quantiles, shares), 0, _KNEE)  # subnormal ones overflow
         return np.where(distance <= last, inside, 1 - (1 - _KNEE) / (1 + past)).astype(np.float32)
 
 
