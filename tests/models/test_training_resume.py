@@ -82,6 +82,7 @@ def test_lookahead_without_its_slow_weights_would_end_elsewhere(tmp_path: Path) 
     assert not same_weights(straight.network, train(path, settings, net=little()).network)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_over_worse_ones_and_over_a_kill(tmp_path: Path) -> None:
     """With wrong labels to validate on, what is learned makes it worse."""
     settings = changed(PLAIN, epochs=4, select="best")

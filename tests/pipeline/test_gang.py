@@ -83,7 +83,7 @@ def test_a_gang_that_always_loses_a_member_ends_with_one_error(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("how", ["refuse", "refuse and leave"])
+@pytest.mark.parametrize("how", ["refuse", pytest.param("refuse and leave", marks=pytest.mark.slow)])
 def test_a_members_own_error_is_raised_and_not_the_broken_connection_of_another(how: str, tmp_path: Path) -> None:
     job = Meeting(str(tmp_path), (how, ""))
     with pytest.raises(UserError, match=r"^the second member refuses$"):
