@@ -64,6 +64,7 @@ def test_only_failures_of_the_system_are_tried_again(tmp_path: Path) -> None:
     assert outcomes([Sum(2, str(tmp_path), "disk", fails=1)], never)["job-2"].receipt is None
 
 
+@pytest.mark.slow
 def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units that wait on a worker as it dies are innocent; one that is stuck is ended with its worker."""
     monkeypatch.setattr(fan_out, "_FETCH_SECONDS", 2.0)
