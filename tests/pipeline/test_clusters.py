@@ -158,8 +158,9 @@ def test_processes_that_do_not_start_are_not_waited_for_without_end(
     with pytest.raises(UserError, match=r"no worker of the scheduler .* within 1 s"), open_cluster(settings, 5):
         pass
     left = set(psutil.Process().children(recursive=True)) - before
-    workers = [child for child in left if child.status() != "zombie" and "--multiprocessing-fork" in child.cmdline()]
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    zombies = [child for child in left if child.status() == psutil.STATUS_ZOMBIE]
+    workers = [child for child in left if child not in zombies and "--multiprocessing-fork" in child.cmdline()]
+    _, alive = psutil.wait_procs([*zombies, *workers], timeout=20)  # which also reaps them
     assert not alive
 
 

@@ -26,7 +26,8 @@ TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "n
 
 def ended(job: Meeting) -> bool:
     """Whether no process of any attempt is left, nor any other worker."""
-    children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    alive = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    children = [" ".join(child.cmdline()) for child in alive]
     pids = [pid for attempt in job.pids() for pid in attempt]
     return not any("spawn_main" in child for child in children) and not any(map(psutil.pid_exists, pids))
 
