@@ -73,7 +73,8 @@ EXIT_INTERRUPTED = 130
 _PLACES = ("", "_after", "_verb")  # of common options: before the command, after it, after its verb
 _STATUSES = (
     "exit status: 0 done, or nothing to do; 1 an error that you can put right; 2 a wrong command line; 3 some units "
-    "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows; 5 a release is damaged or "
+    "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows, or status has an alarm; "
+    "5 a release is damaged or "
     "inconsistent; 6 the gate refused a model; 130 interrupted"
 )
 

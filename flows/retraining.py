@@ -85,7 +85,7 @@ def retrain(
     Returns
     -------
     outcome : "nothing to do", "refused", "promoted" or "promoted before" (of the last label set); rounds : a
-    `pipeline.retraining.Retraining` for each label set; release : what readers see afterwards.
+    `pipeline.due_labels.Retraining` for each label set; release : what readers see afterwards.
 
     Raises
     ------
