@@ -27,13 +27,13 @@ from models.predictor import chosen_device, predictor_for
 from models.recipe import colour_rule
 from models.registry import ModelCard, champion
 from pipeline import survey
+from pipeline.execution_task import set_torch_threads
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED
-from pipeline.settings import Workspace, open_workspace
 from pipeline.simulated_sky import simulate, write_galaxy10
 from pipeline.train import plan, train
-from pipeline.workers import set_torch_threads
+from pipeline.workspace import Workspace, open_workspace
 
 _WARM_UP = 0.1  # of all epochs
 _ARMS = ("teacher", "student without pseudo-labels", "student with pseudo-labels")

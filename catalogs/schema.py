@@ -49,6 +49,9 @@ class QualityFlag(enum.IntFlag):
 
 NO_FLAG = QualityFlag(0)
 
+# Set by a prediction; all others by what was read.
+CERTAINTY_FLAGS = QualityFlag.VIEWS_DISAGREE | QualityFlag.HIGH_OOD | QualityFlag.PRED_SET_EMPTY_OR_FULL
+
 FLAG_MEANINGS: dict[QualityFlag, str] = {
     QualityFlag.MISSING_BAND: "a band of the colour rule is absent, or blank over most of the centre",
     QualityFlag.NAN_PIXELS: "some pixels are not finite; they were taken as no flux",

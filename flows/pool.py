@@ -9,7 +9,7 @@ from prefect.exceptions import ObjectNotFound
 from flows import prefect_home
 from flows.deployments import deployments
 from pipeline.errors import UserError
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 
 def register(workspace: Workspace, overrides: list[str], pool: str) -> list[str]:

@@ -15,7 +15,7 @@ from flows.retries import if_transient
 from pipeline.errors import UserError
 from pipeline.quarantine import surveyed_model
 from pipeline.releases import build_release
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)

@@ -23,8 +23,8 @@ from pipeline.image_sets import ImageSet
 from pipeline.image_sources import opened
 from pipeline.locks import Busy, alone, retraining_lock
 from pipeline.logs import logging_to
-from pipeline.settings import Workspace, open_workspace
 from pipeline.times import run_id_of
+from pipeline.workspace import Workspace, open_workspace
 
 
 @task(cache_policy=NO_CACHE)

@@ -30,7 +30,7 @@ from flows.prefect_home import Served
 from pipeline.errors import UserError
 from pipeline.locks import alone
 from pipeline.secrecy import without_secrets
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

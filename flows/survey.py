@@ -23,10 +23,10 @@ from pipeline.errors import NoTiles
 from pipeline.locks import Busy, alone, survey_lock
 from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of
-from pipeline.settings import Workspace, open_workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.summary import Summary
 from pipeline.survey import Run
+from pipeline.workspace import Workspace, open_workspace
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
 

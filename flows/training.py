@@ -24,8 +24,8 @@ from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
 from pipeline.image_sets import ImageSet
 from pipeline.image_sources import ImageSource, opened, own_or
 from pipeline.logs import logging_to
-from pipeline.settings import Workspace, open_workspace
 from pipeline.times import run_id_of
+from pipeline.workspace import Workspace, open_workspace
 
 _log = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from models.metrics import Evaluation, evaluate
 from models.predictor import chosen_device, predictor_for
 from models.registry import ModelCard, load_card
 from pipeline.errors import UserError
+from pipeline.execution_task import set_torch_threads
 from pipeline.image_sets import ImageSet
-from pipeline.settings import Workspace
 from pipeline.splits import recorded_split
 from pipeline.versions import software_versions
-from pipeline.workers import set_torch_threads
+from pipeline.workspace import Workspace
 
 _FOOTER = b"morphcat"
 _WARM_UP = 64  # images seen before the clock starts: a GPU chooses its kernels at the first batch

@@ -25,7 +25,7 @@ from pipeline.benchmark import PredictedSplit
 from pipeline.errors import UserError
 from pipeline.paired import Difference, compare
 from pipeline.reported import benchmark_of, reported_for
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

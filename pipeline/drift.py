@@ -21,7 +21,7 @@ from catalogs.release import ReleaseInfo, current_name, layout_of, read_release,
 from pipeline.drift_report import DriftReport
 from pipeline.drift_settings import DriftSettings
 from pipeline.logs import note
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

@@ -21,10 +21,9 @@ import pyarrow.parquet as pq
 from catalogs.errors import CatalogError
 from catalogs.layout import NAME, ReleaseLayout
 from catalogs.query import select
-from catalogs.schema import QualityFlag
+from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
 from catalogs.sky import ORDER
 from pipeline.drift_report import MEANS
-from pipeline.reuse import CERTAINTY_FLAGS
 
 NOWHERE = -1  # the cell of inputs whose tile has no object
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from catalogs.labels import digest, find, in_force, versions
 from models.registry import ModelCard, champion, load_card
 from pipeline.errors import UserError
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 _TICK = 0.5  # seconds between two looks at the labels
 

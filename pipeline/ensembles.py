@@ -21,12 +21,12 @@ from models.predictor import chosen_device
 from models.registry import Member, ModelCard, load_card, publish
 from models.weights import load_network, recipe_of, tensors_digest
 from pipeline.errors import UserError
+from pipeline.execution_task import set_torch_threads
 from pipeline.image_sets import ImageSet
 from pipeline.model_cards import common_fields, measure
-from pipeline.settings import Workspace
 from pipeline.splits import recorded_split
 from pipeline.training_settings import TrainingSettings
-from pipeline.workers import set_torch_threads
+from pipeline.workspace import Workspace
 
 
 def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) -> ModelCard:

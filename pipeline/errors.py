@@ -14,14 +14,7 @@ traceback.
 from __future__ import annotations
 
 import errno
-import lzma
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 
 
 class UserError(Exception):
@@ -79,42 +72,6 @@ class BadInput(Exception):
 
 class InputChanged(Exception):
     """The files of a tile are not those that were found when the run began; the next run will find the new ones."""
-
-
-# What parsers of damaged files were seen to raise. `OSError` is among them: astropy and h5py use it for broken content;
-# astropy also opens what looks like zip or xz, and asserts; h5py has `RuntimeError`.
-PARSE_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    RuntimeError,
-    AssertionError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-    SyntaxError,
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
-
-
-@contextmanager
-def parsing(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
-    """Turn what a parser raises on a damaged file, and `more`, into BadInput; failures of the system pass through."""
-    try:
-        yield
-    except PARSE_ERRORS + more as error:
-        if is_transient(error):
-            raise
-        raise BadInput(
-            Reason.UNREADABLE_FILE,
-            f"{path} can not be read as {what} ({type(error).__name__}: {error}); download or copy it again",
-            type(error).__name__,
-        ) from error
 
 
 # Failures of the system, not of the content: worth another try. A vanished or unreadable file is not among them.

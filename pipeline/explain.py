@@ -23,8 +23,8 @@ from models.registry import ModelCard
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.look_again import CataloguedObject, Seen, find_object, model_of, panel_of, see_again
-from pipeline.settings import Workspace
 from pipeline.splits import recorded_split
+from pipeline.workspace import Workspace
 
 ALL_VIEWS = 8
 SEARCHED = 512  # training images that are looked through for the nearest, evenly spread over the training split

@@ -31,8 +31,8 @@ from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import needs_gpu, workers_there
 from pipeline.deadlines import process_ends_after
 from pipeline.errors import ClusterLost, UserError
+from pipeline.execution_task import Job, Outcome, Receipt, attempt, set_torch_threads
 from pipeline.fitness import Standard, require_fit
-from pipeline.workers import Job, Outcome, Receipt, attempt, set_torch_threads
 
 logger = logging.getLogger(__name__)
 

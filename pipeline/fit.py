@@ -28,11 +28,11 @@ from models.registry import WEIGHTS
 from models.training import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import UserError
+from pipeline.execution_task import set_torch_threads
 from pipeline.gang import Seat, run_gang, seat_from_environment
 from pipeline.pixel_cache import map_pixels
 from pipeline.progress import Step, track
 from pipeline.training_settings import TrainingSettings
-from pipeline.workers import set_torch_threads
 
 _log = logging.getLogger(__name__)
 

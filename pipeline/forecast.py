@@ -23,8 +23,8 @@ from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import BadInput
 from pipeline.readers.bricks import selection_of
 from pipeline.readers.settings import ReadingSettings
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.trial import Measured, Trial

@@ -16,8 +16,9 @@ import h5py
 import numpy as np
 
 from pipeline.classes import CLASS_NAMES, CLASS_SLUGS
-from pipeline.errors import PARSE_ERRORS, UserError, is_transient
+from pipeline.errors import UserError, is_transient
 from pipeline.image_sets import ImageSet
+from pipeline.parsing import PARSE_ERRORS
 from pipeline.readers.settings import InputSettings
 
 PUBLISHED_URL = "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5"

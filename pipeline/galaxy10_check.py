@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from pipeline.classes import CLASS_SLUGS, GALAXY10_CLASSES
-from pipeline.errors import PARSE_ERRORS, UserError, is_transient
+from pipeline.errors import UserError, is_transient
 from pipeline.galaxy10 import PUBLISHED_SHA256, Galaxy10Layout, image_blocks, problems, read_layout
+from pipeline.parsing import PARSE_ERRORS
 from pipeline.progress import track
 from pipeline.splits import SAME_POSITION, position_groups
 

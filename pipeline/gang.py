@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import local_cluster
 from pipeline.errors import UserError
-from pipeline.workers import Job, Receipt, set_torch_threads
+from pipeline.execution_task import Job, Receipt, set_torch_threads
 
 logger = logging.getLogger(__name__)
 

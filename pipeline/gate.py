@@ -26,8 +26,8 @@ from pipeline.errors import UserError
 from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
 from pipeline.gate_verdict import Check, Verdict, read_verdict, verdict_path, write_verdict
 from pipeline.image_sets import ImageSet
-from pipeline.settings import Workspace
 from pipeline.sky_sample import SkySample, sky_sample
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

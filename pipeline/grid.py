@@ -28,10 +28,11 @@ from pipeline.errors import UserError
 from pipeline.image_sources import ImageSource, open_images
 from pipeline.logs import unit_ended
 from pipeline.progress import track
-from pipeline.settings import Settings, Workspace
+from pipeline.settings import Settings
 from pipeline.splits import read_split
 from pipeline.training_settings import PRESETS, TrainingSettings
 from pipeline.workers import run_units
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from models.weights import recipe_of
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson, SkyImages, require_positions
-from pipeline.settings import Workspace
 from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
 from pipeline.splits import Split, position_groups
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

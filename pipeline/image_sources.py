@@ -14,7 +14,7 @@ from pipeline.image_sets import ImageSet
 from pipeline.known_sets import open_cifar10, open_cifar100, open_tiny_imagenet
 from pipeline.picture_sets import open_pictures
 from pipeline.readers.settings import InputSettings
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 _BY_FOLDER: dict[str, Callable[[Path], ImageSet]] = {
     "cifar10": open_cifar10,

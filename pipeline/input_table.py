@@ -20,9 +20,9 @@ from pipeline.bricks import brick_of_file
 from pipeline.discovery import walked
 from pipeline.identity import printable
 from pipeline.planning import Plan, plan
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
 from pipeline.survey import places, tiles_in
+from pipeline.workspace import Workspace
 
 _PENDING = "not surveyed yet"
 

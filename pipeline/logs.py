@@ -30,7 +30,7 @@ from pipeline.secrecy import without_secrets
 from pipeline.versions import software_versions
 
 if TYPE_CHECKING:
-    from pipeline.settings import Workspace  # it names the settings of the workers, which gather what units say
+    from pipeline.workspace import Workspace  # it names the settings of the workers, which gather what units say
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from models.registry import Change, champion, history, set_champion
 from pipeline.errors import UserError
 from pipeline.gate_verdict import Verdict
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 
 def promote(

@@ -23,10 +23,10 @@ from models.weights import recipe_of
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson, SkyImages, require_positions
-from pipeline.settings import Workspace
 from pipeline.sky_rows import ROW_COLUMNS, read_again
 from pipeline.splits import position_groups
 from pipeline.training_settings import TrainingSettings
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

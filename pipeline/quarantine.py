@@ -17,8 +17,8 @@ from catalogs.tile_store import Quarantined, TileStamp, committed, read_stamp, t
 from models.registry import champion
 from pipeline.bricks import is_brick
 from pipeline.errors import Reason, UserError
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
+from pipeline.workspace import Workspace
 
 EVERY_REASON = frozenset(reason.value for reason in Reason)
 _OF_LIST = re.compile(r"(?:.*/\d{4}[pm]\d{3}|positions)@(.+)")

@@ -14,12 +14,13 @@ from catalogs.leaves import LeafJob
 from catalogs.publish import Receipt, RunUnits, publish
 from catalogs.release import ReleaseInfo
 from pipeline.cluster_settings import WorkerSettings
+from pipeline.execution_task import Outcome
 from pipeline.fitness import Standard, standard_here
 from pipeline.logs import unit_ended
 from pipeline.progress import track
 from pipeline.run_records import run_records
-from pipeline.settings import Workspace
-from pipeline.workers import Outcome, run_units
+from pipeline.workers import run_units
+from pipeline.workspace import Workspace
 
 _TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)
 FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to start

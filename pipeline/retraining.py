@@ -21,9 +21,9 @@ from pipeline.gate_verdict import Verdict
 from pipeline.human_labels import usable
 from pipeline.image_sets import ImageSet
 from pipeline.promotion import promote, turned_back, was_promoted
-from pipeline.settings import Workspace
 from pipeline.splits import read_split
 from pipeline.train import can_start_from, split_of, train
+from pipeline.workspace import Workspace
 
 
 def candidate_workspace(workspace: Workspace, labels: LabelSet) -> Workspace:

@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.schema import QualityFlag, arrow_schema
+from catalogs.schema import CERTAINTY_FLAGS, arrow_schema
 from catalogs.tile_store import read_stamp
 
-CERTAINTY_FLAGS = QualityFlag.VIEWS_DISAGREE | QualityFlag.HIGH_OOD | QualityFlag.PRED_SET_EMPTY_OR_FULL
 _SAID = (
     "label",
     "label_id",

@@ -23,9 +23,9 @@ from catalogs.sidecars import RunRecord
 from catalogs.tile_store import read_stamp, tile_path
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.secrecy import values_without_secrets
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.versions import git_revision, software_versions
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

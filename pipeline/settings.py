@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.drift_settings import DriftSettings
@@ -22,45 +22,8 @@ from pipeline.errors import UserError
 from pipeline.gate_settings import GateSettings
 from pipeline.readers.settings import BrickSettings, InputSettings, ReadingSettings
 from pipeline.service_settings import RetrainingSettings, ServeSettings
+from pipeline.survey_settings import FolderSettings, ReleaseSettings, SurveySettings
 from pipeline.training_settings import TrainingSettings
-
-FILE_NAME = "morphcat.toml"
-
-
-class SurveySettings(BaseModel):
-    """How sky tiles are cut into units of work."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: int = Field(1024, ge=1, description="most objects a sky tile; larger folders and files become several tiles")
-    batch: int = Field(64, ge=1, description="stamps read and classified at a time by a worker")
-    settle: float = Field(
-        0.0, ge=0, description="seconds that the files of a tile must be unchanged before it is taken; 0: at once"
-    )
-    alarm: float = Field(0.2, ge=0, le=1, description="alarm when more than this share of the inputs is quarantined")
-
-
-class ReleaseSettings(BaseModel):
-    """How releases are cut and what goes with them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_rows: int = Field(1_000_000, ge=1, description="most objects in one file of a release, a pixel of the sky")
-    exports: bool = Field(True, description="write each release as single Parquet, FITS and VOTable files too")
-
-
-class FolderSettings(BaseModel):
-    """Where things lie; relative paths start at the workspace."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    incoming: str = Field("incoming", description="sky tiles that arrive")
-    benchmark: str = Field("benchmark", description="labelled data sets")
-    models: str = Field("models", description="trained models")
-    catalog: str = Field("catalog", description="committed tiles and releases")
-    labels: str = Field("labels", description="what people said of objects, version by version")
-    reports: str = Field("reports", description="reports of runs")
-    cache: str = Field("cache", description="pixels made ready for training; may be deleted, is written again")
 
 
 class Settings(BaseModel):
@@ -90,67 +53,21 @@ class Settings(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
-class Workspace(BaseModel):
-    """A folder with its settings; resolves where everything lies."""
-
-    model_config = ConfigDict(frozen=True)
-
-    root: Path
-    settings: Settings
-
-    def changed(self, **sections: dict[str, Any]) -> Workspace:
-        """The same with other values of some settings, by section and name."""
-        values = self.settings.model_dump()
-        for section, changes in sections.items():
-            values[section].update(changes)
-        return Workspace(root=self.root, settings=Settings.model_validate(values))
-
-    @property
-    def incoming(self) -> Path:
-        return self.root / self.settings.folders.incoming
-
-    @property
-    def benchmark(self) -> Path:
-        return self.root / self.settings.folders.benchmark
-
-    @property
-    def models(self) -> Path:
-        return self.root / self.settings.folders.models
-
-    @property
-    def catalog(self) -> Path:
-        return self.root / self.settings.folders.catalog
-
-    @property
-    def labels(self) -> Path:
-        return self.root / self.settings.folders.labels
-
-    @property
-    def reports(self) -> Path:
-        return self.root / self.settings.folders.reports
-
-    @property
-    def cache(self) -> Path:
-        return self.root / self.settings.folders.cache
-
-
-def open_workspace(root: Path, overrides: Iterable[str] = ()) -> Workspace:
-    """Read the settings of a workspace, with `section.key=value` overrides; creates nothing.
+def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
+    """The settings in a TOML file, which need not exist, with `section.key=value` overrides.
 
     Raises
     ------
     UserError : the file is no TOML, or a name or value is not known; the message names the nearest known one.
     """
-    root = root.absolute()
     values: dict[str, Any] = {}
-    path = root / FILE_NAME
     if path.is_file():
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not a TOML file ({error})") from error
     _check_names(values, str(path))
-    return Workspace(root=root, settings=_validated(values, overrides))
+    return _validated(values, overrides)
 
 
 def to_toml(settings: Settings) -> str:

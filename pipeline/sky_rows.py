@@ -25,10 +25,10 @@ from pipeline.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.pixel_cache import ensure_pixels, map_pixels
 from pipeline.progress import track
 from pipeline.readers.tile import read_tile
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import StampBatch
 from pipeline.survey import tiles_in
+from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from models.recipe import Recipe
 from models.registry import load_card
 from models.weights import recipe_of
 from pipeline.errors import UserError
-from pipeline.settings import Workspace
 from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
+from pipeline.workspace import Workspace
 
 FILE = "sky-sample.parquet"
 _FOOTER = b"morphcat"

@@ -18,8 +18,8 @@ from pipeline.drift import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports
 from pipeline.errors import UserError
 from pipeline.locks import Holder, holder, retraining_lock, survey_lock
-from pipeline.settings import Workspace
 from pipeline.survey import Run, begin, make_plan, missing_of, roots_of, tiles_in
+from pipeline.workspace import Workspace
 
 _RUNS = 5
 _SHARE_FREE = 0.05  # of a disk: below it somebody should make room

@@ -33,13 +33,13 @@ from pipeline.quarantine import tiles_with
 from pipeline.releases import build_release
 from pipeline.run_records import recorded
 from pipeline.secrecy import values_without_secrets
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import SkyTile
 from pipeline.summary import Summary
 from pipeline.takeover import all_places, not_covered, warnings
 from pipeline.times import mjd_of, run_id_of
 from pipeline.versions import software_versions
 from pipeline.workers import run_units
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.classify import ClassifyJob

@@ -28,9 +28,9 @@ from pipeline.image_sets import ImageSet, channel_statistics
 from pipeline.lessons import Lesson
 from pipeline.model_cards import FinishedFit, publish_fit
 from pipeline.pseudo_labels import with_pseudo_labels
-from pipeline.settings import Workspace
 from pipeline.splits import Split, read_split, split
 from pipeline.training_settings import TrainingSettings
+from pipeline.workspace import Workspace
 
 _UNFINISHED = ".training"
 

@@ -18,9 +18,9 @@ from models.registry import ModelCard
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.readers.settings import InputSettings
-from pipeline.settings import Workspace, open_workspace
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import train
+from pipeline.workspace import Workspace, open_workspace
 
 SMALL_TRAINING = (
     "training.variant=cpu_tiny",

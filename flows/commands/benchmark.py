@@ -10,7 +10,7 @@ from flows.commands.common import Subparsers, bars, flow_ready, make_root, short
 from flows.commands.images import image_options, image_source
 from flows.display import print_json, print_table, say
 from pipeline.errors import UserError
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.grid import Grid, GridPlan

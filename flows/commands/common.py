@@ -13,7 +13,7 @@ from flows import prefect_home
 from flows.display import progress_bar, say
 from pipeline.errors import UserError
 from pipeline.progress import shown_by
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

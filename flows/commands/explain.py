@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.image_sets import ImageSet
-    from pipeline.settings import Workspace
+    from pipeline.workspace import Workspace
 
 
 def add(subparsers: Subparsers) -> None:

@@ -13,7 +13,7 @@ from flows.display import print_json, print_table, say
 if TYPE_CHECKING:
     from models.registry import Change
     from pipeline.gate_verdict import Verdict
-    from pipeline.settings import Workspace
+    from pipeline.workspace import Workspace
 
 EXIT_REFUSED = 6
 

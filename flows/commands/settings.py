@@ -7,7 +7,8 @@ import argparse
 from flows.commands.common import Subparsers, make_root, workspace_of
 from flows.display import print_json, say
 from pipeline.errors import UserError
-from pipeline.settings import FILE_NAME, to_toml
+from pipeline.settings import to_toml
+from pipeline.workspace import FILE_NAME
 
 
 def add(subparsers: Subparsers) -> None:

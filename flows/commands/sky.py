@@ -9,7 +9,7 @@ from typing import Any
 from flows.commands.common import Subparsers, bars, count, make_root, workspace_of
 from flows.display import print_json
 from pipeline.progress import track
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 
 def add(subparsers: Subparsers) -> None:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import BadInput, Reason, parsing
+from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable
+from pipeline.parsing import parsing
 from pipeline.readers.cutouts import read_cutout
 from pipeline.readers.settings import InputSettings
 from pipeline.readers.tar_stream import TarMember, TarStream, opened_tar

@@ -11,8 +11,9 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
-from pipeline.errors import BadInput, Reason, parsing
+from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable
+from pipeline.parsing import parsing
 from pipeline.readers.fields import Field, check_bands, check_sides, layer_of, product_of, stamp_of
 from pipeline.readers.fits_files import read_image
 from pipeline.readers.fits_layout import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits

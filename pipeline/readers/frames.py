@@ -11,7 +11,8 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from pipeline.bricks import plane_file
-from pipeline.errors import BadInput, Reason, parsing
+from pipeline.errors import BadInput, Reason
+from pipeline.parsing import parsing
 from pipeline.readers.fits_files import plane_header
 from pipeline.readers.settings import BrickSettings
 from pipeline.stamps import BANDS

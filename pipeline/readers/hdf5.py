@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from catalogs.tile_store import Quarantined
-from pipeline.errors import PARSE_ERRORS, BadInput, Reason, is_transient, parsing
+from pipeline.errors import BadInput, Reason, is_transient
 from pipeline.identity import survey_keys
+from pipeline.parsing import PARSE_ERRORS, parsing
 from pipeline.readers.settings import InputSettings
 from pipeline.stamps import (
     MAX_SIDE,

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from catalogs.tile_store import Quarantined
-from pipeline.errors import BadInput, Reason, is_transient, parsing
+from pipeline.errors import BadInput, Reason, is_transient
 from pipeline.identity import printable, survey_keys
+from pipeline.parsing import parsing
 from pipeline.readers.settings import InputSettings
 from pipeline.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
 

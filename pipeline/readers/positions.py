@@ -20,8 +20,9 @@ from astropy.table import Table
 
 from catalogs.files import written_whole
 from catalogs.tile_store import Quarantined
-from pipeline.errors import PARSE_ERRORS, BadInput, Reason, UserError, is_transient
+from pipeline.errors import BadInput, Reason, UserError, is_transient
 from pipeline.identity import printable, survey_keys
+from pipeline.parsing import PARSE_ERRORS
 from pipeline.readers.objects import Targets
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import on_sky, refused

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from pipeline.arrivals import check_sum, check_sums, sums_of
 from pipeline.errors import BadInput, InputChanged
 from pipeline.identity import printable
 from pipeline.readers.settings import ReadingSettings
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, check_unchanged, files_of, names_of, table_of, touched
 from pipeline.stamps import Item, StampBatch, in_batches, refused
+from pipeline.tile_checksums import check_sum, check_sums, sums_of
 
 
 def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[StampBatch]:

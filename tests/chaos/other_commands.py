@@ -9,7 +9,7 @@ from catalogs.errors import CatalogError
 from catalogs.labels import digest, in_force, versions
 from catalogs.release import current_name, current_release, history, release_names
 from pipeline.classes import GALAXY10_CLASSES
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 from tests.chaos import driver
 from tests.chaos.moments import Moment
 from tests.chaos.outcomes import outcome_of

@@ -15,7 +15,7 @@ from catalogs.errors import CatalogError
 from catalogs.release import current_release, layout_of
 from catalogs.tile_store import read_stamp
 from models.registry import champion
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 
 OF_THE_RUN = ["run_id", "mjd_predicted"]  # the only columns that say when a row was made
 _ENTRY = ["tile_id", "file", "source_name", "reason", "exception", "detail"]  # of the quarantine, without times

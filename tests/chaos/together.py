@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.locks import survey_lock
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 from tests.chaos.processes import Way, ended_at_last, said, wait
 from tests.chaos.results import Result
 from tests.chaos.stage import Stage

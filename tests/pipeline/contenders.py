@@ -19,8 +19,8 @@ from models.weights import load_network, save_network
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.readers.settings import InputSettings
-from pipeline.settings import Workspace, open_workspace
 from pipeline.splits import Split
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 
 CHAMPION = "tiny-champion"

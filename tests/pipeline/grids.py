@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.board import Board
 from pipeline.grid import Axes, Grid, make_grid, run_grid
 from pipeline.image_sources import ImageSource
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 
 ONE_EPOCH = (*SMALL_TRAINING, "training.epochs=1")

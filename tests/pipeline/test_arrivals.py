@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.arrivals import arrived, check_sum, check_sums, checksums, sums_of, waiting_for
+from pipeline.arrivals import arrived, waiting_for
 from pipeline.discovery import discover
 from pipeline.errors import BadInput, Reason
 from pipeline.planning import Plan
 from pipeline.sky_tiles import MANIFEST, SkyTile, names_of
+from pipeline.tile_checksums import check_sum, check_sums, checksums, sums_of
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
 
 HOUR = 3600.0

@@ -20,7 +20,7 @@ from catalogs.sky import cell_centres
 from pipeline.drift import drift, earlier_releases, is_kept, keep_drift, latest_alarms
 from pipeline.drift_report import Difference, DriftReport, Region
 from pipeline.drift_settings import DriftSettings
-from pipeline.settings import open_workspace
+from pipeline.workspace import open_workspace
 from tests.catalogs.conftest import MODEL, SLUGS
 from tests.catalogs.released import commit_rows, with_column
 from tests.pipeline.skies import night, release, stamps_of

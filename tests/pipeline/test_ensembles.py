@@ -16,8 +16,8 @@ from models.registry import ModelCard, champion, load_card
 from pipeline.benchmark import benchmark
 from pipeline.ensembles import ensemble
 from pipeline.errors import UserError
-from pipeline.settings import Workspace
 from pipeline.train import train
+from pipeline.workspace import Workspace
 from tests.conftest import Small
 
 

@@ -17,10 +17,11 @@ from pipeline.benchmark import PredictedSplit
 from pipeline.errors import UserError
 from pipeline.grid import LAYOUTS, Axes, Cell, CellJob, cell_settings, make_grid, plan_grid, run_cell, run_grid
 from pipeline.progress import shown_by
-from pipeline.settings import Settings, open_workspace
+from pipeline.settings import Settings
 from pipeline.splits import split, write_split
 from pipeline.train import train
 from pipeline.training_settings import PRESETS, TrainingSettings
+from pipeline.workspace import open_workspace
 from tests.conftest import Small
 from tests.pipeline.grids import ONE_EPOCH, RanGrid, numbers, run_small_grid, source_of
 

@@ -27,9 +27,9 @@ from pipeline.human_labels import usable, with_human_labels
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson
 from pipeline.progress import shown_by
-from pipeline.settings import Workspace, open_workspace
 from pipeline.splits import Split, recorded_split
 from pipeline.train import can_start_from, plan, recipe_for, split_of, train
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

@@ -10,8 +10,8 @@ import pytest
 from pipeline.errors import Reason
 from pipeline.input_table import fates
 from pipeline.quarantine import listing
-from pipeline.settings import Workspace
 from pipeline.sky_tiles import MANIFEST
+from pipeline.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 from tests.pipeline.survey_driver import run

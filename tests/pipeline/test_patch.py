@@ -15,7 +15,7 @@ from catalogs.schema import count_classified
 from catalogs.sky import healpix_29
 from catalogs.tile_store import commit
 from pipeline.releases import build_release
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 from tests.catalogs.conftest import MODEL, make_stamp, make_table
 
 TILES, ROWS = 40, 10

@@ -12,7 +12,7 @@ from models.registry import champion, history, publish
 from pipeline.errors import UserError
 from pipeline.gate_verdict import Check, Verdict
 from pipeline.promotion import promote, roll_back, standing, turned_back, was_promoted
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import Small
 
 

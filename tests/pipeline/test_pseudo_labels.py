@@ -27,9 +27,9 @@ from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED, Lesson
 from pipeline.pseudo_labels import with_pseudo_labels
 from pipeline.readers.settings import InputSettings
-from pipeline.settings import Workspace, open_workspace
 from pipeline.train import recipe_for, split_of, train
 from pipeline.training_settings import TrainingSettings
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import SIDE, galaxy, write_cutout, write_hdf5

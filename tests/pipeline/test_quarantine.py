@@ -11,7 +11,7 @@ from catalogs.tile_store import Quarantined, TileStamp, commit
 from pipeline import survey
 from pipeline.errors import UserError
 from pipeline.quarantine import Retried, list_of, listing, outcome, places_of, with_history
-from pipeline.settings import open_workspace
+from pipeline.workspace import open_workspace
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, write_cutout, write_cutouts

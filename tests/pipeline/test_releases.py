@@ -16,7 +16,7 @@ from catalogs.tile_store import tile_path
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import is_transient
 from pipeline.releases import build_release, on_workers
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 from tests.catalogs.conftest import MODEL, commit_tile
 
 

@@ -22,8 +22,8 @@ from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.promotion import roll_back
 from pipeline.retraining import candidate_workspace, decide, measure, nothing_to_learn, train_candidate
-from pipeline.settings import Workspace, open_workspace
 from pipeline.splits import recorded_split
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

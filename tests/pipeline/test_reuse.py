@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.schema import QualityFlag
+from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
 from catalogs.tile_store import commit, read_stamp
-from pipeline.reuse import CERTAINTY_FLAGS, Reusable
+from pipeline.reuse import Reusable
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 
 RECIPE = "r" * 16

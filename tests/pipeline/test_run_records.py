@@ -14,8 +14,8 @@ from catalogs.release import layout_of
 from pipeline import survey
 from pipeline.releases import build_release
 from pipeline.run_records import recorded, run_records
-from pipeline.settings import Workspace, open_workspace
 from pipeline.sky_tiles import SkyTile, TileKind
+from pipeline.workspace import Workspace, open_workspace
 from tests.catalogs.conftest import MODEL, commit_tile
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts

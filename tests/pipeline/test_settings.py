@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.settings import FILE_NAME, Settings, open_workspace, to_toml
+from pipeline.settings import Settings, to_toml
+from pipeline.workspace import FILE_NAME, open_workspace
 
 
 def written(root: Path, text: str) -> Path:

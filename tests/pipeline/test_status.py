@@ -9,8 +9,8 @@ from catalogs.labels import add
 from catalogs.tile_store import tile_path
 from pipeline import survey
 from pipeline.locks import alone, survey_lock
-from pipeline.settings import open_workspace
 from pipeline.status import status
+from pipeline.workspace import open_workspace
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

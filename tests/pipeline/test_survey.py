@@ -20,7 +20,7 @@ from catalogs.release import current_release, layout_of
 from models.errors import ModelError
 from pipeline import survey
 from pipeline.errors import UserError
-from pipeline.settings import Workspace, open_workspace
+from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 from tests.pipeline.survey_driver import run

@@ -12,7 +12,7 @@ import pytest
 
 from catalogs.release import current_release
 from pipeline.errors import ClusterLost
-from pipeline.settings import Workspace
+from pipeline.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline.dask_processes import Started, started, wait_until
 from tests.pipeline.survey_driver import run

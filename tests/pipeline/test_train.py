@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.progress import shown_by
 from pipeline.readers.settings import InputSettings
-from pipeline.settings import Workspace
 from pipeline.train import _model_id, recipe_for, split_of, train
+from pipeline.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from models.settings import LoopSettings
 from pipeline.errors import UserError
-from pipeline.settings import open_workspace
 from pipeline.training_settings import PRESETS, TrainingSettings
+from pipeline.workspace import open_workspace
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -12,8 +12,9 @@ import pytest
 from pipeline import fan_out, workers
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import UserError
+from pipeline.execution_task import Outcome
 from pipeline.fan_out import WINDOW
-from pipeline.workers import Outcome, run_units
+from pipeline.workers import run_units
 from tests.pipeline.units import Sum, threads, work
 
 LOCAL = WorkerSettings(kind="local", n=2, threads=1, deaths=2)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.gang import seat_from_environment
-from pipeline.settings import open_workspace
 from pipeline.train import assist, train
+from pipeline.workspace import open_workspace
 
 
 def main(root: str, galaxy10: str, seeds: str, *overrides: str) -> None:

@@ -1,0 +1,84 @@
+"""One unit of work: a plain function of a small job, tried in this process; its receipt or its error.
+
+Knows nothing of clusters: the executors of this process and of Dask both run units by `attempt`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from pipeline.errors import is_transient
+from pipeline.logs import Said, gathered
+from pipeline.secrecy import without_secrets
+
+logger = logging.getLogger(__name__)
+
+_PAUSE = 0.5  # seconds before a second try, doubled each time
+
+
+class Named(Protocol):
+    """A job with a name for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Job = TypeVar("Job", bound=Named)
+Receipt = TypeVar("Receipt")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Receipt]):
+    """How one unit ended: with a receipt, or with the error that failed it.
+
+    `seconds` is how long it ran, with all its tries; `worker` the host and process id; `said` what our packages logged
+    meanwhile. They are not known of a unit whose worker died. `by_system` says that disk or network failed it.
+    """
+
+    name: str
+    receipt: Receipt | None
+    error: str = ""
+    seconds: float = 0.0
+    worker: str = ""
+    said: tuple[Said, ...] = ()
+    by_system: bool = False
+
+
+def attempt(function: Callable[[Job], Receipt], job: Job, retries: int) -> Outcome[Receipt]:
+    """Run one unit; system failures are tried again, anything else that is raised becomes the outcome."""
+    started = time.perf_counter()
+    with gathered() as log:
+        receipt, error, by_system = _tried(function, job, retries)
+    seconds, worker = round(time.perf_counter() - started, 3), f"{socket.gethostname()}:{os.getpid()}"
+    return Outcome(job.name, receipt, without_secrets(error), seconds, worker, log.said, by_system)
+
+
+def _tried(function: Callable[[Job], Receipt], job: Job, retries: int) -> tuple[Receipt | None, str, bool]:
+    """The receipt of a unit, or its error and whether the system failed it.
+
+    The only broad `except` below the command line: a bug in one unit must not cost the run.
+    """
+    for again in range(retries + 1):
+        try:
+            return function(job), "", False
+        except Exception as error:  # the unit's own failure, reported with its traceback
+            if is_transient(error) and again < retries:
+                logger.info("%s: %s; trying again", job.name, error)
+                time.sleep(_PAUSE * 2**again)
+                continue
+            return None, "".join(traceback.format_exception(error)), is_transient(error)
+    raise AssertionError("unreachable")
+
+
+def set_torch_threads(threads: int) -> None:
+    """Threads torch may use in this process."""
+    import torch  # deferred: a run without units never loads it
+
+    torch.set_num_threads(threads)
