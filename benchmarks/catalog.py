@@ -64,7 +64,7 @@ PACKAGES = ("pyarrow", "duckdb", "numpy", "hats", "hats-import", "lsdb", "dask",
 
 def build(catalog: Path, workers: int, exports: bool) -> dict[str, Any]:
     """Publish what is committed; without workers in one process, as the settings have it by default."""
-    from catalogs.publish import publish
+    from catalogs.releases.build import publish
     from pipeline.cluster_settings import WorkerSettings
     from pipeline.releases import on_workers
 
@@ -76,8 +76,8 @@ def build(catalog: Path, workers: int, exports: bool) -> dict[str, Any]:
 
 def ask_release(catalog: Path, ra: float, dec: float, object_id: int) -> dict[str, Asked]:
     """Ask the current release, opened anew for each question."""
-    from catalogs.query import query
-    from catalogs.reading import open_catalogue
+    from catalogs.query.catalog import open_catalogue
+    from catalogs.query.sql import query
 
     def by_label() -> dict[str, int]:
         return label_counts(*query(catalog, BY_LABEL).to_pydict().values())
@@ -91,7 +91,7 @@ def ask_release(catalog: Path, ra: float, dec: float, object_id: int) -> dict[st
 
 def audit(catalog: Path, quick: bool) -> dict[str, Any]:
     """Audit the current release; `quick` leaves out checksums and the rows of the tiles."""
-    from catalogs.audit import audit as run
+    from catalogs.validation.audit import audit as run
 
     report = run(catalog, quick=quick)
     return {"ok": report.ok, "rows": report.rows, "wrong": [c.name for c in report.checks if c.status == "wrong"]}
@@ -111,9 +111,9 @@ def check_patch(catalog: Path, old: str, new: str, tiles: Sequence[Tile], differ
     """Which leaves were rewritten and which objects are told to differ, beside what has to be."""
     import pyarrow.parquet as pq
 
-    from catalogs.changes import compare
-    from catalogs.partitions import pixel_range
-    from catalogs.release import layout_of
+    from catalogs.releases.diff import compare
+    from catalogs.releases.partitioning import pixel_range
+    from catalogs.releases.registry import layout_of
 
     before, after = layout_of(catalog, old), layout_of(catalog, new)
     started = time.perf_counter()
@@ -202,7 +202,7 @@ def ask_peers(
     results: Results, arguments: argparse.Namespace, folder: Path, files: Sequence[str], place: tuple[float, float, int]
 ) -> None:
     """Everything that others do with the same rows."""
-    from catalogs.query import find_release
+    from catalogs.query.sql import find_release
 
     results.ask("DuckDB on the tile files", ask_tiles, files, *place)
     layout = find_release(folder / "catalog")[1]

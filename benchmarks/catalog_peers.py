@@ -33,7 +33,7 @@ def ask_tiles(files: Sequence[str], ra: float, dec: float, object_id: int) -> di
     """Ask DuckDB on the tile files as they lie, over a connection that stays open."""
     import duckdb
 
-    from catalogs.cone import SEPARATION
+    from catalogs.query.cone_search import SEPARATION
 
     connection = duckdb.connect(":memory:")
     connection.execute(SEPARATION)
@@ -80,9 +80,9 @@ def _counts_of(catalog: Any) -> dict[str, int]:
 
 def fine_partitions(catalog: Path, folder: Path) -> int:
     """Lay the rows of the current release out by HEALPix pixels of order 5, as a HATS catalogue; returns how many."""
-    from catalogs.hats_files import write_primary
-    from catalogs.layout import Partition, ReleaseLayout
-    from catalogs.query import find_release
+    from catalogs.paths import Partition, ReleaseLayout
+    from catalogs.query.sql import find_release
+    from catalogs.releases.hats_metadata import write_primary
 
     _, release = find_release(catalog)
     layout, partitions, cells = ReleaseLayout(folder), [], []

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from catalogs.healpix import healpix_29
 from catalogs.schema import (
     QualityFlag,
     arrow_schema,
@@ -21,8 +22,7 @@ from catalogs.schema import (
     is_reliable,
     label_columns,
 )
-from catalogs.sky import healpix_29
-from catalogs.tile_store import TileStamp, commit, read_stamp, tile_path
+from catalogs.tiles import TileStamp, commit, read_stamp, tile_path
 
 MODEL = "simulated-0000"
 SLUGS = ["disturbed", "merging", "round", "in_between", "cigar", "barred", "tight", "loose", "edge_on", "edge_on_bulge"]

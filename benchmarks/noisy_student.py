@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from models.metrics import evaluate
 from models.predictor import chosen_device, predictor_for
 from models.recipe import colour_rule

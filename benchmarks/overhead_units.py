@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalogs.schema import arrow_schema
-from catalogs.tile_store import TileStamp, commit
+from catalogs.tiles import TileStamp, commit
 
 MODEL = "nothing-0000"
 SLUGS = ["disturbed", "merging", "round", "in_between", "cigar", "barred", "tight", "loose", "edge_on", "edge_on_bulge"]

@@ -11,7 +11,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from catalogs.reading import Catalogue
+    from catalogs.query.catalog import Catalogue
 
 
 def open(folder: str | PathLike[str], release: str | None = None) -> Catalogue:
@@ -27,6 +27,6 @@ def open(folder: str | PathLike[str], release: str | None = None) -> Catalogue:
     """
     from pathlib import Path
 
-    from catalogs.reading import open_catalogue  # here: who imports a part of this package needs no SQL
+    from catalogs.query.catalog import open_catalogue  # here: who imports a part of this package needs no SQL
 
     return open_catalogue(Path(folder), release)

@@ -59,7 +59,7 @@ def write_answer(table: pa.Table, form: str, out: Path | None, columns: Sequence
         else:
             sys.stdout.buffer.write(_encoded(table, form, columns))
         return
-    from catalogs.files import written_whole
+    from catalogs.atomic import written_whole
 
     with written_whole(out) as beside:
         if form in TEXT:

@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from catalogs.release import ReleaseInfo
+from catalogs.releases.registry import ReleaseInfo
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline.errors import UserError

@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from catalogs.release import current_release
+from catalogs.releases.registry import current_release
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from flows.survey import survey

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from catalogs.release import ReleaseInfo, current_release, layout_of
+from catalogs.releases.registry import ReleaseInfo, current_release, layout_of
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from catalogs.tile_store import read_stamp
+from catalogs.tiles import read_stamp
 from pipeline.bricks import brick_of_file
 from pipeline.planning import Plan
 from pipeline.sky_tiles import FOLDER_KINDS, MANIFEST, SkyTile, TileKind, files_of, kind_of, names_of, role_of

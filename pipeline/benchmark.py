@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from models.metrics import Evaluation, evaluate
 from models.predictor import chosen_device, predictor_for
 from models.registry import ModelCard, load_card

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from models.metrics import Evaluation, ReliabilityBin
 from models.registry import ModelCard, load_card
 from pipeline.benchmark import PredictedSplit

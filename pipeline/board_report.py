@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from pipeline.board import Board, MeasuredCell, Row, Spread, devices
 from pipeline.board_plots import plots
 from pipeline.reported import REPORTED, TITLES, benchmark_of

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from catalogs.healpix import healpix_29
 from catalogs.schema import (
     QualityFlag,
     arrow_schema,
@@ -26,8 +27,7 @@ from catalogs.schema import (
     is_reliable,
     label_columns,
 )
-from catalogs.sky import healpix_29
-from catalogs.tile_store import Quarantined, TileStamp, commit, read_stamp, tile_path
+from catalogs.tiles import Quarantined, TileStamp, commit, read_stamp, tile_path
 from models.predictor import Predictor, predictor_for
 from models.recipe import Recipe
 from pipeline.duplicates import with_duplicates_flagged

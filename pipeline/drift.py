@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
-from catalogs.release import ReleaseInfo, current_name, layout_of, read_release, readable_releases
+from catalogs.releases.registry import ReleaseInfo, current_name, layout_of, read_release, readable_releases
 from pipeline.drift_report import DriftReport
 from pipeline.drift_settings import DriftSettings
 from pipeline.logs import note
@@ -33,7 +33,7 @@ def drift(catalog: Path, settings: DriftSettings, release: str | None = None) ->
     ------
     CatalogError : there is no (such) release, or a file of it or of the one before it is missing or damaged.
     """
-    from catalogs.query import find_release
+    from catalogs.query.sql import find_release
 
     info, _ = find_release(catalog, release)
     before = earlier_releases(catalog, info)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from catalogs.sky import cell_centres
+from catalogs.healpix import cell_centres
 from pipeline.drift_counts import NOWHERE, Measure, Population, Sums
 from pipeline.drift_report import CLASSES, MEANS, Difference, Region
 from pipeline.drift_settings import DriftSettings

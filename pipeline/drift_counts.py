@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogs.errors import CatalogError
-from catalogs.layout import NAME, ReleaseLayout
-from catalogs.query import select
+from catalogs.healpix import ORDER
+from catalogs.paths import NAME, ReleaseLayout
+from catalogs.query.sql import select
 from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
-from catalogs.sky import ORDER
 from pipeline.drift_report import MEANS
 
 NOWHERE = -1  # the cell of inputs whose tile has no object

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from catalogs.healpix import close_pairs
 from catalogs.schema import QualityFlag, is_reliable
-from catalogs.sky import close_pairs
 
 SAME_PLACE = 1.0  # arcsec
 

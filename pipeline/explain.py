@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from catalogs.schema import FLAG_MEANINGS, UNRELIABLE
 from models.novelty import FeatureSpace
 from models.passes import Panel

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from models.distributed import joined
 from models.foreign import load_foreign
 from models.networks import create_network

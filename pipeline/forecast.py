@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalogs.exports import VOTABLE_ROWS
-from catalogs.release import current_release
+from catalogs.export.writers import VOTABLE_ROWS
+from catalogs.releases.registry import current_release
 from pipeline import survey
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import BadInput

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from pipeline.errors import UserError
 
 _FOLDER = "verdicts"

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from catalogs import labels as store
-from catalogs.query import query
-from catalogs.release import ReleaseInfo, current_release
+from catalogs.labels import store
+from catalogs.query.sql import query
+from catalogs.releases.registry import ReleaseInfo, current_release
 from models.recipe import Recipe
 from models.registry import load_card
 from models.weights import recipe_of

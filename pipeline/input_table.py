@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from catalogs.schema import flag_names
-from catalogs.tile_store import DUPLICATE, OUTSIDE, read_stamp, tile_path
+from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
 from models.registry import ModelCard
 from pipeline.arrivals import Arrived, arrived
 from pipeline.bricks import brick_of_file

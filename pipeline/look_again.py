@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catalogs.id_index import find
-from catalogs.layout import Partition
-from catalogs.query import find_release, select
+from catalogs.paths import Partition
+from catalogs.query.sql import find_release, select
+from catalogs.releases.id_index import find
 from models.confidence import Confidence, Prediction
 from models.errors import ModelError
 from models.passes import Panel

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from pipeline.errors import UserError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalogs.tile_store import TileStamp, committed, read_stamp, tile_path
+from catalogs.tiles import TileStamp, committed, read_stamp, tile_path
 from pipeline.errors import UserError
 from pipeline.identity import printable
 from pipeline.sky_tiles import SkyTile

@@ -15,8 +15,8 @@ import logging
 import numpy as np
 import pyarrow as pa
 
-from catalogs.query import query
-from catalogs.release import ReleaseInfo, current_release
+from catalogs.query.sql import query
+from catalogs.releases.registry import ReleaseInfo, current_release
 from models.recipe import Recipe
 from models.registry import ModelCard, load_card
 from models.weights import recipe_of

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from catalogs.release import current_release
-from catalogs.tile_store import Quarantined, TileStamp, committed, read_stamp, tile_path
+from catalogs.releases.registry import current_release
+from catalogs.tiles import Quarantined, TileStamp, committed, read_stamp, tile_path
 from models.registry import champion
 from pipeline.bricks import is_brick
 from pipeline.errors import Reason, UserError

@@ -1,6 +1,6 @@
 """Releases of a workspace: their pixels mapped over the workers.
 
-What a release is and how it is built stands in catalogs.publish; here is where its units run and how far they are.
+What a release is and how it is built stands in catalogs.releases.build; here is where its units run and how far they are.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from catalogs.errors import CatalogError
-from catalogs.leaves import LeafJob
-from catalogs.publish import Receipt, RunUnits, publish
-from catalogs.release import ReleaseInfo
+from catalogs.releases.build import Receipt, RunUnits, publish
+from catalogs.releases.partition_writer import LeafJob
+from catalogs.releases.registry import ReleaseInfo
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.execution_task import Outcome
 from pipeline.fitness import Standard, standard_here
@@ -27,7 +27,7 @@ FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to
 
 
 def build_release(workspace: Workspace, model_id: str) -> ReleaseInfo | None:
-    """Publish what is committed of a model, as `catalogs.publish.publish` does, with the workspace's settings."""
+    """Publish what is committed of a model, as `catalogs.releases.build.publish` does, with the workspace's settings."""
     settings = workspace.settings
     return publish(
         workspace.catalog,

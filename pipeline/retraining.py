@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from catalogs.files import written_whole
+from catalogs.atomic import written_whole
 from models.registry import ModelCard, champion, load_card
 from pipeline.benchmark import benchmark
 from pipeline.due_labels import LabelSet, Retraining

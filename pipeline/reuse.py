@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogs.schema import CERTAINTY_FLAGS, arrow_schema
-from catalogs.tile_store import read_stamp
+from catalogs.tiles import read_stamp
 
 _SAID = (
     "label",

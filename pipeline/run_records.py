@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from catalogs.files import written_whole
-from catalogs.sidecars import RunRecord
-from catalogs.tile_store import read_stamp, tile_path
+from catalogs.atomic import written_whole
+from catalogs.releases.provenance import RunRecord
+from catalogs.tiles import read_stamp, tile_path
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.secrecy import values_without_secrets
 from pipeline.sky_tiles import SkyTile

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from models.recipe import Recipe
 from models.registry import ModelCard
 from pipeline.errors import BadInput, Reason

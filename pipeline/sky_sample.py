@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.files import written_whole
-from catalogs.layout import ReleaseLayout
-from catalogs.query import find_release, select
-from catalogs.release import current_name
+from catalogs.atomic import written_whole
+from catalogs.paths import ReleaseLayout
+from catalogs.query.sql import find_release, select
+from catalogs.releases.registry import current_name
 from models.errors import ModelError
 from models.recipe import Recipe
 from models.registry import load_card

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from catalogs.files import written_whole
-from catalogs.sky import close_pairs
+from catalogs.atomic import written_whole
+from catalogs.healpix import close_pairs
 from models.registry import ModelCard
 from pipeline.errors import UserError
 

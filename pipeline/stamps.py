@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput
 from pipeline.identity import NO_SURVEY_KEYS, hashed_id, printable, target_id
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from catalogs.release import ReleaseInfo, current_release
+from catalogs.releases.registry import ReleaseInfo, current_release
 from models.registry import champion, history, load_card
 from pipeline.arrivals import Arrived
 from pipeline.drift import latest_alarms

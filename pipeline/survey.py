@@ -16,10 +16,10 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
-from catalogs.files import written_whole
-from catalogs.release import ReleaseInfo, current_release, is_published
+from catalogs.atomic import written_whole
+from catalogs.releases.registry import ReleaseInfo, current_release, is_published
 from catalogs.schema import catalogue_columns
-from catalogs.tile_store import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
+from catalogs.tiles import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
 from models.registry import ModelCard, champion, load_card
 from pipeline.arrivals import Arrived, arrived
 from pipeline.discovery import discover, passed_over

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from catalogs.release import ReleaseInfo, current_release
-from catalogs.tile_store import committed, tile_path
+from catalogs.releases.registry import ReleaseInfo, current_release
+from catalogs.tiles import committed, tile_path
 from pipeline.sky_tiles import SkyTile
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from catalogs.publish import publish
-from catalogs.release import folder_size, layout_of
+from catalogs.releases.build import publish
+from catalogs.releases.registry import folder_size, layout_of
 from catalogs.schema import count_classified
-from catalogs.tile_store import commit, committed
+from catalogs.tiles import commit, committed
 from models.predictor import predictor_for
 from pipeline.classify import ClassifyJob, classify
 from pipeline.cluster_settings import WorkerSettings

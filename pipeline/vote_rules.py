@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from catalogs.label_files import VoteRule
+from catalogs.labels.io import VoteRule
 
 MAJORITY = 0.6  # share that an answer needs
 ODD_MAJORITY = 0.5  # for merging and disturbed, which one question of four answers tells apart

@@ -37,7 +37,7 @@ def add(subparsers: Subparsers) -> None:
 
 def audit(arguments: argparse.Namespace) -> int:
     """Check a release; a line for each check."""
-    from catalogs.audit import audit as run
+    from catalogs.validation.audit import audit as run
 
     report = run(workspace_of(arguments).catalog, arguments.release, quick=arguments.quick)
     if arguments.json:
@@ -56,8 +56,8 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def diff(arguments: argparse.Namespace) -> None:
     """Compare two releases."""
-    from catalogs.changes import compare, flip_matrix, totals
-    from catalogs.release import layout_of, read_release
+    from catalogs.releases.diff import compare, flip_matrix, totals
+    from catalogs.releases.registry import layout_of, read_release
 
     catalog = workspace_of(arguments).catalog
     names = [read_release(catalog, name).release for name in (arguments.old, arguments.new)]

@@ -13,7 +13,7 @@ from flows.display import print_json, print_table, say
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from catalogs.reading import Catalogue
+    from catalogs.query.catalog import Catalogue
 
 
 def add(subparsers: Subparsers) -> None:
@@ -57,7 +57,7 @@ def query(arguments: argparse.Namespace) -> None:
 
 def cone(arguments: argparse.Namespace) -> None:
     """Objects within a circle."""
-    from catalogs.cone import Cone
+    from catalogs.query.cone_search import Cone
     from flows.sky_words import position_of, radius_of
 
     form = _format(arguments)
@@ -71,7 +71,7 @@ def cone(arguments: argparse.Namespace) -> None:
 
 def decode(arguments: argparse.Namespace) -> None:
     """Flags and sets in words."""
-    from catalogs.reading import flags_in_words
+    from catalogs.query.catalog import flags_in_words
 
     if arguments.flags is None and arguments.pred_set is None:
         raise UserError("decode what? A value of quality_flags, or --pred-set N")
@@ -88,7 +88,7 @@ def decode(arguments: argparse.Namespace) -> None:
 
 
 def _open(arguments: argparse.Namespace) -> Catalogue:
-    from catalogs.reading import open_catalogue
+    from catalogs.query.catalog import open_catalogue
 
     return open_catalogue(workspace_of(arguments).catalog, arguments.release)
 

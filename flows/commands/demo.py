@@ -44,7 +44,7 @@ def add(subparsers: Subparsers) -> None:
 
 def demo(arguments: argparse.Namespace) -> int:
     """The whole path on a simulated sky, in one workspace."""
-    from catalogs.query import query as run
+    from catalogs.query.sql import query as run
 
     arguments.set = [*_DEMO_SETTINGS, *arguments.set]  # what the user sets wins
     workspace = workspace_of(arguments)
@@ -82,7 +82,7 @@ def _agreement(workspace: Workspace) -> str:
     """How often the catalogue's label is the one the galaxy was simulated with."""
     import pandas as pd
 
-    from catalogs.query import query as run
+    from catalogs.query.sql import query as run
 
     truth = pd.read_csv(workspace.root / "simulated_truth.csv")[["source", "slug"]]
     of_bricks = workspace.root / "simulated_bricks_truth.csv"

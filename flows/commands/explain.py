@@ -38,7 +38,7 @@ def add(subparsers: Subparsers) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     """Print what there is to say about an object, and write the page."""
-    from catalogs.files import written_whole
+    from catalogs.atomic import written_whole
     from pipeline.explain import explain as gather
     from pipeline.explain import in_words
     from pipeline.explain_page import page

@@ -64,10 +64,10 @@ def _declare_add(verbs: Subparsers) -> None:
 
 def add_labels(arguments: argparse.Namespace) -> int:
     """Add the labels of a file, and say which rows were refused, and why."""
-    from catalogs.label_checks import checked, objects_of
-    from catalogs.label_files import read_proposals
-    from catalogs.labels import Added
-    from catalogs.labels import add as append
+    from catalogs.labels.checks import checked, objects_of
+    from catalogs.labels.io import read_proposals
+    from catalogs.labels.store import Added
+    from catalogs.labels.store import add as append
     from pipeline.classes import GALAXY10_CLASSES
     from pipeline.vote_rules import GALAXY_ZOO_DECALS
 
@@ -108,7 +108,7 @@ def add_labels(arguments: argparse.Namespace) -> int:
 
 def show_log(arguments: argparse.Namespace) -> None:
     """Print every version, the newest first."""
-    from catalogs.labels import taken_back, versions
+    from catalogs.labels.store import taken_back, versions
 
     history = versions(workspace_of(arguments).labels)
     gone = taken_back(history)
@@ -128,7 +128,7 @@ def show_log(arguments: argparse.Namespace) -> None:
 
 def show_labels(arguments: argparse.Namespace) -> None:
     """Print the labels in force."""
-    from catalogs.labels import digest, in_force
+    from catalogs.labels.store import digest, in_force
 
     table = in_force(workspace_of(arguments).labels, arguments.version)
     names, rows = table.column_names, rows_of(table)
@@ -145,7 +145,7 @@ def show_labels(arguments: argparse.Namespace) -> None:
 
 def revert_version(arguments: argparse.Namespace) -> None:
     """Take a version back."""
-    from catalogs.labels import revert
+    from catalogs.labels.store import revert
 
     workspace = workspace_of(arguments)
     version = revert(workspace.labels, arguments.version, author=arguments.author, note=arguments.note)

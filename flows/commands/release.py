@@ -32,7 +32,7 @@ def add(subparsers: Subparsers) -> None:
 
 def build(arguments: argparse.Namespace) -> None:
     """Publish what is committed."""
-    from catalogs.release import is_published
+    from catalogs.releases.registry import is_published
     from pipeline.quarantine import surveyed_model
     from pipeline.releases import build_release
 
@@ -54,7 +54,7 @@ def build(arguments: argparse.Namespace) -> None:
 
 def list_releases(arguments: argparse.Namespace) -> None:
     """Print all releases, oldest first."""
-    from catalogs.release import current_name, folder_size, layout_of, readable_releases
+    from catalogs.releases.registry import current_name, folder_size, layout_of, readable_releases
 
     catalog = workspace_of(arguments).catalog
     current = current_name(catalog)
@@ -84,7 +84,7 @@ def list_releases(arguments: argparse.Namespace) -> None:
 
 def show_current(arguments: argparse.Namespace) -> None:
     """Print the release that readers see."""
-    from catalogs.release import current_release, layout_of
+    from catalogs.releases.registry import current_release, layout_of
 
     catalog = workspace_of(arguments).catalog
     info = current_release(catalog)
@@ -101,7 +101,7 @@ def show_current(arguments: argparse.Namespace) -> None:
 
 def go_back(arguments: argparse.Namespace) -> None:
     """Let readers see another release."""
-    from catalogs.release import rollback
+    from catalogs.releases.registry import rollback
 
     info = rollback(workspace_of(arguments).catalog, arguments.name, arguments.reason)
     if arguments.json:
@@ -112,8 +112,8 @@ def go_back(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Compare every file of a release with its checksum."""
-    from catalogs.audit import verify as problems_of
-    from catalogs.query import find_release
+    from catalogs.query.sql import find_release
+    from catalogs.validation.audit import verify as problems_of
 
     info, layout = find_release(workspace_of(arguments).catalog, arguments.name)
     problems = problems_of(layout)

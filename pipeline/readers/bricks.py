@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.bricks import plane_file
 from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable

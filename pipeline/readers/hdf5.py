@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput, Reason, is_transient
 from pipeline.identity import survey_keys
 from pipeline.parsing import PARSE_ERRORS, parsing

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput, Reason
 from pipeline.identity import NO_SURVEY_KEYS, survey_keys
 from pipeline.readers.fits_files import read_columns

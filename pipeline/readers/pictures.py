@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput, Reason, is_transient
 from pipeline.identity import printable, survey_keys
 from pipeline.parsing import parsing

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from astropy.io.fits.verify import VerifyError
 from astropy.table import Table
 
-from catalogs.files import written_whole
-from catalogs.tile_store import Quarantined
+from catalogs.atomic import written_whole
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput, Reason, UserError, is_transient
 from pipeline.identity import printable, survey_keys
 from pipeline.parsing import PARSE_ERRORS

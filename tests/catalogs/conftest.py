@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from catalogs.healpix import healpix_29
 from catalogs.schema import QualityFlag, arrow_schema, certainty_columns, is_reliable, label_columns
-from catalogs.sky import healpix_29
-from catalogs.tile_store import Quarantined, TileStamp, commit
+from catalogs.tiles import Quarantined, TileStamp, commit
 
 SLUGS = ["round", "spiral", "edge_on"]
 MODEL = "tiny-0001"

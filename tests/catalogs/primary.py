@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.hats_files import write_primary
-from catalogs.layout import Partition, ReleaseLayout
-from catalogs.partitions import adaptive_partitions, pixel_range
-from catalogs.sky import healpix_29
+from catalogs.healpix import healpix_29
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.hats_metadata import write_primary
+from catalogs.releases.partitioning import adaptive_partitions, pixel_range
 from tests.catalogs.conftest import make_table
 
 METADATA = {b"kept": b"in every file"}

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.layout import Partition, ReleaseLayout
-from catalogs.publish import publish
-from catalogs.release import layout_of
+from catalogs.healpix import healpix_29
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.build import publish
+from catalogs.releases.registry import layout_of
 from catalogs.schema import count_classified
-from catalogs.sky import healpix_29
-from catalogs.tile_store import commit
+from catalogs.tiles import commit
 from tests.catalogs.conftest import MODEL, make_stamp, make_table
 
 Change = Callable[[pa.Table], pa.Table]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.layout import Partition, ReleaseLayout
-from catalogs.release import ReleaseInfo
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.registry import ReleaseInfo
 from tests.catalogs.conftest import MODEL, SLUGS
 
 

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs import audit_leaves
-from catalogs.audit import CHECKS, AuditReport, audit, verify
-from catalogs.audit_leaves import repeated_ids, scan_leaf
-from catalogs.audit_rows import row_sums
 from catalogs.errors import CatalogError
-from catalogs.layout import ReleaseLayout, leaf_path
+from catalogs.paths import ReleaseLayout, leaf_path
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import tile_path
+from catalogs.tiles import tile_path
+from catalogs.validation import partitions as audit_leaves
+from catalogs.validation.audit import CHECKS, AuditReport, audit, verify
+from catalogs.validation.partitions import repeated_ids, scan_leaf
+from catalogs.validation.rows import row_sums
 from tests.catalogs.conftest import MODEL, SLUGS, make_table
 from tests.catalogs.released import (
     a_leaf,

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.changes import CHANGES_SCHEMA, compare, flip_matrix, totals, write_changes
-from catalogs.layout import ReleaseLayout
+from catalogs.healpix import healpix_29
+from catalogs.paths import ReleaseLayout
+from catalogs.releases.diff import CHANGES_SCHEMA, compare, flip_matrix, totals, write_changes
 from catalogs.schema import QualityFlag, arrow_schema, label_columns
-from catalogs.sky import healpix_29
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from tests.catalogs.conftest import SLUGS, make_table
 from tests.catalogs.released import all_rows, commit_rows, published
 

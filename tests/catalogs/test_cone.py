@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from catalogs.cone import MOST_RANGES, SEPARATION, Cone, expand_cones, is_confined
 from catalogs.errors import CatalogError
-from catalogs.layout import Partition
-from catalogs.sky import healpix_29
+from catalogs.healpix import healpix_29
+from catalogs.paths import Partition
+from catalogs.query.cone_search import MOST_RANGES, SEPARATION, Cone, expand_cones, is_confined
 
 
 def angles(ra: np.ndarray, dec: np.ndarray, ra0: float, dec0: float) -> np.ndarray:

@@ -15,10 +15,10 @@ import pytest
 from astropy.io import fits, votable
 from astropy.table import Table
 
-from catalogs import exports
 from catalogs.errors import CatalogError
-from catalogs.exports import write_exports
-from catalogs.layout import ReleaseLayout
+from catalogs.export import writers as exports
+from catalogs.export.writers import write_exports
+from catalogs.paths import ReleaseLayout
 from catalogs.schema import arrow_schema, catalogue_columns
 from tests.catalogs.conftest import SLUGS, make_table
 from tests.catalogs.small_release import write_release

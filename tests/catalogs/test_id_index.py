@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.errors import CatalogError
-from catalogs.id_index import find, write_id_index
-from catalogs.layout import Partition, ReleaseLayout
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.id_index import find, write_id_index
 from tests.catalogs.primary import pixels_of, primary_catalogue
 
 COUNT = 400

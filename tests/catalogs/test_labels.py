@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs import label_checks, labels
 from catalogs.errors import CatalogError
-from catalogs.label_checks import Labelled, Proposal, checked
-from catalogs.label_files import VoteRule, class_of, read_proposals
-from catalogs.labels import add, digest, in_force, revert, versions
+from catalogs.labels import checks as label_checks
+from catalogs.labels import store as labels
+from catalogs.labels.checks import Labelled, Proposal, checked
+from catalogs.labels.io import VoteRule, class_of, read_proposals
+from catalogs.labels.store import add, digest, in_force, revert, versions
 
 CLASSES = (("round", "Round Smooth"), ("spiral", "Barred Spiral"), ("edge_on", "Edge-on"))
 ARCSEC = 1 / 3600
@@ -144,9 +145,9 @@ def test_two_who_add_at_once_are_both_heard(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from catalogs import files
-from catalogs.labels import add
-from catalogs.label_checks import Labelled
+from catalogs import atomic as files
+from catalogs.labels.store import add
+from catalogs.labels.checks import Labelled
 real, left = os.replace, 0
 def replace(source, target):
     global left

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catalogs.errors import CatalogError
-from catalogs.manifest import Problem, manifest_path, read_manifest, verify_manifest, write_manifest
+from catalogs.releases.manifest import Problem, manifest_path, read_manifest, verify_manifest, write_manifest
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from cdshealpix.nested import vertices
 from scipy.spatial import cKDTree
 
 from catalogs.errors import CatalogError
-from catalogs.hats_files import write_collection
-from catalogs.id_index import write_id_index
-from catalogs.layout import MARGIN_ARCSEC, Partition, ReleaseLayout, leaf_path
-from catalogs.margin import SLACK_ARCSEC, finish_margin, write_margin_leaf
-from catalogs.sky import close_pairs
+from catalogs.healpix import close_pairs
+from catalogs.paths import MARGIN_ARCSEC, Partition, ReleaseLayout, leaf_path
+from catalogs.releases.hats_metadata import write_collection
+from catalogs.releases.id_index import write_id_index
+from catalogs.releases.margin_cache import SLACK_ARCSEC, finish_margin, write_margin_leaf
 from tests.catalogs.primary import METADATA, pixels_of, primary_catalogue
 
 ARCSEC = np.radians(1 / 3600)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs.partitions import DEEPEST_ORDER, Plan, adaptive_partitions, pixel_range, plan, second_rows
-from catalogs.tile_store import committed
+from catalogs.releases.partitioning import DEEPEST_ORDER, Plan, adaptive_partitions, pixel_range, plan, second_rows
+from catalogs.tiles import committed
 from tests.catalogs.conftest import MODEL, commit_tile
 
 ids = st.lists(st.integers(0, 6), max_size=12)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from catalogs.cone import Cone
 from catalogs.errors import CatalogError
-from catalogs.layout import ReleaseLayout
-from catalogs.query import find_release, query, select
+from catalogs.paths import ReleaseLayout
+from catalogs.query.cone_search import Cone
+from catalogs.query.sql import find_release, query, select
 from catalogs.schema import arrow_schema
 from tests.catalogs.conftest import SLUGS, make_table
 from tests.catalogs.small_release import write_release

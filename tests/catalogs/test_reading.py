@@ -10,8 +10,8 @@ import pytest
 
 import catalogs
 from catalogs.errors import CatalogError
-from catalogs.layout import ReleaseLayout
-from catalogs.reading import Catalogue, flags_in_words
+from catalogs.paths import ReleaseLayout
+from catalogs.query.catalog import Catalogue, flags_in_words
 from catalogs.schema import QualityFlag, arrow_schema
 from tests.catalogs.conftest import SLUGS, make_table
 from tests.catalogs.small_release import write_release

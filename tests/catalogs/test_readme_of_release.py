@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 
 from catalogs.citation import citation
-from catalogs.layout import ReleaseLayout
-from catalogs.publish import publish
-from catalogs.readme import documentation, readme
-from catalogs.release import ReleaseInfo, layout_of
+from catalogs.healpix import healpix_29
+from catalogs.paths import ReleaseLayout
+from catalogs.releases.build import publish
+from catalogs.releases.readme import documentation, readme
+from catalogs.releases.registry import ReleaseInfo, layout_of
 from catalogs.schema import FLAG_MEANINGS, UNRELIABLE, QualityFlag, arrow_schema, is_reliable
-from catalogs.sky import healpix_29
-from catalogs.tile_store import commit
+from catalogs.tiles import commit
 from pipeline.classes import CLASS_SLUGS
 from tests.catalogs.conftest import MODEL, SLUGS, make_stamp, make_table
 
@@ -75,14 +75,14 @@ def run(released: tuple[ReleaseLayout, ReleaseInfo], monkeypatch: pytest.MonkeyP
 
 def test_the_page_in_the_docs_is_what_the_code_makes() -> None:
     page = Path(__file__).parents[2] / "docs" / "catalogue.md"
-    command = f"python -m catalogs.readme {' '.join(CLASS_SLUGS)} > docs/catalogue.md"
+    command = f"python -m catalogs.releases.readme {' '.join(CLASS_SLUGS)} > docs/catalogue.md"
     assert page.read_text() == documentation(CLASS_SLUGS), f"make it again: {command}"
 
 
 def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["readme", *SLUGS])
-    monkeypatch.delitem(sys.modules, "catalogs.readme")
-    runpy.run_module("catalogs.readme", run_name="__main__")
+    monkeypatch.delitem(sys.modules, "catalogs.releases.readme")
+    runpy.run_module("catalogs.releases.readme", run_name="__main__")
     assert capsys.readouterr().out == documentation(SLUGS)
 
 

@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs import publish as publishing
 from catalogs.errors import CatalogError
-from catalogs.manifest import verify_manifest
-from catalogs.publish import publish
-from catalogs.query import query
-from catalogs.release import (
+from catalogs.query.sql import query
+from catalogs.releases import build as publishing
+from catalogs.releases.build import publish
+from catalogs.releases.manifest import verify_manifest
+from catalogs.releases.provenance import RUNS_SCHEMA, RunRecord
+from catalogs.releases.registry import (
     PublishUnderWay,
     ReleaseInfo,
     current_release,
@@ -36,8 +37,7 @@ from catalogs.release import (
     rollback,
 )
 from catalogs.schema import arrow_schema
-from catalogs.sidecars import RUNS_SCHEMA, RunRecord
-from catalogs.tile_store import commit, committed, tile_path
+from catalogs.tiles import commit, committed, tile_path
 from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_stamp, make_table
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -298,7 +298,7 @@ def test_a_crash_anywhere_leaves_readers_with_the_release_before(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from catalogs.publish import publish
+from catalogs.releases.build import publish
 
 def units(what, function, jobs):
     yield function(jobs[0])
@@ -393,7 +393,7 @@ def test_a_rollback_that_was_killed_is_done_by_the_next_and_not_undone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("catalogs.release.point_to", interrupted)
+        patch.setattr("catalogs.releases.registry.point_to", interrupted)
         with pytest.raises(KeyboardInterrupt):
             rollback(catalog, first.release, "a bad night")
     assert current_release(catalog) == second and publish(catalog, MODEL) == second

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalogs.publish import publish
-from catalogs.release import layout_of
-from catalogs.tile_store import commit
+from catalogs.releases.build import publish
+from catalogs.releases.registry import layout_of
+from catalogs.tiles import commit
 from tests.catalogs.conftest import MODEL, make_stamp, make_table
 
 
 @pytest.mark.slow
 def test_lsdb_opens_searches_and_matches_a_release(tmp_path: Path) -> None:
-    from catalogs.sky import healpix_29
+    from catalogs.healpix import healpix_29
 
     lsdb = pytest.importorskip("lsdb")
     rng = np.random.default_rng(5)

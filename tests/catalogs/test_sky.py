@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from catalogs.errors import CatalogError
-from catalogs.sky import ORDER, healpix_29
+from catalogs.healpix import ORDER, healpix_29
 
 COARSE = 12  # cells of 0.8 arcmin: far wider than rounding errors
 

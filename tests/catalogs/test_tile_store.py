@@ -14,11 +14,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs import tile_store
+from catalogs import tiles as tile_store
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
 from catalogs.schema import arrow_schema
-from catalogs.tile_store import commit, committed, read_stamp, tile_path
+from catalogs.tiles import commit, committed, read_stamp, tile_path
 from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_stamp, make_table
 
 

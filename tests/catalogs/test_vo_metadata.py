@@ -15,8 +15,8 @@ from astropy.io.votable.tree import VOTableFile
 from astropy.io.votable.ucd import parse_ucd
 from astropy.table import Table
 
+from catalogs.export.vo_metadata import file_metadata, with_widths
 from catalogs.schema import catalogue_columns
-from catalogs.vo_metadata import file_metadata, with_widths
 from tests.catalogs.conftest import SLUGS, make_table
 
 VERSION, CONTENT = b"IVOA.VOTable-Parquet.version", b"IVOA.VOTable-Parquet.content"

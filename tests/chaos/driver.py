@@ -13,17 +13,17 @@ import astropy.io.votable
 import hats.io.validation
 import mocpy
 
-import catalogs.audit
-import catalogs.changes
 import catalogs.citation
-import catalogs.exports
-import catalogs.hats_files
-import catalogs.id_index
-import catalogs.label_checks
-import catalogs.label_files
-import catalogs.margin
-import catalogs.readme
-import catalogs.vo_metadata
+import catalogs.export.vo_metadata
+import catalogs.export.writers
+import catalogs.labels.checks
+import catalogs.labels.io
+import catalogs.releases.diff
+import catalogs.releases.hats_metadata
+import catalogs.releases.id_index
+import catalogs.releases.margin_cache
+import catalogs.releases.readme
+import catalogs.validation.audit
 import flows.cli
 import models.predictor
 import pipeline.classify

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from catalogs.errors import CatalogError
-from catalogs.labels import digest, in_force, versions
-from catalogs.release import current_name, current_release, history, release_names
+from catalogs.labels.store import digest, in_force, versions
+from catalogs.releases.registry import current_name, current_release, history, release_names
 from pipeline.classes import GALAXY10_CLASSES
 from pipeline.workspace import Workspace
 from tests.chaos import driver

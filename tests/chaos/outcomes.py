@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from catalogs.audit import audit, verify
 from catalogs.errors import CatalogError
-from catalogs.release import current_release, layout_of
-from catalogs.tile_store import read_stamp
+from catalogs.releases.registry import current_release, layout_of
+from catalogs.tiles import read_stamp
+from catalogs.validation.audit import audit, verify
 from models.registry import champion
 from pipeline.workspace import Workspace
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalogs.release import release_names
+from catalogs.releases.registry import release_names
 from pipeline.workspace import open_workspace
 from tests.chaos import clock, moments
 from tests.chaos.disk import NoSmallDisk, disk_full, size_of, small_disk

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.audit import CHECKS
+from catalogs.validation.audit import CHECKS
 from flows.cli import main
 from tests.catalogs.conftest import make_table
 from tests.catalogs.released import a_leaf, commit_rows, make_release, published, rewrite, with_value

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from catalogs.query import query
+from catalogs.query.sql import query
 from flows.cli import main
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver

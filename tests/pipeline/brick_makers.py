@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.discovery import brick_tile
 from pipeline.readers.bricks import read_brick
 from pipeline.readers.settings import BrickSettings, ReadingSettings

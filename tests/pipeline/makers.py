@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 from PIL import Image
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.stamps import Stamp
 
 SIDE = 24

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catalogs.layout import ReleaseLayout
-from catalogs.release import ReleaseInfo
+from catalogs.healpix import cell_centres, healpix_29
+from catalogs.paths import ReleaseLayout
+from catalogs.releases.registry import ReleaseInfo
 from catalogs.schema import QualityFlag
-from catalogs.sky import cell_centres, healpix_29
 from tests.catalogs.conftest import make_table
 from tests.catalogs.released import with_column
 from tests.catalogs.small_release import write_release

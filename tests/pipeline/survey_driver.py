@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from catalogs.release import current_release
+from catalogs.releases.registry import current_release
 from pipeline import survey
 from pipeline.drift import keep_drift
 from pipeline.locks import alone, survey_lock

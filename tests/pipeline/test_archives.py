@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.discovery import discover
 from pipeline.errors import BadInput, Reason
 from pipeline.readers import archives, tar_stream

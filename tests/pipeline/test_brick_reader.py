@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.discovery import brick_tile
 from pipeline.errors import BadInput, Reason
 from pipeline.readers.bricks import read_brick

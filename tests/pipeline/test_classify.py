@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from catalogs.schema import HIGH_OOD, UNRELIABLE, QualityFlag, arrow_schema
-from catalogs.tile_store import TileStamp, read_stamp, tile_path
+from catalogs.tiles import TileStamp, read_stamp, tile_path
 from pipeline.classify import ClassifyJob, classify
 from pipeline.discovery import discover
 from pipeline.errors import InputChanged, Reason

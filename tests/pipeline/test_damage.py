@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.classify import ClassifyJob
 from pipeline.discovery import discover
 from pipeline.errors import BadInput, Reason, UserError

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pytest
 
 from catalogs.errors import CatalogError
-from catalogs.publish import publish
-from catalogs.release import layout_of, point_to, read_release, rollback
+from catalogs.healpix import cell_centres
+from catalogs.releases.build import publish
+from catalogs.releases.registry import layout_of, point_to, read_release, rollback
 from catalogs.schema import QualityFlag
-from catalogs.sky import cell_centres
 from pipeline.drift import drift, earlier_releases, is_kept, keep_drift, latest_alarms
 from pipeline.drift_report import Difference, DriftReport, Region
 from pipeline.drift_settings import DriftSettings

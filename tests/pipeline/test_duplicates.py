@@ -10,8 +10,8 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.time import Time
 
+from catalogs.healpix import close_pairs
 from catalogs.schema import QualityFlag, is_reliable
-from catalogs.sky import close_pairs
 from pipeline.duplicates import second_at_place, with_duplicates_flagged
 from pipeline.times import mjd_of, utc_of
 

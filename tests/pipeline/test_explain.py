@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catalogs.query import query
+from catalogs.query.sql import query
 from pipeline.errors import UserError
 from pipeline.explain import Explanation, explain, in_words, nearest_examples
 from pipeline.explain_page import page

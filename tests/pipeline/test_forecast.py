@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalogs.release import folder_size, layout_of
+from catalogs.releases.registry import folder_size, layout_of
 from pipeline import survey
 from pipeline.forecast import expected_stamps, forecast, ratio_estimate
 from pipeline.sky_tiles import TileKind

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput, Reason
 from pipeline.identity import hashed_id, survey_keys, target_id
 from pipeline.readers import hdf5

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from catalogs import labels as store
 from catalogs.errors import CatalogError
-from catalogs.label_checks import Labelled
-from catalogs.query import query
+from catalogs.labels import store
+from catalogs.labels.checks import Labelled
+from catalogs.query.sql import query
 from models.errors import ModelError
 from models.registry import load_card
 from pipeline.classes import CLASS_SLUGS

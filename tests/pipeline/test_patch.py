@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.layout import Partition, ReleaseLayout
-from catalogs.partitions import pixel_range
-from catalogs.release import layout_of
+from catalogs.healpix import healpix_29
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.partitioning import pixel_range
+from catalogs.releases.registry import layout_of
 from catalogs.schema import count_classified
-from catalogs.sky import healpix_29
-from catalogs.tile_store import commit
+from catalogs.tiles import commit
 from pipeline.releases import build_release
 from pipeline.workspace import Workspace, open_workspace
 from tests.catalogs.conftest import MODEL, make_stamp, make_table

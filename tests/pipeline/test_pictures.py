@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from catalogs.schema import QualityFlag
-from catalogs.tile_store import Quarantined
+from catalogs.tiles import Quarantined
 from pipeline.errors import BadInput, Reason
 from pipeline.readers.pictures import read_picture, read_pictures, read_table
 from pipeline.readers.settings import InputSettings

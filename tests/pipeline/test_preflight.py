@@ -67,7 +67,7 @@ def standard(folder: Path) -> Standard:
         writes=SEEN_FROM_HERE / "catalog",
         reads=[SEEN_FROM_HERE / "models"],
         inputs=[SEEN_FROM_HERE / "incoming"],
-        module="catalogs.tile_store",
+        module="catalogs.tiles",
     )
 
 

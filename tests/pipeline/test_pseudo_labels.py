@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from catalogs.label_checks import Labelled
-from catalogs.labels import add
-from catalogs.query import query
-from catalogs.release import current_release
+from catalogs.labels.checks import Labelled
+from catalogs.labels.store import add
+from catalogs.query.sql import query
+from catalogs.releases.registry import current_release
 from models.errors import ModelError
 from models.recipe import colour_rule
 from models.registry import ModelCard

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catalogs.tile_store import Quarantined, TileStamp, commit
+from catalogs.tiles import Quarantined, TileStamp, commit
 from pipeline import survey
 from pipeline.errors import UserError
 from pipeline.quarantine import Retried, list_of, listing, outcome, places_of, with_history

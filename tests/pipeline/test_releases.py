@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.errors import CatalogError
-from catalogs.leaves import LeafJob
-from catalogs.publish import publish
-from catalogs.release import current_release, layout_of
-from catalogs.tile_store import tile_path
+from catalogs.releases.build import publish
+from catalogs.releases.partition_writer import LeafJob
+from catalogs.releases.registry import current_release, layout_of
+from catalogs.tiles import tile_path
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import is_transient
 from pipeline.releases import build_release, on_workers

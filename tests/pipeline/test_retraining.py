@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from catalogs.label_checks import Labelled
-from catalogs.labels import add, revert
-from catalogs.query import query
-from catalogs.release import current_release
+from catalogs.labels.checks import Labelled
+from catalogs.labels.store import add, revert
+from catalogs.query.sql import query
+from catalogs.releases.registry import current_release
 from models.registry import champion, history, load_card, set_champion
 from pipeline import due_labels
 from pipeline.classes import CLASS_SLUGS

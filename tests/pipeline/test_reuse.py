@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
-from catalogs.tile_store import commit, read_stamp
+from catalogs.tiles import commit, read_stamp
 from pipeline.reuse import Reusable
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.release import layout_of
+from catalogs.releases.registry import layout_of
 from pipeline import survey
 from pipeline.releases import build_release
 from pipeline.run_records import recorded, run_records

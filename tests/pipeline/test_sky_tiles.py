@@ -11,7 +11,7 @@ import h5py
 import pytest
 
 from catalogs.schema import arrow_schema
-from catalogs.tile_store import TileStamp, commit
+from catalogs.tiles import TileStamp, commit
 from pipeline.discovery import discover, passed_over
 from pipeline.errors import InputChanged, UserError
 from pipeline.planning import plan

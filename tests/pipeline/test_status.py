@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catalogs.label_checks import Labelled
-from catalogs.labels import add
-from catalogs.tile_store import tile_path
+from catalogs.labels.checks import Labelled
+from catalogs.labels.store import add
+from catalogs.tiles import tile_path
 from pipeline import survey
 from pipeline.locks import alone, survey_lock
 from pipeline.status import status

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from catalogs.release import current_release, layout_of
+from catalogs.releases.registry import current_release, layout_of
 from models.errors import ModelError
 from pipeline import survey
 from pipeline.errors import UserError

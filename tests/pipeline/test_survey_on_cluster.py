@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from catalogs.release import current_release
+from catalogs.releases.registry import current_release
 from pipeline.errors import ClusterLost
 from pipeline.workspace import Workspace
 from tests.conftest import Small

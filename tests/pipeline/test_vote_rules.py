@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalogs.label_files import read_proposals
+from catalogs.labels.io import read_proposals
 from pipeline.classes import CLASS_SLUGS, GALAXY10_CLASSES
 from pipeline.vote_rules import GALAXY_ZOO_DECALS, decide
 

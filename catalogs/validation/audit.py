@@ -15,8 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from catalogs.audit_leaves import LeafScan, repeated_ids, scan_leaf, total_tiles
-from catalogs.audit_ledger import (
+from catalogs.errors import CatalogError
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.manifest import Problem, verify_manifest
+from catalogs.releases.registry import ReleaseInfo, current_release, layout_of, read_release
+from catalogs.validation.findings import Findings
+from catalogs.validation.partitions import LeafScan, repeated_ids, scan_leaf, total_tiles
+from catalogs.validation.products import check_common_schema, check_counts, check_index, check_margin, read_margin
+from catalogs.validation.provenance import (
     check_ledger,
     check_one_model,
     check_rows_of_tiles,
@@ -25,12 +31,6 @@ from catalogs.audit_ledger import (
     read_tiles,
     runs_without_entry,
 )
-from catalogs.audit_parts import check_common_schema, check_counts, check_index, check_margin, read_margin
-from catalogs.errors import CatalogError
-from catalogs.findings import Findings
-from catalogs.layout import Partition, ReleaseLayout
-from catalogs.manifest import Problem, verify_manifest
-from catalogs.release import ReleaseInfo, current_release, layout_of, read_release
 
 CHECKS = {
     "files": "every file is there, and has the checksum of the manifest",

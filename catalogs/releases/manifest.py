@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
-from catalogs.layout import ReleaseLayout
+from catalogs.paths import ReleaseLayout
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")  # sha256sum writes a * before the names of files read as binary
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catalogs.atomic import sync, written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import sync, written_whole
-from catalogs.layout import INDEX_NAME, NAME, Partition, ReleaseLayout
+from catalogs.paths import INDEX_NAME, NAME, Partition, ReleaseLayout
 
 COLUMN = "object_id"
 PART_ROWS = 4_000_000  # a part is sorted in memory, at about 100 bytes a row

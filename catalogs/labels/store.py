@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
 
 if TYPE_CHECKING:
-    from catalogs.label_checks import Labelled  # which needs scipy and DuckDB; reading labels does not
+    from catalogs.labels.checks import Labelled  # which needs scipy and DuckDB; reading labels does not
 
 LABEL_SCHEMA = pa.schema(
     [

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 import duckdb
 import pyarrow as pa
 
-from catalogs.cone import SEPARATION, expand_cones, is_confined
 from catalogs.errors import CatalogError
-from catalogs.layout import NAME, Partition, ReleaseLayout
-from catalogs.release import ReleaseInfo, current_release, read_release
+from catalogs.paths import NAME, Partition, ReleaseLayout
+from catalogs.query.cone_search import SEPARATION, expand_cones, is_confined
+from catalogs.releases.registry import ReleaseInfo, current_release, read_release
 
 
 def query(catalog: Path, sql: str, *, release: str | None = None, limit: int | None = None) -> pa.Table:

@@ -12,8 +12,8 @@ from cdshealpix.nested import neighbours
 from scipy.spatial import cKDTree
 
 from catalogs.errors import CatalogError
-from catalogs.query import query
-from catalogs.sky import ORDER, healpix_29
+from catalogs.healpix import ORDER, healpix_29
+from catalogs.query.sql import query
 
 UNKNOWN_CLASS, UNKNOWN_OBJECT, NO_MATCH = "unknown class", "unknown object", "no object there"
 AMBIGUOUS, CONFLICT, NO_OBJECT, UNDECIDED = "ambiguous position", "conflicting labels", "no object named", "undecided"

@@ -2,7 +2,7 @@
 
 A release holds the rows of all committed tiles of one model as a HATS collection, and its sidecars. Readers open what
 `CURRENT` names and never see half a release or a mixture of models. Nothing is published when nothing changed. How
-a release is built stands in catalogs.publish.
+a release is built stands in catalogs.releases.build.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
-from catalogs.layout import ReleaseLayout
-from catalogs.tile_store import TileStamp, committed
+from catalogs.paths import ReleaseLayout
+from catalogs.tiles import TileStamp, committed
 
 _log = logging.getLogger(__name__)
 

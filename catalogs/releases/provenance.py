@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from catalogs.layout import ReleaseLayout
-from catalogs.leaves import Carried, Leaf
-from catalogs.partitions import Duplicate
+from catalogs.paths import ReleaseLayout
+from catalogs.releases.partition_writer import Carried, Leaf
+from catalogs.releases.partitioning import Duplicate
 from catalogs.schema import Column
-from catalogs.tile_store import DUPLICATE, TileStamp
+from catalogs.tiles import DUPLICATE, TileStamp
 
 QUARANTINE_SCHEMA = pa.schema(
     [

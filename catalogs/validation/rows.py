@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from catalogs.healpix import ORDER, healpix_29
 from catalogs.schema import PROBABILITY_DIGITS, QualityFlag, is_reliable, label_columns
-from catalogs.sky import ORDER, healpix_29
 
 CODED = ("tile_id", "label", "survey_layer", "model_id", "run_id")  # few values: read as dictionaries
 SUMMED = ("object_id", "input_digest", "label_id", "confidence", "quality_flags")  # what a digest of rows covers

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.layout import INDEX_NAME, MARGIN_NAME, NAME, Partition, ReleaseLayout
-from catalogs.partitions import MAP_ORDER, SKY_ORDER, pixel_range
+from catalogs.paths import INDEX_NAME, MARGIN_NAME, NAME, Partition, ReleaseLayout
+from catalogs.releases.partitioning import MAP_ORDER, SKY_ORDER, pixel_range
 
 SKYMAP_ORDER = 8  # cells of 14 arcmin in the maps of density; the coverage has MAP_ORDER
 _HATS = "v1.0"

@@ -17,11 +17,12 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from catalogs.files import sync
-from catalogs.layout import ReleaseLayout
-from catalogs.leaves import PLAN, Leaf, LeafJob, build_leaf, build_margin, write_jobs
-from catalogs.partitions import Plan, plan, slugs_of
-from catalogs.release import (
+from catalogs.atomic import sync
+from catalogs.paths import ReleaseLayout
+from catalogs.releases.partition_writer import PLAN, Leaf, LeafJob, build_leaf, build_margin, write_jobs
+from catalogs.releases.partitioning import Plan, plan, slugs_of
+from catalogs.releases.provenance import RunRecord, leaves_of, write_sidecars
+from catalogs.releases.registry import (
     FORMAT,
     ReleaseInfo,
     content_digest,
@@ -34,8 +35,7 @@ from catalogs.release import (
     readable_releases,
 )
 from catalogs.schema import arrow_schema
-from catalogs.sidecars import RunRecord, leaves_of, write_sidecars
-from catalogs.tile_store import TileStamp, committed
+from catalogs.tiles import TileStamp, committed
 
 MAX_ROWS = 1_000_000
 _BUILDING = ".building"
@@ -130,7 +130,7 @@ def _not_pointed_to(catalog: Path, content: str, current: ReleaseInfo | None) ->
 
 def _planned(tiles: Tiles, max_rows: int) -> tuple[Plan, pa.Schema]:
     """The leaves to make, and their schema with the metadata of a file."""
-    from catalogs.vo_metadata import file_metadata
+    from catalogs.export.vo_metadata import file_metadata
 
     slugs = slugs_of(tiles)
     metadata = file_metadata(slugs, {"model_id": tiles[0][1].model_id})  # no name of a release: leaves are shared
@@ -148,9 +148,9 @@ def _build_collection(
     run_units: RunUnits,
 ) -> list[Leaf]:
     """Make the HATS collection: primary catalogue, margin, index."""
-    from catalogs.hats_files import write_collection, write_primary
-    from catalogs.id_index import write_id_index
-    from catalogs.margin import finish_margin
+    from catalogs.releases.hats_metadata import write_collection, write_primary
+    from catalogs.releases.id_index import write_id_index
+    from catalogs.releases.margin_cache import finish_margin
 
     layout = ReleaseLayout(root)
     _clear(layout)
@@ -232,12 +232,12 @@ def _complete(
     exports: bool,
 ) -> None:
     """Write all that stands beside the collection, the checksums last."""
-    from catalogs.changes import write_changes
     from catalogs.citation import citation
-    from catalogs.exports import write_exports
-    from catalogs.hats_files import write_extension
-    from catalogs.manifest import write_manifest
-    from catalogs.readme import readme
+    from catalogs.export.writers import write_exports
+    from catalogs.releases.diff import write_changes
+    from catalogs.releases.hats_metadata import write_extension
+    from catalogs.releases.manifest import write_manifest
+    from catalogs.releases.readme import readme
 
     layout, words = ReleaseLayout(root), info.words()
     write_sidecars(layout, tiles, planned.duplicates, leaves, runs)

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
 from catalogs.schema import arrow_schema, count_classified
 
 _log = logging.getLogger(__name__)

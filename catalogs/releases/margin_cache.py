@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.coordinates import Angle
 
+from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
-from catalogs.layout import MARGIN_ARCSEC, MARGIN_NAME, NAME, Partition, ReleaseLayout, leaf_path
-from catalogs.partitions import DEEPEST_ORDER, pixel_range
-from catalogs.sky import ORDER, healpix_29
-from catalogs.vo_metadata import with_widths
+from catalogs.export.vo_metadata import with_widths
+from catalogs.healpix import ORDER, healpix_29
+from catalogs.paths import MARGIN_ARCSEC, MARGIN_NAME, NAME, Partition, ReleaseLayout, leaf_path
+from catalogs.releases.partitioning import DEEPEST_ORDER, pixel_range
 
 SLACK_ARCSEC = 0.1
 CELL_ORDER = 13  # cells around a pixel in which its margin lies: 26 arcsec across, nowhere less than 17

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from catalogs.atomic import written_whole
 from catalogs.citation import simulated_warning
 from catalogs.errors import CatalogError
-from catalogs.files import written_whole
-from catalogs.layout import NAME, ReleaseLayout
+from catalogs.export.vo_metadata import file_metadata, votable_header
+from catalogs.paths import NAME, ReleaseLayout
 from catalogs.schema import arrow_schema, catalogue_columns
-from catalogs.vo_metadata import file_metadata, votable_header
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header

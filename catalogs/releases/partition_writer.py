@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from catalogs.atomic import sync, written_whole
 from catalogs.errors import CatalogError
-from catalogs.files import sync, written_whole
-from catalogs.layout import Partition, ReleaseLayout
-from catalogs.partitions import PlannedPixel, TileShare, pixel_range
+from catalogs.export.vo_metadata import with_widths
+from catalogs.paths import Partition, ReleaseLayout
+from catalogs.releases.partitioning import PlannedPixel, TileShare, pixel_range
 from catalogs.schema import count_classified
-from catalogs.vo_metadata import with_widths
 
 _log = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ class MarginLeaf:
 
 def build_margin(job: LeafJob) -> MarginLeaf:
     """Make the margin of one leaf; all leaves must be there, and partition_info.csv."""
-    from catalogs.margin import write_margin_leaf
+    from catalogs.releases.margin_cache import write_margin_leaf
 
     layout = ReleaseLayout(Path(job.root))
     rows = write_margin_leaf(layout, layout.partitions(), job.order, job.pixel)

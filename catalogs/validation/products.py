@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalogs.audit_leaves import BATCH, LeafScan, add_sum, partition_of, sums_by
-from catalogs.audit_rows import array, outside, row_sums
-from catalogs.findings import Findings
-from catalogs.layout import Partition, ReleaseLayout, leaf_path
-from catalogs.release import ReleaseInfo
+from catalogs.paths import Partition, ReleaseLayout, leaf_path
+from catalogs.releases.registry import ReleaseInfo
 from catalogs.schema import arrow_schema
+from catalogs.validation.findings import Findings
+from catalogs.validation.partitions import BATCH, LeafScan, add_sum, partition_of, sums_by
+from catalogs.validation.rows import array, outside, row_sums
 
 
 def check_counts(layout: ReleaseLayout, info: ReleaseInfo, partitions: Sequence[Partition], findings: Findings) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from catalogs.cone import Cone
 from catalogs.errors import CatalogError
-from catalogs.layout import NAME, Partition, ReleaseLayout
-from catalogs.query import find_release, select
-from catalogs.release import ReleaseInfo
+from catalogs.paths import NAME, Partition, ReleaseLayout
+from catalogs.query.cone_search import Cone
+from catalogs.query.sql import find_release, select
+from catalogs.releases.registry import ReleaseInfo
 from catalogs.schema import FLAG_MEANINGS, Column, QualityFlag, catalogue_columns
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Catalogue:
         return catalogue_columns(self.info.class_slugs)
 
     def sql(self, statement: str, *, limit: int | None = None) -> pd.DataFrame:
-        """The answer to one SELECT, as pandas; see `catalogs.query.query` for tables and `CONE`.
+        """The answer to one SELECT, as pandas; see `catalogs.query.sql.query` for tables and `CONE`.
 
         Raises CatalogError when it is not one SELECT, or DuckDB refuses it.
         """
@@ -84,7 +84,7 @@ class Catalogue:
 
         Raises CatalogError when the release has no such object.
         """
-        from catalogs.id_index import find
+        from catalogs.releases.id_index import find
 
         place = find(self.layout, object_id)
         among = [Partition(*place, rows=0)] if place else []

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalogs.files import written_whole
-from catalogs.layout import Partition, ReleaseLayout
+from catalogs.atomic import written_whole
+from catalogs.paths import Partition, ReleaseLayout
 from catalogs.schema import QualityFlag
 
 # Each change is of the first kind that fits: another label; other probabilities or what else the prediction says of its

@@ -19,7 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from catalogs.errors import CatalogError
-from catalogs.label_checks import NO_OBJECT, UNDECIDED, UNKNOWN_CLASS, Proposal, Refusal
+from catalogs.labels.checks import NO_OBJECT, UNDECIDED, UNKNOWN_CLASS, Proposal, Refusal
 
 USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "object_id": ("object_id", "targetid"),

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.audit_rows import CODED, SUMMED, array, coded, outside, row_sums, wrong_rows
-from catalogs.findings import Findings
-from catalogs.layout import Partition, ReleaseLayout
+from catalogs.healpix import ORDER
+from catalogs.paths import Partition, ReleaseLayout
 from catalogs.schema import arrow_schema
-from catalogs.sky import ORDER
+from catalogs.validation.findings import Findings
+from catalogs.validation.rows import CODED, SUMMED, array, coded, outside, row_sums, wrong_rows
 
 BATCH = 65_536
 VO_KEYS = (b"IVOA.VOTable-Parquet.version", b"IVOA.VOTable-Parquet.content")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalogs.layout import NAME
+from catalogs.paths import NAME
 from catalogs.schema import Column, catalogue_columns
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Which HEALPix pixels a release has, and which rows of which committed tiles go into each.
 
-The plan reads two columns of every tile, 16 bytes a row; everything else is read pixel by pixel (catalogs.leaves).
+The plan reads two columns of every tile, 16 bytes a row; everything else is read pixel by pixel (catalogs.releases.partition_writer).
 It knows neither how the units are run nor what a release looks like on disk.
 """
 
@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogs.errors import CatalogError
-from catalogs.layout import Partition
+from catalogs.paths import Partition
 from catalogs.schema import arrow_schema
-from catalogs.tile_store import TileStamp
+from catalogs.tiles import TileStamp
 
 MAP_ORDER = 10  # cells of 3.4 arcmin: the coverage map, and the finest cells that are counted
 SKY_ORDER = 29  # of `_healpix_29`

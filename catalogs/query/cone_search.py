@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 
 from catalogs.errors import CatalogError
-from catalogs.layout import Partition
+from catalogs.paths import Partition
 
 _ORDER = 29  # of the column _healpix_29
 _FINEST = 27  # of the cells of a cone: 1.6 milliarcsec; cdshealpix looks two orders deeper

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalogs.audit_leaves import BATCH
-from catalogs.audit_rows import SUMMED, array, row_sums
-from catalogs.findings import Findings
-from catalogs.layout import ReleaseLayout
-from catalogs.release import ReleaseInfo
+from catalogs.paths import ReleaseLayout
+from catalogs.releases.registry import ReleaseInfo
 from catalogs.schema import arrow_schema
-from catalogs.tile_store import DUPLICATE, OUTSIDE, read_stamp, tile_path
+from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
+from catalogs.validation.findings import Findings
+from catalogs.validation.partitions import BATCH
+from catalogs.validation.rows import SUMMED, array, row_sums
 
 _PARTS = ("classified", "unclassified", "quarantined", "out_of_footprint", "duplicates")
 LeftOut: TypeAlias = dict[str, list[str]]  # source names by tile id

@@ -1,6 +1,6 @@
 """The catalogue explained to those who read it: the README of a release, and docs/catalogue.md.
 
-Both are made from the tables of `catalogs.schema` and `catalogs.sidecars`. `python -m catalogs.readme CLASS …` prints
+Both are made from the tables of `catalogs.schema` and `catalogs.releases.provenance`. `python -m catalogs.releases.readme CLASS …` prints
 docs/catalogue.md; the names of the classes come from outside.
 """
 
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from catalogs.citation import simulated_warning
-from catalogs.exports import VOTABLE_ROWS
-from catalogs.layout import INDEX_NAME, MARGIN_ARCSEC, MARGIN_NAME
+from catalogs.export.writers import VOTABLE_ROWS
+from catalogs.paths import INDEX_NAME, MARGIN_ARCSEC, MARGIN_NAME
+from catalogs.releases.provenance import RUNS_COLUMNS
 from catalogs.schema import FLAG_MEANINGS, RELIABLE_CONFIDENCE, UNRELIABLE, catalogue_columns, flag_names
-from catalogs.sidecars import RUNS_COLUMNS
 
 _TOTALS = {
     "tiles": "sky tiles",
@@ -129,7 +129,7 @@ def documentation(class_slugs: Sequence[str]) -> str:
     parts = [
         "# The catalogue",
         "One row per object, in immutable releases. Each release carries a README like this page, with its totals.\n"
-        "This page is made from the tables in `catalogs/schema.py` by `python -m catalogs.readme CLASS …`.",
+        "This page is made from the tables in `catalogs/schema.py` by `python -m catalogs.releases.readme CLASS …`.",
         *_explained(class_slugs),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
