@@ -24,8 +24,8 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from models.recipe import colour_rule
-from models.training import Trained
+from models.preprocessing import colour_rule
+from models.training.trainer import Trained
 from pipeline.fit import FitJob, fit, prepare
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.progress import shown_by

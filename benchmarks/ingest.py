@@ -33,7 +33,7 @@ from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
-from models.recipe import DR8_GRZ, Recipe
+from models.preprocessing import DR8_GRZ, Recipe
 from pipeline.classify import model_pixels
 from pipeline.discovery import discover
 from pipeline.readers.settings import BrickSettings, ReadingSettings

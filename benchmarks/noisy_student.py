@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from catalogs.atomic import written_whole
+from models.artifacts.registry import ModelCard, champion
+from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import evaluate
-from models.predictor import chosen_device, predictor_for
-from models.recipe import colour_rule
-from models.registry import ModelCard, champion
+from models.preprocessing import colour_rule
 from pipeline import survey
 from pipeline.execution_task import set_torch_threads
 from pipeline.galaxy10 import open_galaxy10

@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 from flows.display import progress_bar
+from models.inference.predictor import predictor_for
 from models.metrics import Evaluation, evaluate
-from models.predictor import predictor_for
-from models.recipe import colour_rule
+from models.preprocessing import colour_rule
 from pipeline.classes import CLASS_SLUGS
 from pipeline.ensembles import ensemble
 from pipeline.galaxy10 import open_galaxy10

@@ -5,7 +5,7 @@ networks hold the same weights and their logits are compared before anything is 
 round, and the medians are reported. A case that fails or does not fit is a row of the table, not the end of the run;
 the table is printed line by line and the JSON is rewritten after each case, so that a run that is cut off keeps what
 it has measured. `--smoke` runs small cases on a CPU (minutes: most of it is compiling). It needs torch, numpy and timm
-and of this repository `models.astroformer` and `models.networks` only.
+and of this repository `models.networks.astroformer` and `models.networks.factory` only.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script also runs where morphcat is not installed
 
-from models.astroformer import HEAD_DIM, VARIANTS, Astroformer, create_model, weight_decay_groups
-from models.networks import import_timm
+from models.networks.astroformer import HEAD_DIM, VARIANTS, Astroformer, create_model, weight_decay_groups
+from models.networks.factory import import_timm
 
 CLASSES = 10
 BATCHES = {  # (training, inference) at 256 px, for a GPU of 80 GB; halved until it fits

@@ -20,10 +20,10 @@ def measure(variant: str, side: int, keep: bool) -> float:
     """Images a second of the second epoch of a training on random pixels."""
     import torch
 
-    from models.astroformer import create_model
-    from models.recipe import Recipe
-    from models.settings import LoopSettings
-    from models.training import LabelledPixels, train_network
+    from models.networks.astroformer import create_model
+    from models.preprocessing import Recipe
+    from models.training.config import LoopSettings
+    from models.training.trainer import LabelledPixels, train_network
     from pipeline.fit import keep_freed_memory
 
     if keep:

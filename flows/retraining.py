@@ -15,7 +15,7 @@ from catalogs.releases.registry import current_release
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from flows.survey import survey
-from models.registry import champion
+from models.artifacts.registry import champion
 from pipeline import due_labels
 from pipeline import retraining as story
 from pipeline.due_labels import LabelSet, Retraining

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
-from models.registry import ModelCard, champion, describe
+from models.artifacts.registry import ModelCard, champion, describe
 from pipeline import benchmark as measuring
 from pipeline import train as training
 from pipeline.benchmark import BenchmarkResult

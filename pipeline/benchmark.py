@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import torch
 
 from catalogs.atomic import written_whole
+from models.artifacts.registry import ModelCard, load_card
+from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import Evaluation, evaluate
-from models.predictor import chosen_device, predictor_for
-from models.registry import ModelCard, load_card
 from pipeline.errors import UserError
 from pipeline.execution_task import set_torch_threads
 from pipeline.image_sets import ImageSet

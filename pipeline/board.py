@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.atomic import written_whole
+from models.artifacts.registry import ModelCard, load_card
 from models.metrics import Evaluation, ReliabilityBin
-from models.registry import ModelCard, load_card
 from pipeline.benchmark import PredictedSplit
 from pipeline.errors import UserError
 from pipeline.paired import Difference, compare

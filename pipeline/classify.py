@@ -28,8 +28,8 @@ from catalogs.schema import (
     label_columns,
 )
 from catalogs.tiles import Quarantined, TileStamp, commit, read_stamp, tile_path
-from models.predictor import Predictor, predictor_for
-from models.recipe import Recipe
+from models.inference.predictor import Predictor, predictor_for
+from models.preprocessing import Recipe
 from pipeline.duplicates import with_duplicates_flagged
 from pipeline.errors import BadInput, Reason
 from pipeline.identity import printable

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from matplotlib.figure import Figure
 
-from models.training import EpochRecord
+from models.training.trainer import EpochRecord
 
 
 def curve_files(history: Sequence[EpochRecord], title: str) -> dict[str, str | bytes]:

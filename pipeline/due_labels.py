@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from catalogs.labels.store import digest, find, in_force, versions
-from models.registry import ModelCard, champion, load_card
+from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from models.confidence_settings import ConfidenceSettings
-from models.novelty import load_space
-from models.passes import Panel
-from models.predictor import chosen_device
-from models.registry import Member, ModelCard, load_card, publish
-from models.weights import load_network, recipe_of, tensors_digest
+from models.artifacts.registry import Member, ModelCard, load_card, publish
+from models.artifacts.weights import load_network, recipe_of, tensors_digest
+from models.inference.ensemble import Panel
+from models.inference.predictor import chosen_device
+from models.uncertainty.config import ConfidenceSettings
+from models.uncertainty.ood import load_space
 from pipeline.errors import UserError
 from pipeline.execution_task import set_torch_threads
 from pipeline.image_sets import ImageSet

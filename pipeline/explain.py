@@ -17,9 +17,9 @@ from torch import Tensor
 
 from catalogs.atomic import written_whole
 from catalogs.schema import FLAG_MEANINGS, UNRELIABLE
-from models.novelty import FeatureSpace
-from models.passes import Panel
-from models.registry import ModelCard
+from models.artifacts.registry import ModelCard
+from models.inference.ensemble import Panel
+from models.uncertainty.ood import FeatureSpace
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.look_again import CataloguedObject, Seen, find_object, model_of, panel_of, see_again

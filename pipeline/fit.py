@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from catalogs.atomic import written_whole
-from models.distributed import joined
-from models.foreign import load_foreign
-from models.networks import create_network
-from models.recipe import Recipe
-from models.registry import WEIGHTS
-from models.training import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
+from models.artifacts.registry import WEIGHTS
+from models.networks.checkpoint_conversion import load_foreign
+from models.networks.factory import create_network
+from models.preprocessing import Recipe
+from models.training.distributed import joined
+from models.training.trainer import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import UserError
 from pipeline.execution_task import set_torch_threads

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 import torch
 
 from catalogs.schema import RELIABLE_CONFIDENCE
-from models import registry
-from models.predictor import Predictor, chosen_device, predictor_for
-from models.recipe import Recipe
-from models.registry import ModelCard, load_card
+from models.artifacts import registry
+from models.artifacts.registry import ModelCard, load_card
+from models.inference.predictor import Predictor, chosen_device, predictor_for
+from models.preprocessing import Recipe
 from pipeline.benchmark import PredictedSplit, predict_test_split
 from pipeline.errors import UserError
 from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from models.networks import DEFAULT_LAYOUT, PEER_LAYOUT, check_variant, default_image_size, is_peer
+from models.networks.factory import DEFAULT_LAYOUT, PEER_LAYOUT, check_variant, default_image_size, is_peer
 from pipeline import train as training
 from pipeline.benchmark import PredictedSplit, predict_test_split
 from pipeline.board import Board, CellState, GridRecord, board_folder, predictions_file, read_board

@@ -23,9 +23,9 @@ import pyarrow as pa
 from catalogs.labels import store
 from catalogs.query.sql import query
 from catalogs.releases.registry import ReleaseInfo, current_release
-from models.recipe import Recipe
-from models.registry import load_card
-from models.weights import recipe_of
+from models.artifacts.registry import load_card
+from models.artifacts.weights import recipe_of
+from models.preprocessing import Recipe
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson, SkyImages, require_positions

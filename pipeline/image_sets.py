@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.recipe import Recipe
+from models.preprocessing import Recipe
 from pipeline.errors import UserError
 from pipeline.pixel_cache import ensure_pixels, map_pixels
 from pipeline.progress import track

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from catalogs.schema import flag_names
 from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
-from models.registry import ModelCard
+from models.artifacts.registry import ModelCard
 from pipeline.arrivals import Arrived, arrived
 from pipeline.bricks import brick_of_file
 from pipeline.discovery import walked

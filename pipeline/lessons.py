@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.recipe import Recipe
+from models.preprocessing import Recipe
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.sky_rows import SkyFields, field_scales

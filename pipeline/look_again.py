@@ -15,13 +15,13 @@ from torch import Tensor
 from catalogs.paths import Partition
 from catalogs.query.sql import find_release, select
 from catalogs.releases.id_index import find
-from models.confidence import Confidence, Prediction
+from models.artifacts.registry import ModelCard, load_card
+from models.artifacts.weights import recipe_of
 from models.errors import ModelError
-from models.passes import Panel
-from models.predictor import chosen_device, load_panel
-from models.recipe import Recipe
-from models.registry import ModelCard, load_card
-from models.weights import recipe_of
+from models.inference.ensemble import Panel
+from models.inference.predictions import Confidence, Prediction
+from models.inference.predictor import chosen_device, load_panel
+from models.preprocessing import Recipe
 from pipeline.classify import model_pixels, pixel_digests
 from pipeline.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.readers.tile import read_tile

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.confidence import Confidence, fit_confidence, served
+from models.artifacts.registry import Calibration, ModelCard, load_card, publish
+from models.artifacts.weights import save_network
+from models.inference.ensemble import Panel, Passes
+from models.inference.predictions import Confidence, fit_confidence, served
 from models.metrics import evaluate, reliability
-from models.networks import recorded_layout
-from models.novelty import FeatureSpace, fit_space
-from models.passes import Panel, Passes
-from models.recipe import Recipe
-from models.registry import Calibration, ModelCard, load_card, publish
-from models.weights import save_network
+from models.networks.factory import recorded_layout
+from models.preprocessing import Recipe
+from models.uncertainty.ood import FeatureSpace, fit_space
 from pipeline.image_sets import ImageSet
 from pipeline.skew import envelope
 from pipeline.splits import Split

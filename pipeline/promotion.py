@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.registry import Change, champion, history, set_champion
+from models.artifacts.registry import Change, champion, history, set_champion
 from pipeline.errors import UserError
 from pipeline.gate_verdict import Verdict
 from pipeline.workspace import Workspace

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from catalogs.releases.registry import current_release
 from catalogs.tiles import Quarantined, TileStamp, committed, read_stamp, tile_path
-from models.registry import champion
+from models.artifacts.registry import champion
 from pipeline.bricks import is_brick
 from pipeline.errors import Reason, UserError
 from pipeline.sky_tiles import SkyTile

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.atomic import written_whole
-from models.registry import ModelCard, champion, load_card
+from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.benchmark import benchmark
 from pipeline.due_labels import LabelSet, Retraining
 from pipeline.errors import UserError

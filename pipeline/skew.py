@@ -13,8 +13,8 @@ import numpy as np
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
-from models.recipe import Recipe
-from models.registry import ModelCard
+from models.artifacts.registry import ModelCard
+from models.preprocessing import Recipe
 from pipeline.errors import BadInput, Reason
 from pipeline.image_sets import ImageSet
 from pipeline.readers.settings import UNKNOWN_RENDERING

@@ -18,8 +18,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from models.predictor import chosen_device
-from models.recipe import Recipe
+from models.inference.predictor import chosen_device
+from models.preprocessing import Recipe
 from pipeline.classify import model_pixels, pixel_digests
 from pipeline.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.pixel_cache import ensure_pixels, map_pixels

@@ -19,10 +19,10 @@ from catalogs.atomic import written_whole
 from catalogs.paths import ReleaseLayout
 from catalogs.query.sql import find_release, select
 from catalogs.releases.registry import current_name
+from models.artifacts.registry import load_card
+from models.artifacts.weights import recipe_of
 from models.errors import ModelError
-from models.recipe import Recipe
-from models.registry import load_card
-from models.weights import recipe_of
+from models.preprocessing import Recipe
 from pipeline.errors import UserError
 from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
 from pipeline.workspace import Workspace

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.releases.registry import ReleaseInfo, current_release
-from models.registry import champion, history, load_card
+from models.artifacts.registry import champion, history, load_card
 from pipeline.arrivals import Arrived
 from pipeline.drift import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports

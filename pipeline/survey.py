@@ -20,7 +20,7 @@ from catalogs.atomic import written_whole
 from catalogs.releases.registry import ReleaseInfo, current_release, is_published
 from catalogs.schema import catalogue_columns
 from catalogs.tiles import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
-from models.registry import ModelCard, champion, load_card
+from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.arrivals import Arrived, arrived
 from pipeline.discovery import discover, passed_over
 from pipeline.drift import is_kept, latest_alarms
@@ -163,7 +163,7 @@ def still_to_do(workspace: Workspace, run: Run, todo: Arrived) -> Arrived:
 
 def jobs_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
     """What workers need to classify these tiles. Raises ModelError when this version can not use the model."""
-    from models.weights import recipe_of  # torch only where there is work
+    from models.artifacts.weights import recipe_of  # torch only where there is work
     from pipeline.classify import ClassifyJob
 
     recipe_of(run.card)  # one error, not one for each tile

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from models.networks import check_variant, default_image_size, recorded_layout
-from models.predictor import chosen_device
-from models.recipe import DR8_GRZ, Recipe
-from models.registry import WEIGHTS, ModelCard, lead_if_first, list_models, load_card
-from models.training import Trained, images_per_epoch
+from models.artifacts.registry import WEIGHTS, ModelCard, lead_if_first, list_models, load_card
+from models.inference.predictor import chosen_device
+from models.networks.factory import check_variant, default_image_size, recorded_layout
+from models.preprocessing import DR8_GRZ, Recipe
+from models.training.trainer import Trained, images_per_epoch
 from pipeline.curves import curve_files
 from pipeline.errors import UserError
 from pipeline.fit import FitJob, fit, prepare, start_report

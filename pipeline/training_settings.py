@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from models.confidence_settings import ConfidenceSettings
-from models.settings import LoopSettings
+from models.training.config import LoopSettings
+from models.uncertainty.config import ConfidenceSettings
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Our own: the defaults. Galaxies have no up; a few thousand images; two CPU cores or one GPU.

@@ -22,7 +22,7 @@ from catalogs.releases.build import publish
 from catalogs.releases.registry import folder_size, layout_of
 from catalogs.schema import count_classified
 from catalogs.tiles import commit, committed
-from models.predictor import predictor_for
+from models.inference.predictor import predictor_for
 from pipeline.classify import ClassifyJob, classify
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.discovery import with_fingerprint

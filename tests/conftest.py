@@ -13,8 +13,8 @@ import pytest
 os.environ.setdefault("PYTHONSAFEPATH", "")  # commands that run in this process would set it, for drivers of tests too
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small tensors are quicker on one thread
 
-from models.recipe import colour_rule
-from models.registry import ModelCard
+from models.artifacts.registry import ModelCard
+from models.preprocessing import colour_rule
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.readers.settings import InputSettings

@@ -53,7 +53,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
 def run_benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark flow; returns its numbers as plain values."""
-    from models.registry import champion
+    from models.artifacts.registry import champion
 
     workspace = workspace_of(arguments)
     model_id = arguments.model or champion(workspace.models)

@@ -22,9 +22,9 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the ONNX file of a model and say what it holds."""
     import torch
 
-    from models.onnx_export import export as write
-    from models.predictor import load_panel
-    from models.registry import champion, load_card
+    from models.artifacts.registry import champion, load_card
+    from models.inference.onnx_export import export as write
+    from models.inference.predictor import load_panel
 
     root = workspace_of(arguments).models
     model_id = arguments.model or champion(root)

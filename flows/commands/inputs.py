@@ -23,7 +23,7 @@ def add(subparsers: Subparsers) -> None:
 
 def inputs(arguments: argparse.Namespace) -> None:
     """Print the table."""
-    from models.registry import load_card
+    from models.artifacts.registry import load_card
     from pipeline.input_table import fates
     from pipeline.quarantine import surveyed_model
 

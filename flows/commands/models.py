@@ -11,7 +11,7 @@ from flows.commands.images import image_options, image_source
 from flows.display import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from models.registry import Change
+    from models.artifacts.registry import Change
     from pipeline.gate_verdict import Verdict
     from pipeline.workspace import Workspace
 
@@ -46,7 +46,7 @@ def add(subparsers: Subparsers) -> None:
 
 def list_all(arguments: argparse.Namespace) -> None:
     """List the trained models."""
-    from models.registry import champion, list_models, load_card
+    from models.artifacts.registry import champion, list_models, load_card
     from pipeline.gate_verdict import verdicts_of
 
     root = workspace_of(arguments).models
@@ -78,7 +78,7 @@ def list_all(arguments: argparse.Namespace) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """Print the card of a model, what became of it, and what the gate said of it."""
-    from models.registry import champion, describe, history, load_card
+    from models.artifacts.registry import champion, describe, history, load_card
     from pipeline.gate_verdict import verdicts_of
 
     root = workspace_of(arguments).models
@@ -152,7 +152,7 @@ def roll_back(arguments: argparse.Namespace) -> None:
 
 def show_history(arguments: argparse.Namespace) -> None:
     """Print every change of the champion."""
-    from models.registry import history
+    from models.artifacts.registry import history
 
     changes = history(workspace_of(arguments).models)
     if arguments.json:
@@ -165,7 +165,7 @@ def show_history(arguments: argparse.Namespace) -> None:
 
 def _stored(workspace: Workspace, model: str) -> Verdict | None:
     """The newest verdict on a model against the present champion by the present policy."""
-    from models.registry import champion
+    from models.artifacts.registry import champion
     from pipeline.gate_verdict import verdicts_of
 
     present, policy = champion(workspace.models), workspace.settings.gate.model_dump()
@@ -174,7 +174,7 @@ def _stored(workspace: Workspace, model: str) -> Verdict | None:
 
 
 def _judged(workspace: Workspace, arguments: argparse.Namespace) -> Verdict:
-    from models.registry import load_card
+    from models.artifacts.registry import load_card
     from pipeline.gate import judge as ask_the_gate
     from pipeline.image_sources import open_images, own_or
 

@@ -45,7 +45,7 @@ def simulate(arguments: argparse.Namespace) -> None:
 
 def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write tiles and benchmark as the options say; returns what was made and where."""
-    from models.recipe import colour_rule
+    from models.preprocessing import colour_rule
     from pipeline.simulated_sky import simulate as write
 
     galaxy10 = workspace.benchmark / "galaxy10.h5" if arguments.benchmark else None

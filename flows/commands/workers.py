@@ -55,7 +55,7 @@ def script(arguments: argparse.Namespace) -> None:
 
 
 def _asked(workspace: Workspace) -> list[WorkerReport]:
-    from models.predictor import chosen_device
+    from models.inference.predictor import chosen_device
     from pipeline.clusters import needs_gpu, open_cluster
     from pipeline.fitness import standard_here
     from pipeline.preflight import ask_workers

@@ -144,7 +144,9 @@ def simulate(
     Raises ValueError if `galaxy10` is given without `render`.
     """
     if galaxy10 is not None and render is None:
-        raise ValueError("a Galaxy10 file needs render=, the rule that turns flux into RGB (models.recipe.colour_rule)")
+        raise ValueError(
+            "a Galaxy10 file needs render=, the rule that turns flux into RGB (models.preprocessing.colour_rule)"
+        )
     incoming.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     truth_path = incoming.parent / "simulated_truth.csv"

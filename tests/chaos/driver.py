@@ -25,7 +25,7 @@ import catalogs.releases.margin_cache
 import catalogs.releases.readme
 import catalogs.validation.audit
 import flows.cli
-import models.predictor
+import models.inference.predictor
 import pipeline.classify
 import pipeline.readers.bricks
 import pipeline.readers.cutouts

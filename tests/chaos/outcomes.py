@@ -14,7 +14,7 @@ from catalogs.errors import CatalogError
 from catalogs.releases.registry import current_release, layout_of
 from catalogs.tiles import read_stamp
 from catalogs.validation.audit import audit, verify
-from models.registry import champion
+from models.artifacts.registry import champion
 from pipeline.workspace import Workspace
 
 OF_THE_RUN = ["run_id", "mjd_predicted"]  # the only columns that say when a row was made

@@ -11,8 +11,8 @@ import pytest
 
 from flows.cli import main
 from flows.commands.benchmark import EXIT_CELLS_FAILED
-from models.recipe import colour_rule
-from models.registry import champion, list_models
+from models.artifacts.registry import champion, list_models
+from models.preprocessing import colour_rule
 from pipeline.simulated_sky import write_galaxy10
 from tests.conftest import SMALL_TRAINING
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flows.cli import main
-from models.predictor import predictor_for
+from models.inference.predictor import predictor_for
 from tests.conftest import Small
 
 

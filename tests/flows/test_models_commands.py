@@ -11,7 +11,7 @@ import pytest
 
 from flows.cli import main
 from flows.commands.models import EXIT_REFUSED
-from models.registry import champion
+from models.artifacts.registry import champion
 from tests.conftest import Small
 from tests.pipeline.contenders import CHAMPION, SETTINGS, Ring, make_ring
 

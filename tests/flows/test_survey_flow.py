@@ -9,7 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.survey import TilesFailed, survey
-from models.registry import champion
+from models.artifacts.registry import champion
 from tests.flows.conftest import make_workspace
 
 

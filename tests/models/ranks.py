@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
 
-from models.distributed import Group, SyncBatchNorm2d, joined, synchronise_batch_norm
-from models.settings import LoopSettings
-from models.training import TrainingDiverged, train_network
+from models.training.config import LoopSettings
+from models.training.distributed import Group, SyncBatchNorm2d, joined, synchronise_batch_norm
+from models.training.trainer import TrainingDiverged, train_network
 from tests.models.toys import CPU, EVERYTHING, PLAIN, RECIPE, TRAINING, VALIDATION, changed, little, network, toy
 
 SMOOTH = changed(EVERYTHING, epochs=3, drop_path=0.0, head_dropout=0.0, learning_rate=5e-4, ema_decay=0.5)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.astroformer import (
+from models.networks.astroformer import (
     HEAD_DIM,
     VARIANTS,
     Astroformer,

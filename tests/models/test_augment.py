@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from models.augment import RANDAUGMENT, Views, draw, soft_targets
-from models.settings import LoopSettings
+from models.training.augmentation import RANDAUGMENT, Views, draw, soft_targets
+from models.training.config import LoopSettings
 
 NOTHING = LoopSettings(mixup=0.0, rotate=False, mirror=False, zoom=0.0, shift=0.0)
 EACH: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.calibration import fit_temperature
+from models.uncertainty.temperature import fit_temperature
 
 
 def overconfident(temperature: float, count: int = 6000) -> tuple[Tensor, Tensor]:

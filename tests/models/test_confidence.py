@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.astroformer import create_model
-from models.confidence import Confidence, fit_confidence
 from models.errors import ModelError
-from models.novelty import FeatureSpace, fit_space
-from models.passes import Panel, Passes
-from models.recipe import Recipe
+from models.inference.ensemble import Panel, Passes
+from models.inference.predictions import Confidence, fit_confidence
+from models.networks.astroformer import create_model
+from models.preprocessing import Recipe
+from models.uncertainty.ood import FeatureSpace, fit_space
 
 RECIPE = Recipe(image_size=32)
 CPU = torch.device("cpu")

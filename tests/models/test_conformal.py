@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.conformal import ConformalSets, fit_sets, threshold
+from models.uncertainty.conformal import ConformalSets, fit_sets, threshold
 
 
 def draw(rng: np.random.Generator, count: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.distributed import ALONE, Group, SyncBatchNorm2d, joined, synchronise_batch_norm
+from models.training.distributed import ALONE, Group, SyncBatchNorm2d, joined, synchronise_batch_norm
 from tests.models.ranks import TRAININGS, UNEQUAL, in_two_processes, normalise, part_of_network, trained
 from tests.models.toys import CPU, little, network, same_weights
 

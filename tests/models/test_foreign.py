@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.astroformer import Astroformer, create_model
 from models.errors import ModelError
-from models.foreign import Taken, load_foreign
-from models.networks import create_network, import_timm
+from models.networks.astroformer import Astroformer, create_model
+from models.networks.checkpoint_conversion import Taken, load_foreign
+from models.networks.factory import create_network, import_timm
 
 TABLE = "stages.3.blocks.0.attn.rel_pos.relative_position_bias_table"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.astroformer import VARIANTS, Astroformer, weight_decay_groups
 from models.errors import ModelError
-from models.networks import (
+from models.networks.astroformer import VARIANTS, Astroformer, weight_decay_groups
+from models.networks.factory import (
     Peer,
     check_variant,
     create_network,
@@ -126,7 +126,7 @@ NO_TIMM = """
 import sys
 sys.modules["timm"] = None  # as Python marks what can not be imported
 from models.errors import ModelError
-from models.networks import create_network
+from models.networks.factory import create_network
 create_network("cpu_tiny", image_size=64, num_classes=4)
 try:
     create_network("timm/resnet50", image_size=64, num_classes=4)
@@ -144,7 +144,7 @@ def test_without_timm_ours_work_and_peers_say_how_to_install_it() -> None:
 
 
 def test_timm_is_imported_only_for_peers() -> None:
-    code = "import sys, models.networks as n; n.check_variant('cpu_tiny'); print('timm' in sys.modules)"
+    code = "import sys, models.networks.factory as n; n.check_variant('cpu_tiny'); print('timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

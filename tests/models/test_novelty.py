@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import ModelError
-from models.novelty import FEATURES, FeatureSpace, NoveltyScale, fit_scale, fit_space, load_space
+from models.uncertainty.ood import FEATURES, FeatureSpace, NoveltyScale, fit_scale, fit_space, load_space
 
 
 def clouds(rng: np.random.Generator, count: int, dimensions: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

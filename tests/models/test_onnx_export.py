@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.networks import create_network
-from models.onnx_export import export
-from models.recipe import Recipe
-from models.views import views_of
+from models.inference.onnx_export import export
+from models.inference.tta import views_of
+from models.networks.factory import create_network
+from models.preprocessing import Recipe
 
 RECIPE = Recipe(image_size=32, field_pixels=64)
 NAMES = ("Round Smooth", "Edge-on without Bulge", "Barred Spiral")
@@ -126,7 +126,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.onnx_export._LARGEST_FILE", 1000)
+    monkeypatch.setattr("models.inference.onnx_export._LARGEST_FILE", 1000)
     path = tmp_path / "model.onnx"
     done = export([network()], RECIPE, TEMPERATURE, NAMES, path, model_id="x")
     assert done.files == (path, tmp_path / "model.onnx.data") and all(file.is_file() for file in done.files)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.optimiser import Lookahead, optimizer_for
+from models.training.optimizers import Lookahead, optimizer_for
 from tests.models.toys import PLAIN, changed, little, network
 
 

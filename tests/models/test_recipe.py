@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.recipe import DR8_GRZ, ColourRule, Recipe, colour_rule
+from models.preprocessing import DR8_GRZ, ColourRule, Recipe, colour_rule
 
 SKY = DR8_GRZ.sky_level()
 

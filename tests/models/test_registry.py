@@ -19,15 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models import predictor as predictor_module
-from models.astroformer import create_model
-from models.conformal import ConformalSets
-from models.errors import ModelError
-from models.novelty import FEATURES, FeatureSpace, NoveltyScale, fit_space
-from models.passes import Panel
-from models.predictor import Predictor, predictor_for
-from models.recipe import Recipe
-from models.registry import (
+from models.artifacts.registry import (
     WEIGHTS,
     Member,
     ModelCard,
@@ -39,7 +31,15 @@ from models.registry import (
     publish,
     set_champion,
 )
-from models.weights import load_network, recipe_of, save_network, tensors_digest
+from models.artifacts.weights import load_network, recipe_of, save_network, tensors_digest
+from models.errors import ModelError
+from models.inference import predictor as predictor_module
+from models.inference.ensemble import Panel
+from models.inference.predictor import Predictor, predictor_for
+from models.networks.astroformer import create_model
+from models.preprocessing import Recipe
+from models.uncertainty.conformal import ConformalSets
+from models.uncertainty.ood import FEATURES, FeatureSpace, NoveltyScale, fit_space
 
 RECIPE = Recipe(image_size=32)
 SLUGS = ["round", "spiral", "edge_on", "ring"]
@@ -263,7 +263,7 @@ def test_lines_of_an_older_version_are_read(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from models import registry
+from models.artifacts import registry
 
 root, after = Path(sys.argv[1]), int(sys.argv[2])
 written = []

@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.distributed import Group
-from models.settings import LoopSettings
-from models.training import TrainingDiverged, _Run, balanced_order, images_per_epoch, predict_logits, train_network
+from models.training.config import LoopSettings
+from models.training.distributed import Group
+from models.training.trainer import (
+    TrainingDiverged,
+    _Run,
+    balanced_order,
+    images_per_epoch,
+    predict_logits,
+    train_network,
+)
 from tests.models.toys import (
     CLASSES,
     CPU,

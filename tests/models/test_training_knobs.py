@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.settings import LoopSettings
-from models.training import train_network
+from models.training.config import LoopSettings
+from models.training.trainer import train_network
 from tests.models.toys import (
     EVERYTHING,
     PLAIN,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from models.astroformer import create_model
 from models.errors import ModelError
-from models.settings import LoopSettings
-from models.training import EpochRecord, Trained, predict_logits, train_network
+from models.networks.astroformer import create_model
+from models.training.config import LoopSettings
+from models.training.trainer import EpochRecord, Trained, predict_logits, train_network
 from tests.models.toys import (
     CPU,
     EVERYTHING,

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.distributed import ALONE
-from models.networks import create_network
-from models.recipe import Recipe
-from models.settings import LoopSettings
-from models.training import EpochRecord, LabelledPixels, Trained, _Run, train_network
+from models.networks.factory import create_network
+from models.preprocessing import Recipe
+from models.training.config import LoopSettings
+from models.training.distributed import ALONE
+from models.training.trainer import EpochRecord, LabelledPixels, Trained, _Run, train_network
 
 RECIPE, CPU, CLASSES = Recipe(image_size=32), torch.device("cpu"), 3
 PLAIN = LoopSettings(

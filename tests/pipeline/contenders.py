@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import torch
 
-from models.novelty import FEATURES
-from models.predictor import Predictor, load_panel
-from models.registry import ModelCard, publish
-from models.weights import load_network, save_network
+from models.artifacts.registry import ModelCard, publish
+from models.artifacts.weights import load_network, save_network
+from models.inference.predictor import Predictor, load_panel
+from models.uncertainty.ood import FEATURES
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.readers.settings import InputSettings

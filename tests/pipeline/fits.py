@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.training import images_per_epoch
+from models.training.trainer import images_per_epoch
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.fit import FitJob, member, prepare
 from pipeline.gang import Seat

@@ -244,7 +244,7 @@ def test_the_batch_size_does_not_change_rows(small: Small, tmp_path: Path) -> No
 
 def test_flux_and_its_rendering_give_the_same_label(small: Small, tmp_path: Path) -> None:
     """The path of FITS pixels and the path of RGB pixels must meet: else training and serving differ."""
-    from models.recipe import colour_rule
+    from models.preprocessing import colour_rule
 
     flux = np.stack([galaxy(i, 256) for i in range(4)])
     where = {"ra": np.arange(4.0), "dec": np.arange(4.0), "pxscale": np.full(4, 0.262)}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from PIL import Image
 
-from models.training import EpochRecord
+from models.training.trainer import EpochRecord
 from pipeline.curves import curve_files
 
 HISTORY = [

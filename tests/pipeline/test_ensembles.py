@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.artifacts.registry import ModelCard, champion, load_card
 from models.errors import ModelError
-from models.predictor import predictor_for
-from models.registry import ModelCard, champion, load_card
+from models.inference.predictor import predictor_for
 from pipeline.benchmark import benchmark
 from pipeline.ensembles import ensemble
 from pipeline.errors import UserError

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.registry import list_models, load_card
-from models.training import Trained
+from models.artifacts.registry import list_models, load_card
+from models.training.trainer import Trained
 from pipeline.cluster_settings import WorkerSettings
 from pipeline.errors import UserError
 from pipeline.fit import FitJob, fit

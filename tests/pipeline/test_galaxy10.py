@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.recipe import Recipe, colour_rule
+from models.preprocessing import Recipe, colour_rule
 from pipeline.classes import CLASS_SLUGS
 from pipeline.errors import UserError
 from pipeline.galaxy10 import image_blocks, open_galaxy10

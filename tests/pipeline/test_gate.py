@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from models.artifacts.registry import champion
 from models.errors import ModelError
-from models.registry import champion
 from pipeline.errors import UserError
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict, read_verdict, verdict_path, verdicts_of

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from models.artifacts.registry import champion, list_models
 from models.errors import ModelError
-from models.registry import champion, list_models
 from pipeline.benchmark import PredictedSplit
 from pipeline.errors import UserError
 from pipeline.grid import LAYOUTS, Axes, Cell, CellJob, cell_settings, make_grid, plan_grid, run_cell, run_grid

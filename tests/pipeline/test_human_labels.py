@@ -17,8 +17,8 @@ from catalogs.errors import CatalogError
 from catalogs.labels import store
 from catalogs.labels.checks import Labelled
 from catalogs.query.sql import query
+from models.artifacts.registry import load_card
 from models.errors import ModelError
-from models.registry import load_card
 from pipeline.classes import CLASS_SLUGS
 from pipeline.classify import pixel_digests
 from pipeline.ensembles import ensemble

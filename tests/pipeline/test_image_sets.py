@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.recipe import Recipe
+from models.preprocessing import Recipe
 from pipeline import pixel_cache
 from pipeline.errors import UserError
 from pipeline.galaxy10 import open_galaxy10

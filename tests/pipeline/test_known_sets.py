@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.recipe import Recipe
+from models.preprocessing import Recipe
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.known_sets import open_cifar10, open_cifar100, open_tiny_imagenet

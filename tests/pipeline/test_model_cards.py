@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.artifacts.registry import load_card
+from models.inference.ensemble import Panel
+from models.inference.predictor import load_panel, predictor_for
 from models.metrics import ReliabilityBin, calibration_gap, evaluate
-from models.passes import Panel
-from models.predictor import load_panel, predictor_for
-from models.registry import load_card
 from pipeline.model_cards import measure
 from pipeline.splits import Split
 from pipeline.train import split_of, train

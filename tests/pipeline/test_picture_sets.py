@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.recipe import Recipe
+from models.preprocessing import Recipe
 from pipeline.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.picture_sets import open_pictures

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from models.artifacts.registry import champion, history, publish
 from models.errors import ModelError
-from models.registry import champion, history, publish
 from pipeline.errors import UserError
 from pipeline.gate_verdict import Check, Verdict
 from pipeline.promotion import promote, roll_back, standing, turned_back, was_promoted

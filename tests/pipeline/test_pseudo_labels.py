@@ -15,9 +15,9 @@ from catalogs.labels.checks import Labelled
 from catalogs.labels.store import add
 from catalogs.query.sql import query
 from catalogs.releases.registry import current_release
+from models.artifacts.registry import ModelCard
 from models.errors import ModelError
-from models.recipe import colour_rule
-from models.registry import ModelCard
+from models.preprocessing import colour_rule
 from pipeline.benchmark import predict_test_split
 from pipeline.classify import pixel_digests
 from pipeline.errors import UserError

@@ -15,7 +15,7 @@ from catalogs.labels.checks import Labelled
 from catalogs.labels.store import add, revert
 from catalogs.query.sql import query
 from catalogs.releases.registry import current_release
-from models.registry import champion, history, load_card, set_champion
+from models.artifacts.registry import champion, history, load_card, set_champion
 from pipeline import due_labels
 from pipeline.classes import CLASS_SLUGS
 from pipeline.errors import UserError

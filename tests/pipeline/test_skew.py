@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from catalogs.schema import QualityFlag
-from models.recipe import Recipe
-from models.registry import ModelCard
+from models.artifacts.registry import ModelCard
+from models.preprocessing import Recipe
 from pipeline.errors import Reason
 from pipeline.image_sets import ImageSet
 from pipeline.skew import envelope, skew_flags, split_by_rule

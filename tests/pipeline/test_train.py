@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
+from models.artifacts.registry import champion, list_models, load_card
 from models.errors import ModelError
-from models.registry import champion, list_models, load_card
 from pipeline.classes import CLASS_SLUGS
 from pipeline.errors import UserError
 from pipeline.galaxy10 import open_galaxy10

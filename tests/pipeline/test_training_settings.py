@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from models.settings import LoopSettings
+from models.training.config import LoopSettings
 from pipeline.errors import UserError
 from pipeline.training_settings import PRESETS, TrainingSettings
 from pipeline.workspace import open_workspace

@@ -23,10 +23,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.conformal import ConformalSets
 from models.errors import ModelError
 from models.files import sync
-from models.novelty import NoveltyScale
+from models.uncertainty.conformal import ConformalSets
+from models.uncertainty.ood import NoveltyScale
 
 WEIGHTS = "weights.safetensors"
 
@@ -37,7 +37,7 @@ _LOCK = ".champion.lock"
 
 
 class Member(BaseModel):
-    """A model that takes part in an ensemble, with the digest of its tensors (`models.weights.tensors_digest`)."""
+    """A model that takes part in an ensemble, with the digest of its tensors (`models.artifacts.weights.tensors_digest`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

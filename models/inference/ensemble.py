@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.novelty import FeatureSpace
-from models.recipe import Recipe
-from models.views import views_of
+from models.inference.tta import views_of
+from models.preprocessing import Recipe
+from models.uncertainty.ood import FeatureSpace
 
 Seen = TypeVar("Seen")
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.errors import ModelError
-from models.recipe import Recipe
-from models.views import views_of
+from models.inference.tta import views_of
+from models.preprocessing import Recipe
 
 INPUT, OUTPUTS = "pixels", ("logits", "probabilities")
 _LARGEST_FILE = 1_900_000_000  # bytes of weights in one file; protobuf holds no message of 2 GiB
@@ -57,7 +57,7 @@ class _Served(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         images = torch.cat(list(views_of(self.recipe.to_input(pixels), self.views)))  # (V N, 3, S, S)
         passes = torch.cat([network(images).unflatten(0, (self.views, -1)) for network in self.networks])
-        logits = passes.mean(dim=0)  # (members V, N, C) -> (N, C), as models.confidence
+        logits = passes.mean(dim=0)  # (members V, N, C) -> (N, C), as models.inference.predictions
         return logits, (logits / self.temperature).softmax(dim=1)
 
 

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.astroformer import VARIANTS, Astroformer, create_model
 from models.errors import ModelError
+from models.networks.astroformer import VARIANTS, Astroformer, create_model
 
 log = logging.getLogger(__name__)
 

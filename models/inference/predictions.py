@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.calibration import fit_temperature
-from models.conformal import ConformalSets, fit_sets
-from models.novelty import NoveltyScale, fit_scale
-from models.passes import Passes
+from models.inference.ensemble import Passes
+from models.uncertainty.conformal import ConformalSets, fit_sets
+from models.uncertainty.ood import NoveltyScale, fit_scale
+from models.uncertainty.temperature import fit_temperature
 
 
 @dataclass(frozen=True)

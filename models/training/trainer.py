@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from models.augment import Views, draw, soft_targets
-from models.distributed import ALONE, Group, synchronise_batch_norm
 from models.errors import ModelError
 from models.files import sync
-from models.optimiser import optimizer_for
-from models.recipe import Recipe
-from models.settings import LoopSettings
+from models.preprocessing import Recipe
+from models.training.augmentation import Views, draw, soft_targets
+from models.training.config import LoopSettings
+from models.training.distributed import ALONE, Group, synchronise_batch_norm
+from models.training.optimizers import optimizer_for
 
 _STEPS_UNSEEN = 20  # a look at the loss makes the CPU wait for the GPU
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.astroformer import weight_decay_groups
-from models.settings import LoopSettings
+from models.networks.astroformer import weight_decay_groups
+from models.training.config import LoopSettings
 
 _STEPS, _SHARE = 6, 0.5  # of lookahead, as in its paper
 

@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.artifacts.registry import WEIGHTS, ModelCard
 from models.errors import ModelError
-from models.networks import create_network
-from models.novelty import FEATURES
-from models.recipe import Recipe
-from models.registry import WEIGHTS, ModelCard
+from models.networks.factory import create_network
+from models.preprocessing import Recipe
+from models.uncertainty.ood import FEATURES
 
 _REASON = 200  # characters of a reason that are shown
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.settings import LoopSettings
+from models.training.config import LoopSettings
 
 _RESAMPLED = 0.5  # share of images rotated, zoomed and moved; the others keep unblurred pixels, as in inference
 _STRONGEST = 30  # magnitude at which RandAugment's operations reach the end of their range

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.confidence import Confidence, Prediction
+from models.artifacts.registry import Member, ModelCard, load_card
+from models.artifacts.weights import load_network, recipe_of, tensors_digest
 from models.errors import ModelError
-from models.novelty import load_space
-from models.passes import Panel
-from models.recipe import Recipe
-from models.registry import Member, ModelCard, load_card
-from models.weights import load_network, recipe_of, tensors_digest
+from models.inference.ensemble import Panel
+from models.inference.predictions import Confidence, Prediction
+from models.preprocessing import Recipe
+from models.uncertainty.ood import load_space
 
 
 class Predictor:

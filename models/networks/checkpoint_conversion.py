@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.astroformer import VARIANTS, Astroformer
 from models.errors import ModelError
-from models.networks import Peer
+from models.networks.astroformer import VARIANTS, Astroformer
+from models.networks.factory import Peer
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first: they are the better ones
 _PREFIX = re.compile(r"^((module|_orig_mod|model)\.)+")
