@@ -65,7 +65,7 @@ PACKAGES = ("pyarrow", "duckdb", "numpy", "hats", "hats-import", "lsdb", "dask",
 def build(catalog: Path, workers: int, exports: bool) -> dict[str, Any]:
     """Publish what is committed; without workers in one process, as the settings have it by default."""
     from catalogs.releases.build import publish
-    from pipeline.cluster_settings import WorkerSettings
+    from pipeline.config.workers import WorkerSettings
     from pipeline.releases import on_workers
 
     where = WorkerSettings(kind="local", n=workers) if workers else WorkerSettings()

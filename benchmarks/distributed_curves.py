@@ -26,12 +26,12 @@ from matplotlib.figure import Figure
 
 from models.preprocessing import colour_rule
 from models.training.trainer import Trained
+from pipeline.config.workspace import open_workspace
+from pipeline.core.progress import shown_by
 from pipeline.fit import FitJob, fit, prepare
 from pipeline.galaxy10 import open_galaxy10
-from pipeline.progress import shown_by
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import plan
-from pipeline.workspace import open_workspace
 
 _IMAGES, _EPOCHS, _KILLED_IN = 600, 8, 4  # epochs are counted from 1
 _SETTINGS = (

@@ -27,13 +27,13 @@ from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import evaluate
 from models.preprocessing import colour_rule
 from pipeline import survey
+from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.execution_task import set_torch_threads
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED
 from pipeline.simulated_sky import simulate, write_galaxy10
 from pipeline.train import plan, train
-from pipeline.workspace import Workspace, open_workspace
 
 _WARM_UP = 0.1  # of all epochs
 _ARMS = ("teacher", "student without pseudo-labels", "student with pseudo-labels")

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 from overhead_units import EmptyJob, commit_nothing, do_nothing
 
-from pipeline.cluster_settings import WorkerSettings
+from pipeline.config.workers import WorkerSettings
 from pipeline.workers import run_units
 
 _SAMPLES_EACH = 0.2  # seconds

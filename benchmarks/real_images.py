@@ -27,16 +27,16 @@ from flows.display import progress_bar
 from models.inference.predictor import predictor_for
 from models.metrics import Evaluation, evaluate
 from models.preprocessing import colour_rule
-from pipeline.classes import CLASS_SLUGS
+from pipeline.config.inputs import InputSettings
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.progress import shown_by
 from pipeline.ensembles import ensemble
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.picture_sets import open_pictures
-from pipeline.progress import shown_by
-from pipeline.readers.settings import InputSettings
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import split_of, train
-from pipeline.workspace import Workspace, open_workspace
 
 WEAK = ("gz2_sdss/levignatev_gz2_1000", "gz2_sdss/zooniverse_sloan_examples", "gz_decals/zooniverse_examples")
 SKY = 34.0  # grey level of the sky in the Galaxy10 rendering; that of the other renderings is lower

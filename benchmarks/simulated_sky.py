@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from pipeline.classes import CLASS_SLUGS
+from pipeline.core.classes import CLASS_SLUGS
 from pipeline.simulated_sky import tile_object
 
 

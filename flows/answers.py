@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.display import print_csv, print_json, print_table, rows_of
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
     from astropy.table import Table

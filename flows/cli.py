@@ -41,7 +41,7 @@ from flows.commands import (
 )
 from flows.commands.common import Subparsers
 from flows.display import visible
-from pipeline.secrecy import without_secrets
+from pipeline.core.redaction import without_secrets
 
 _TOPICS = (
     demo,
@@ -123,7 +123,7 @@ def _discreet(text: str) -> str:
 def _in_words(error: Exception) -> str:
     from catalogs.errors import CatalogError
     from models.errors import ModelError
-    from pipeline.errors import UserError
+    from pipeline.core.errors import UserError
 
     if isinstance(error, (UserError, CatalogError, ModelError)):
         return str(error)

@@ -21,7 +21,7 @@ from flows.publishing import release
 from flows.retraining import retrain
 from flows.survey import survey
 from flows.training import benchmark
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 _TAG = "morphcat"
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.progress import Step
+from pipeline.core.progress import Step
 
 _errors = Console(stderr=True)
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal

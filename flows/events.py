@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from flows import prefect_home
-from pipeline.secrecy import without_secrets
+from pipeline.core.redaction import without_secrets
 
 _log = logging.getLogger(__name__)
 

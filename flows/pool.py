@@ -8,8 +8,8 @@ from prefect.exceptions import ObjectNotFound
 
 from flows import prefect_home
 from flows.deployments import deployments
-from pipeline.errors import UserError
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 
 
 def register(workspace: Workspace, overrides: list[str], pool: str) -> list[str]:

@@ -22,7 +22,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

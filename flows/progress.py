@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from pipeline.progress import Display, Step, ignore, shown_by, shown_now
+from pipeline.core.progress import Display, Step, ignore, shown_by, shown_now
 
 _log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from catalogs.releases.registry import ReleaseInfo
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import UserError
 from pipeline.quarantine import surveyed_model
 from pipeline.releases import build_release
-from pipeline.workspace import Workspace, open_workspace
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)
@@ -32,7 +32,7 @@ def release(workspace: str, model: str | None = None, overrides: list[str] | Non
 
     Raises
     ------
-    pipeline.errors.UserError : no sky tile is committed.
+    pipeline.core.errors.UserError : no sky tile is committed.
     """
     place = open_workspace(Path(workspace), overrides or [])
     chosen = model or surveyed_model(place)

@@ -18,13 +18,13 @@ from flows.survey import survey
 from models.artifacts.registry import champion
 from pipeline import due_labels
 from pipeline import retraining as story
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.times import run_id_of
 from pipeline.due_labels import LabelSet, Retraining
 from pipeline.image_sets import ImageSet
 from pipeline.image_sources import opened
 from pipeline.locks import Busy, alone, retraining_lock
 from pipeline.logs import logging_to
-from pipeline.times import run_id_of
-from pipeline.workspace import Workspace, open_workspace
 
 
 @task(cache_policy=NO_CACHE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.errors import is_transient
+from pipeline.core.errors import is_transient
 
 
 def if_transient(task: Any, run: Any, state: Any) -> bool:

@@ -27,10 +27,10 @@ import psutil
 
 from flows import prefect_home
 from flows.prefect_home import Served
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
+from pipeline.core.redaction import without_secrets
 from pipeline.locks import alone
-from pipeline.secrecy import without_secrets
-from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 _PER_DEGREE = {
     **dict.fromkeys(("", "d", "deg", "°"), 1),

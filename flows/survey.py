@@ -18,15 +18,15 @@ from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story
 from pipeline.arrivals import Arrived
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import NoTiles
 from pipeline.drift import keep_drift
-from pipeline.errors import NoTiles
 from pipeline.locks import Busy, alone, survey_lock
 from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of
 from pipeline.sky_tiles import SkyTile
 from pipeline.summary import Summary
 from pipeline.survey import Run
-from pipeline.workspace import Workspace, open_workspace
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
 

@@ -18,14 +18,14 @@ from pipeline import benchmark as measuring
 from pipeline import train as training
 from pipeline.benchmark import BenchmarkResult
 from pipeline.board_report import to_markdown
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import UserError
+from pipeline.core.times import run_id_of
 from pipeline.ensembles import ensemble
-from pipeline.errors import UserError
 from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
 from pipeline.image_sets import ImageSet
 from pipeline.image_sources import ImageSource, opened, own_or
 from pipeline.logs import logging_to
-from pipeline.times import run_id_of
-from pipeline.workspace import Workspace, open_workspace
 
 _log = logging.getLogger(__name__)
 

@@ -22,12 +22,12 @@ from catalogs.atomic import written_whole
 from models.artifacts.registry import ModelCard, load_card
 from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import Evaluation, evaluate
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
+from pipeline.core.versions import software_versions
 from pipeline.execution_task import set_torch_threads
 from pipeline.image_sets import ImageSet
 from pipeline.splits import recorded_split
-from pipeline.versions import software_versions
-from pipeline.workspace import Workspace
 
 _FOOTER = b"morphcat"
 _WARM_UP = 64  # images seen before the clock starts: a GPU chooses its kernels at the first batch

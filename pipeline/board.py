@@ -22,10 +22,10 @@ from catalogs.atomic import written_whole
 from models.artifacts.registry import ModelCard, load_card
 from models.metrics import Evaluation, ReliabilityBin
 from pipeline.benchmark import PredictedSplit
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.paired import Difference, compare
 from pipeline.reported import benchmark_of, reported_for
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

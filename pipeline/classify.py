@@ -30,18 +30,18 @@ from catalogs.schema import (
 from catalogs.tiles import Quarantined, TileStamp, commit, read_stamp, tile_path
 from models.inference.predictor import Predictor, predictor_for
 from models.preprocessing import Recipe
+from pipeline.config.inputs import ReadingSettings
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.object_ids import printable
+from pipeline.core.times import utc_of
 from pipeline.duplicates import with_duplicates_flagged
-from pipeline.errors import BadInput, Reason
-from pipeline.identity import printable
 from pipeline.planning import origin_of
 from pipeline.quarantine import with_history
-from pipeline.readers.settings import ReadingSettings
 from pipeline.readers.tile import read_tile
 from pipeline.reuse import Reusable
 from pipeline.skew import skew_flags, split_by_rule
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, names_of
 from pipeline.stamps import Stamp, StampBatch, refused
-from pipeline.times import utc_of
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
     Raises
     ------
     OSError : the system failed; nothing was committed.
-    pipeline.errors.InputChanged : files of the tile changed since it was found; nothing was committed.
+    pipeline.core.errors.InputChanged : files of the tile changed since it was found; nothing was committed.
     models.errors.ModelError : the model can not be loaded.
     """
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)

@@ -20,8 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import ClusterLost, UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import ClusterLost, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.bricks import bricks_in, source_of_brick, tables_of_brick
-from pipeline.errors import BadInput, UserError
-from pipeline.readers.settings import ReadingSettings
+from pipeline.config.inputs import ReadingSettings
+from pipeline.core.errors import BadInput, UserError
 from pipeline.sky_tiles import (
     FOLDER_KINDS,
     SkyTile,

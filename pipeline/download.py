@@ -18,8 +18,8 @@ from typing import BinaryIO
 import pooch
 import requests
 
-from pipeline.errors import UserError
-from pipeline.progress import Step, track
+from pipeline.core.errors import UserError
+from pipeline.core.progress import Step, track
 
 _TIMEOUT = (30, 60)  # seconds to connect, and without a byte
 _ATTEMPTS = 5  # connections in one call; the next call goes on where the last one stopped

@@ -18,10 +18,10 @@ from pathlib import Path
 from catalogs.atomic import written_whole
 from catalogs.errors import CatalogError
 from catalogs.releases.registry import ReleaseInfo, current_name, layout_of, read_release, readable_releases
+from pipeline.config.drift import DriftSettings
+from pipeline.config.workspace import Workspace
 from pipeline.drift_report import DriftReport
-from pipeline.drift_settings import DriftSettings
 from pipeline.logs import note
-from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

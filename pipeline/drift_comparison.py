@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from catalogs.healpix import cell_centres
+from pipeline.config.drift import DriftSettings
 from pipeline.drift_counts import NOWHERE, Measure, Population, Sums
 from pipeline.drift_report import CLASSES, MEANS, Difference, Region
-from pipeline.drift_settings import DriftSettings
 from pipeline.drift_statistics import (
     Sample,
     chance_of_fractions,

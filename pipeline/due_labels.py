@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from catalogs.labels.store import digest, find, in_force, versions
 from models.artifacts.registry import ModelCard, champion, load_card
-from pipeline.errors import UserError
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 
 _TICK = 0.5  # seconds between two looks at the labels
 

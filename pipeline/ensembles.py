@@ -20,13 +20,13 @@ from models.inference.ensemble import Panel
 from models.inference.predictor import chosen_device
 from models.uncertainty.config import ConfidenceSettings
 from models.uncertainty.ood import load_space
-from pipeline.errors import UserError
+from pipeline.config.training import TrainingSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.execution_task import set_torch_threads
 from pipeline.image_sets import ImageSet
 from pipeline.model_cards import common_fields, measure
 from pipeline.splits import recorded_split
-from pipeline.training_settings import TrainingSettings
-from pipeline.workspace import Workspace
 
 
 def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) -> ModelCard:

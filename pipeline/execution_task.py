@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from pipeline.errors import is_transient
+from pipeline.core.errors import is_transient
+from pipeline.core.redaction import without_secrets
 from pipeline.logs import Said, gathered
-from pipeline.secrecy import without_secrets
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from catalogs.schema import FLAG_MEANINGS, UNRELIABLE
 from models.artifacts.registry import ModelCard
 from models.inference.ensemble import Panel
 from models.uncertainty.ood import FeatureSpace
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.look_again import CataloguedObject, Seen, find_object, model_of, panel_of, see_again
 from pipeline.splits import recorded_split
-from pipeline.workspace import Workspace
 
 ALL_VIEWS = 8
 SEARCHED = 512  # training images that are looked through for the nearest, evenly spread over the training split

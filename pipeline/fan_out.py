@@ -27,10 +27,10 @@ from distributed import KilledWorker
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import needs_gpu, workers_there
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import ClusterLost, UserError
 from pipeline.deadlines import process_ends_after
-from pipeline.errors import ClusterLost, UserError
 from pipeline.execution_task import Job, Outcome, Receipt, attempt, set_torch_threads
 from pipeline.fitness import Standard, require_fit
 

@@ -26,13 +26,13 @@ from models.networks.factory import create_network
 from models.preprocessing import Recipe
 from models.training.distributed import joined
 from models.training.trainer import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import UserError
+from pipeline.config.training import TrainingSettings
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
+from pipeline.core.progress import Step, track
 from pipeline.execution_task import set_torch_threads
 from pipeline.gang import Seat, run_gang, seat_from_environment
 from pipeline.pixel_cache import map_pixels
-from pipeline.progress import Step, track
-from pipeline.training_settings import TrainingSettings
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline.errors import UnfitWorker
-from pipeline.versions import code_digest, versions_of
+from pipeline.core.errors import UnfitWorker
+from pipeline.core.versions import code_digest, versions_of
 
 # What decides the rows of a tile, and `distributed`, which carries the jobs.
 DECISIVE = (
@@ -242,7 +242,7 @@ def require_fit(standard: Standard) -> None:
 
     Raises
     ------
-    pipeline.errors.UnfitWorker : it may not; the message says why.
+    pipeline.core.errors.UnfitWorker : it may not; the message says why.
     """
     condition = examine(standard, at_start=False)
     found = problems(standard, condition)

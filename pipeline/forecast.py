@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from catalogs.export.writers import VOTABLE_ROWS
 from catalogs.releases.registry import current_release
 from pipeline import survey
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import BadInput
+from pipeline.config.inputs import ReadingSettings
+from pipeline.config.workers import WorkerSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import BadInput
 from pipeline.readers.bricks import selection_of
-from pipeline.readers.settings import ReadingSettings
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
-from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.trial import Measured, Trial

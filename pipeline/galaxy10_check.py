@@ -14,11 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipeline.classes import CLASS_SLUGS, GALAXY10_CLASSES
-from pipeline.errors import UserError, is_transient
+from pipeline.core.classes import CLASS_SLUGS, GALAXY10_CLASSES
+from pipeline.core.errors import UserError, is_transient
+from pipeline.core.parsing import PARSE_ERRORS
+from pipeline.core.progress import track
 from pipeline.galaxy10 import PUBLISHED_SHA256, Galaxy10Layout, image_blocks, problems, read_layout
-from pipeline.parsing import PARSE_ERRORS
-from pipeline.progress import track
 from pipeline.splits import SAME_POSITION, position_groups
 
 _MEGABYTE = 10**6

@@ -21,9 +21,9 @@ from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import local_cluster
-from pipeline.errors import UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
 from pipeline.execution_task import Job, Receipt, set_torch_threads
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.metrics import Evaluation, evaluate
-from pipeline.errors import UserError
-from pipeline.gate_settings import GateSettings
+from pipeline.config.promotion import GateSettings
+from pipeline.core.errors import UserError
 from pipeline.gate_statistics import (
     coverage_chance,
     exceeds,

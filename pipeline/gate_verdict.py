@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.atomic import written_whole
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 _FOLDER = "verdicts"
 

@@ -24,15 +24,15 @@ from pipeline import train as training
 from pipeline.benchmark import PredictedSplit, predict_test_split
 from pipeline.board import Board, CellState, GridRecord, board_folder, predictions_file, read_board
 from pipeline.board_report import write_board
-from pipeline.errors import UserError
+from pipeline.config.settings import Settings
+from pipeline.config.training import PRESETS, TrainingSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
+from pipeline.core.progress import track
 from pipeline.image_sources import ImageSource, open_images
 from pipeline.logs import unit_ended
-from pipeline.progress import track
-from pipeline.settings import Settings
 from pipeline.splits import read_split
-from pipeline.training_settings import PRESETS, TrainingSettings
 from pipeline.workers import run_units
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

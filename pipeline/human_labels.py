@@ -26,12 +26,12 @@ from catalogs.releases.registry import ReleaseInfo, current_release
 from models.artifacts.registry import load_card
 from models.artifacts.weights import recipe_of
 from models.preprocessing import Recipe
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson, SkyImages, require_positions
 from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
 from pipeline.splits import Split, position_groups
-from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

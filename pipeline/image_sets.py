@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from models.preprocessing import Recipe
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.core.progress import track
 from pipeline.pixel_cache import ensure_pixels, map_pixels
-from pipeline.progress import track
 
 STATISTICS_ROWS = 2000  # images that mean and deviation are measured on
 _CHUNK = 64

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.known_sets import open_cifar10, open_cifar100, open_tiny_imagenet
 from pipeline.picture_sets import open_pictures
-from pipeline.readers.settings import InputSettings
-from pipeline.workspace import Workspace
 
 _BY_FOLDER: dict[str, Callable[[Path], ImageSet]] = {
     "cifar10": open_cifar10,

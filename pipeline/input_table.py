@@ -17,12 +17,12 @@ from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
 from models.artifacts.registry import ModelCard
 from pipeline.arrivals import Arrived, arrived
 from pipeline.bricks import brick_of_file
+from pipeline.config.workspace import Workspace
+from pipeline.core.object_ids import printable
 from pipeline.discovery import walked
-from pipeline.identity import printable
 from pipeline.planning import Plan, plan
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
 from pipeline.survey import places, tiles_in
-from pipeline.workspace import Workspace
 
 _PENDING = "not surveyed yet"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet, RawImages
 from pipeline.picture_sets import picture_blocks
 from pipeline.plain_pickle import read_plain_pickle

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.classes import CLASS_SLUGS
-from pipeline.errors import UserError
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import label_problems, position_problems
 from pipeline.picture_sets import as_label, as_number, label_column_of
 

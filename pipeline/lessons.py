@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.preprocessing import Recipe
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.sky_rows import SkyFields, field_scales
 from pipeline.splits import Split

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 _TICK = 0.2  # seconds between two tries
 _GLANCE = 1.0  # seconds; `holder` takes a lock for an instant, which must not stop a run that starts just then

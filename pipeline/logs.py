@@ -26,11 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.secrecy import without_secrets
-from pipeline.versions import software_versions
+from pipeline.core.redaction import without_secrets
+from pipeline.core.versions import software_versions
 
 if TYPE_CHECKING:
-    from pipeline.workspace import Workspace  # it names the settings of the workers, which gather what units say
+    from pipeline.config.workspace import Workspace  # it names the settings of the workers, which gather what units say
 
 _log = logging.getLogger(__name__)
 

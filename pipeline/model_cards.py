@@ -24,11 +24,11 @@ from models.metrics import evaluate, reliability
 from models.networks.factory import recorded_layout
 from models.preprocessing import Recipe
 from models.uncertainty.ood import FeatureSpace, fit_space
+from pipeline.config.training import TrainingSettings
+from pipeline.core.versions import software_versions
 from pipeline.image_sets import ImageSet
 from pipeline.skew import envelope
 from pipeline.splits import Split
-from pipeline.training_settings import TrainingSettings
-from pipeline.versions import software_versions
 
 _FEATURE_ROWS = 20_000  # training images, evenly spread, that the feature space is fitted to
 _FEW = 100  # validation images; with fewer, the remarks of a card say so

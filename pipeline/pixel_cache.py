@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from catalogs.atomic import written_whole
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 
 def ensure_pixels(path: Path, shape: tuple[int, ...], write: Callable[[BinaryIO], None]) -> None:

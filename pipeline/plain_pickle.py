@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError, is_transient
-from pipeline.parsing import PARSE_ERRORS
+from pipeline.core.errors import UserError, is_transient
+from pipeline.core.parsing import PARSE_ERRORS
 
 _DAMAGED: tuple[type[Exception], ...] = (*PARSE_ERRORS, pickle.UnpicklingError)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalogs.tiles import TileStamp, committed, read_stamp, tile_path
-from pipeline.errors import UserError
-from pipeline.identity import printable
+from pipeline.core.errors import UserError
+from pipeline.core.object_ids import printable
 from pipeline.sky_tiles import SkyTile
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.brick_grid import brick_ids, brick_name, neighbours
+from pipeline.config.inputs import ReadingSettings
+from pipeline.core.errors import BadInput, UserError
+from pipeline.core.object_ids import printable
 from pipeline.discovery import brick_tile, with_fingerprint
-from pipeline.errors import BadInput, UserError
-from pipeline.identity import printable
-from pipeline.readers.settings import ReadingSettings
 from pipeline.sky_tiles import SkyTile, TileKind
 from pipeline.stamps import on_sky
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 from distributed.comm import CommClosedError
 
 from pipeline.clusters import workers_there
-from pipeline.errors import ClusterLost, UserError
+from pipeline.core.errors import ClusterLost, UserError
 from pipeline.fitness import Condition, Standard, examine, problems, warnings
 
 _log = logging.getLogger(__name__)

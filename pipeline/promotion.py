@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.artifacts.registry import Change, champion, history, set_champion
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.gate_verdict import Verdict
-from pipeline.workspace import Workspace
 
 
 def promote(

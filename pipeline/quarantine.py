@@ -16,9 +16,9 @@ from catalogs.releases.registry import current_release
 from catalogs.tiles import Quarantined, TileStamp, committed, read_stamp, tile_path
 from models.artifacts.registry import champion
 from pipeline.bricks import is_brick
-from pipeline.errors import Reason, UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import Reason, UserError
 from pipeline.sky_tiles import SkyTile
-from pipeline.workspace import Workspace
 
 EVERY_REASON = frozenset(reason.value for reason in Reason)
 _OF_LIST = re.compile(r"(?:.*/\d{4}[pm]\d{3}|positions)@(.+)")

@@ -13,14 +13,14 @@ from catalogs.errors import CatalogError
 from catalogs.releases.build import Receipt, RunUnits, publish
 from catalogs.releases.partition_writer import LeafJob
 from catalogs.releases.registry import ReleaseInfo
-from pipeline.cluster_settings import WorkerSettings
+from pipeline.config.workers import WorkerSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.progress import track
 from pipeline.execution_task import Outcome
 from pipeline.fitness import Standard, standard_here
 from pipeline.logs import unit_ended
-from pipeline.progress import track
 from pipeline.run_records import run_records
 from pipeline.workers import run_units
-from pipeline.workspace import Workspace
 
 _TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)
 FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to start

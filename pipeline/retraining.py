@@ -14,8 +14,9 @@ from typing import Any
 from catalogs.atomic import written_whole
 from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.benchmark import benchmark
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.due_labels import LabelSet, Retraining
-from pipeline.errors import UserError
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict
 from pipeline.human_labels import usable
@@ -23,7 +24,6 @@ from pipeline.image_sets import ImageSet
 from pipeline.promotion import promote, turned_back, was_promoted
 from pipeline.splits import read_split
 from pipeline.train import can_start_from, split_of, train
-from pipeline.workspace import Workspace
 
 
 def candidate_workspace(workspace: Workspace, labels: LabelSet) -> Workspace:

@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from catalogs.atomic import written_whole
 from catalogs.releases.provenance import RunRecord
 from catalogs.tiles import read_stamp, tile_path
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.secrecy import values_without_secrets
+from pipeline.config.workers import WorkerSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.redaction import values_without_secrets
+from pipeline.core.versions import git_revision, software_versions
 from pipeline.sky_tiles import SkyTile
-from pipeline.versions import git_revision, software_versions
-from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
 from models.artifacts.registry import ModelCard
 from models.preprocessing import Recipe
-from pipeline.errors import BadInput, Reason
+from pipeline.config.inputs import UNKNOWN_RENDERING
+from pipeline.core.errors import BadInput, Reason
 from pipeline.image_sets import ImageSet
-from pipeline.readers.settings import UNKNOWN_RENDERING
 from pipeline.stamps import StampBatch, refused
 
 _MARGIN = 0.05  # pixel scales and seeing this far (relative) beyond those of the training still count as inside

@@ -21,14 +21,14 @@ from torch import Tensor
 from models.inference.predictor import chosen_device
 from models.preprocessing import Recipe
 from pipeline.classify import model_pixels, pixel_digests
-from pipeline.errors import BadInput, InputChanged, UserError, is_transient
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
+from pipeline.core.progress import track
 from pipeline.pixel_cache import ensure_pixels, map_pixels
-from pipeline.progress import track
 from pipeline.readers.tile import read_tile
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import StampBatch
 from pipeline.survey import tiles_in
-from pipeline.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

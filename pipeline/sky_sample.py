@@ -23,9 +23,9 @@ from models.artifacts.registry import load_card
 from models.artifacts.weights import recipe_of
 from models.errors import ModelError
 from models.preprocessing import Recipe
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
-from pipeline.workspace import Workspace
 
 FILE = "sky-sample.parquet"
 _FOOTER = b"morphcat"

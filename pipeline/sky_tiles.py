@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipeline.bricks import brick_files, brick_of_file, neighbour_files
-from pipeline.errors import InputChanged
-from pipeline.identity import printable
+from pipeline.core.errors import InputChanged
+from pipeline.core.object_ids import printable
 
 _EXTENSIONS = {
     ".fits": "cutouts",

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from catalogs.atomic import written_whole
 from catalogs.healpix import close_pairs
 from models.artifacts.registry import ModelCard
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 SAME_POSITION = 1.0  # arcsec
 PARTS = ("train", "validation", "test")

@@ -11,8 +11,8 @@ import numpy as np
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
-from pipeline.errors import BadInput
-from pipeline.identity import NO_SURVEY_KEYS, hashed_id, printable, target_id
+from pipeline.core.errors import BadInput
+from pipeline.core.object_ids import NO_SURVEY_KEYS, hashed_id, printable, target_id
 
 BANDS = ("g", "r", "z")
 MAX_SIDE = 4096  # pixels; a larger picture is no cutout of one galaxy

@@ -14,12 +14,12 @@ from typing import Any
 from catalogs.releases.registry import ReleaseInfo, current_release
 from models.artifacts.registry import champion, history, load_card
 from pipeline.arrivals import Arrived
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.drift import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports
-from pipeline.errors import UserError
 from pipeline.locks import Holder, holder, retraining_lock, survey_lock
 from pipeline.survey import Run, begin, make_plan, missing_of, roots_of, tiles_in
-from pipeline.workspace import Workspace
 
 _RUNS = 5
 _SHARE_FREE = 0.05  # of a disk: below it somebody should make room

@@ -22,24 +22,24 @@ from catalogs.schema import catalogue_columns
 from catalogs.tiles import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
 from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.arrivals import Arrived, arrived
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import NoTiles, UserError
+from pipeline.core.progress import track
+from pipeline.core.redaction import values_without_secrets
+from pipeline.core.times import mjd_of, run_id_of
+from pipeline.core.versions import software_versions
 from pipeline.discovery import discover, passed_over
 from pipeline.drift import is_kept, latest_alarms
-from pipeline.errors import NoTiles, UserError
 from pipeline.fitness import standard_here
 from pipeline.logs import note, unit_ended
 from pipeline.planning import Plan, plan
-from pipeline.progress import track
 from pipeline.quarantine import tiles_with
 from pipeline.releases import build_release
 from pipeline.run_records import recorded
-from pipeline.secrecy import values_without_secrets
 from pipeline.sky_tiles import SkyTile
 from pipeline.summary import Summary
 from pipeline.takeover import all_places, not_covered, warnings
-from pipeline.times import mjd_of, run_id_of
-from pipeline.versions import software_versions
 from pipeline.workers import run_units
-from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.classify import ClassifyJob

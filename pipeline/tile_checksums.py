@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.errors import BadInput, Reason
-from pipeline.parsing import parsing
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.parsing import parsing
 from pipeline.sky_tiles import MANIFEST
 
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-fA-F]{64})(?: [ *](?P<name>.+))?$")

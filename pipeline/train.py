@@ -20,8 +20,10 @@ from models.inference.predictor import chosen_device
 from models.networks.factory import check_variant, default_image_size, recorded_layout
 from models.preprocessing import DR8_GRZ, Recipe
 from models.training.trainer import Trained, images_per_epoch
+from pipeline.config.training import TrainingSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.curves import curve_files
-from pipeline.errors import UserError
 from pipeline.fit import FitJob, fit, prepare, start_report
 from pipeline.human_labels import with_human_labels
 from pipeline.image_sets import ImageSet, channel_statistics
@@ -29,8 +31,6 @@ from pipeline.lessons import Lesson
 from pipeline.model_cards import FinishedFit, publish_fit
 from pipeline.pseudo_labels import with_pseudo_labels
 from pipeline.splits import Split, read_split, split
-from pipeline.training_settings import TrainingSettings
-from pipeline.workspace import Workspace
 
 _UNFINISHED = ".training"
 

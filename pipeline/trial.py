@@ -24,7 +24,7 @@ from catalogs.schema import count_classified
 from catalogs.tiles import commit, committed
 from models.inference.predictor import predictor_for
 from pipeline.classify import ClassifyJob, classify
-from pipeline.cluster_settings import WorkerSettings
+from pipeline.config.workers import WorkerSettings
 from pipeline.discovery import with_fingerprint
 from pipeline.sky_tiles import TileKind, names_of
 from pipeline.workers import run_units

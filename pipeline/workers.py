@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
 from pipeline.execution_task import Job, Outcome, Receipt, attempt, set_torch_threads
 from pipeline.fitness import Standard
 
@@ -31,7 +31,7 @@ def run_units(
     ------
     UserError : the cluster can not be had, a worker is not as `standard` says, or so many units in a row failed by the
         system that the rest would too.
-    pipeline.errors.ClusterLost : the scheduler or all workers went away.
+    pipeline.core.errors.ClusterLost : the scheduler or all workers went away.
     """
     if not jobs:
         return

@@ -15,12 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small
 
 from models.artifacts.registry import ModelCard
 from models.preprocessing import colour_rule
+from pipeline.config.inputs import InputSettings
+from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
-from pipeline.readers.settings import InputSettings
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import train
-from pipeline.workspace import Workspace, open_workspace
 
 SMALL_TRAINING = (
     "training.variant=cpu_tiny",

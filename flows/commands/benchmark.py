@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flows.commands.common import Subparsers, bars, flow_ready, make_root, short, simulated_mark, workspace_of
 from flows.commands.images import image_options, image_source
 from flows.display import print_json, print_table, say
-from pipeline.errors import UserError
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.grid import Grid, GridPlan

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flows.answers import FORMATS, format_of, write_answer
 from flows.commands.common import Subparsers, count, short, workspace_of
 from flows.display import print_json, print_table, say
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
     from catalogs.query.catalog import Catalogue

@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 from flows import prefect_home
 from flows.display import progress_bar, say
-from pipeline.errors import UserError
-from pipeline.progress import shown_by
-from pipeline.workspace import Workspace, open_workspace
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import UserError
+from pipeline.core.progress import shown_by
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -10,7 +10,7 @@ from flows.commands.sky import columns_and_rows, write_block, write_sky
 from flows.commands.survey import print_summary, run_survey
 from flows.commands.training import run_train
 from flows.display import print_table, rows_of, say
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 _DEMO_SETTINGS = ['training.variant="cpu_tiny"', "training.epochs=25"]  # two minutes on two cores
 _DEMO_QUERIES = {

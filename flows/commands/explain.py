@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from flows.commands.common import Subparsers, bars, count, short, workspace_of
 from flows.commands.images import image_options, image_source
 from flows.display import print_json
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline.config.workspace import Workspace
     from pipeline.image_sets import ImageSet
-    from pipeline.workspace import Workspace
 
 
 def add(subparsers: Subparsers) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.commands.common import Subparsers, short, simulated_mark, workspace_of
 from flows.display import print_json
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 
 def add(subparsers: Subparsers) -> None:

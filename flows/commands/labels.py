@@ -68,7 +68,7 @@ def add_labels(arguments: argparse.Namespace) -> int:
     from catalogs.labels.io import read_proposals
     from catalogs.labels.store import Added
     from catalogs.labels.store import add as append
-    from pipeline.classes import GALAXY10_CLASSES
+    from pipeline.core.classes import GALAXY10_CLASSES
     from pipeline.vote_rules import GALAXY_ZOO_DECALS
 
     workspace = workspace_of(arguments)
@@ -158,7 +158,7 @@ def revert_version(arguments: argparse.Namespace) -> None:
 
 def _columns(given: list[str]) -> dict[str, str]:
     """`FOR=NAME` pairs; what stands before the first equals sign is what the column is for."""
-    from pipeline.errors import UserError
+    from pipeline.core.errors import UserError
 
     pairs = [text.partition("=") for text in given]
     for purpose, equals, name in pairs:

@@ -12,8 +12,8 @@ from flows.display import print_json, print_table, say
 
 if TYPE_CHECKING:
     from models.artifacts.registry import Change
+    from pipeline.config.workspace import Workspace
     from pipeline.gate_verdict import Verdict
-    from pipeline.workspace import Workspace
 
 EXIT_REFUSED = 6
 

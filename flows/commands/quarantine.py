@@ -12,7 +12,7 @@ from typing import Any
 from flows.commands.common import Subparsers, workspace_of
 from flows.commands.survey import print_summary, run_flow
 from flows.display import print_json, print_table, say
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 _DETAIL = 60  # characters of a detail that are shown on a terminal
 _SHOWN = ("source_name", "reason", "exception", "attempts", "first_seen", "last_seen", "file", "detail")

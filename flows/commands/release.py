@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.commands.common import Subparsers, bars, workspace_of
 from flows.display import print_json, print_table
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 EXIT_MISMATCH = 5
 

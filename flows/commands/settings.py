@@ -6,9 +6,9 @@ import argparse
 
 from flows.commands.common import Subparsers, make_root, workspace_of
 from flows.display import print_json, say
-from pipeline.errors import UserError
-from pipeline.settings import to_toml
-from pipeline.workspace import FILE_NAME
+from pipeline.config.settings import to_toml
+from pipeline.config.workspace import FILE_NAME
+from pipeline.core.errors import UserError
 
 
 def add(subparsers: Subparsers) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from flows.commands.common import Subparsers, bars, count, make_root, workspace_of
 from flows.display import print_json
-from pipeline.progress import track
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
+from pipeline.core.progress import track
 
 
 def add(subparsers: Subparsers) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.commands.common import Subparsers, bars, flow_ready, workspace_of
 from flows.display import print_json, say
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 EXIT_TILES_FAILED = 3
 EXIT_ALARM = 4

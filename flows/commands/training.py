@@ -11,7 +11,7 @@ from typing import Any
 from flows.commands.common import Subparsers, at_least_one, bars, flow_ready, simulated_mark, workspace_of
 from flows.commands.images import image_options, image_source
 from flows.display import print_json
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 
 def add(subparsers: Subparsers) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.commands.common import Subparsers, make_root, workspace_of
 from flows.display import print_json, print_table, say
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.preflight import WorkerReport

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import BadInput, Reason
-from pipeline.identity import printable
-from pipeline.parsing import parsing
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.object_ids import printable
+from pipeline.core.parsing import parsing
 from pipeline.readers.cutouts import read_cutout
-from pipeline.readers.settings import InputSettings
 from pipeline.readers.tar_stream import TarMember, TarStream, opened_tar
 from pipeline.sky_tiles import TileKind, kind_of
 from pipeline.stamps import Item, TileNote, refused

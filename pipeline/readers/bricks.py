@@ -17,15 +17,15 @@ import numpy as np
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
 from pipeline.bricks import plane_file
-from pipeline.errors import BadInput, Reason
-from pipeline.identity import printable
+from pipeline.config.inputs import ReadingSettings
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.object_ids import printable
 from pipeline.readers.edges import Window
 from pipeline.readers.frames import Frame, find_frame
 from pipeline.readers.masks import central_aperture, mask_flags
 from pipeline.readers.objects import Selection, Targets, read_objects
 from pipeline.readers.planes import BrickImages, read_aside, read_images
 from pipeline.readers.positions import is_prepared, read_prepared
-from pipeline.readers.settings import ReadingSettings
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import BANDS, Item, Stamp, TileNote, examine_flux, refused, wrapped
 

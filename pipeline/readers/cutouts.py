@@ -11,14 +11,14 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
-from pipeline.errors import BadInput, Reason
-from pipeline.identity import printable
-from pipeline.parsing import parsing
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.object_ids import printable
+from pipeline.core.parsing import parsing
 from pipeline.readers.fields import Field, check_bands, check_sides, layer_of, product_of, stamp_of
 from pipeline.readers.fits_files import read_image
 from pipeline.readers.fits_layout import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits
 from pipeline.readers.geometry import centre_and_scale
-from pipeline.readers.settings import InputSettings
 from pipeline.readers.subimages import is_subimage, read_subimage
 from pipeline.stamps import Item, Stamp, refused
 

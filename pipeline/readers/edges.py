@@ -15,10 +15,10 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from pipeline.bricks import neighbour_folders, plane_file
-from pipeline.errors import BadInput
+from pipeline.config.inputs import BrickSettings
+from pipeline.core.errors import BadInput
 from pipeline.readers.fits_files import plane
 from pipeline.readers.frames import Frame, read_frame
-from pipeline.readers.settings import BrickSettings
 from pipeline.stamps import BANDS
 
 _ALIGNED = 0.01  # pixels; grids that agree to better line up

@@ -16,8 +16,8 @@ from astropy.io.fits.hdu.compressed._compression import (
     CfitsioException,  # has no public name, and Exception as its base
 )
 
-from pipeline.errors import BadInput, Reason
-from pipeline.parsing import parsing
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.parsing import parsing
 from pipeline.readers.fits_layout import (
     FitsSource,
     Hdu,

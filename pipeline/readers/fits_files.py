@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from pipeline.errors import BadInput, Reason
+from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.fits_compressed import compressed_header, read_compressed
 from pipeline.readers.fits_layout import (
     FitsSource,

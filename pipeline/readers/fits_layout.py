@@ -21,8 +21,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
-from pipeline.errors import BadInput, Reason
-from pipeline.parsing import parsing
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.parsing import parsing
 
 _BLOCK = 2880
 _CARD = 80

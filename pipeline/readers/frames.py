@@ -11,10 +11,10 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from pipeline.bricks import plane_file
-from pipeline.errors import BadInput, Reason
-from pipeline.parsing import parsing
+from pipeline.config.inputs import BrickSettings
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.parsing import parsing
 from pipeline.readers.fits_files import plane_header
-from pipeline.readers.settings import BrickSettings
 from pipeline.stamps import BANDS
 
 PLACE = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")

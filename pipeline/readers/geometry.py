@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from pipeline.errors import BadInput, Reason
+from pipeline.core.errors import BadInput, Reason
 from pipeline.stamps import on_sky, wrapped
 
 _MATRIX = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")

@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 
 from catalogs.tiles import Quarantined
-from pipeline.errors import BadInput, Reason, is_transient
-from pipeline.identity import survey_keys
-from pipeline.parsing import PARSE_ERRORS, parsing
-from pipeline.readers.settings import InputSettings
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason, is_transient
+from pipeline.core.object_ids import survey_keys
+from pipeline.core.parsing import PARSE_ERRORS, parsing
 from pipeline.stamps import (
     MAX_SIDE,
     Stamp,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from pipeline.readers.settings import InputSettings
+from pipeline.config.inputs import InputSettings
 
 
 def central_aperture(height: int, width: int, pixscale: float, radius: float) -> np.ndarray:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from catalogs.tiles import Quarantined
-from pipeline.errors import BadInput, Reason
-from pipeline.identity import NO_SURVEY_KEYS, survey_keys
+from pipeline.config.inputs import BrickSettings
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.object_ids import NO_SURVEY_KEYS, survey_keys
 from pipeline.readers.fits_files import read_columns
-from pipeline.readers.settings import BrickSettings
 from pipeline.stamps import BANDS, on_sky, refused
 
 _ZERO_POINT = 22.5  # magnitude of a nanomaggy

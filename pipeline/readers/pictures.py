@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from catalogs.tiles import Quarantined
-from pipeline.errors import BadInput, Reason, is_transient
-from pipeline.identity import printable, survey_keys
-from pipeline.parsing import parsing
-from pipeline.readers.settings import InputSettings
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason, is_transient
+from pipeline.core.object_ids import printable, survey_keys
+from pipeline.core.parsing import parsing
 from pipeline.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
 
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "image")

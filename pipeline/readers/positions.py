@@ -20,9 +20,9 @@ from astropy.table import Table
 
 from catalogs.atomic import written_whole
 from catalogs.tiles import Quarantined
-from pipeline.errors import BadInput, Reason, UserError, is_transient
-from pipeline.identity import printable, survey_keys
-from pipeline.parsing import PARSE_ERRORS
+from pipeline.core.errors import BadInput, Reason, UserError, is_transient
+from pipeline.core.object_ids import printable, survey_keys
+from pipeline.core.parsing import PARSE_ERRORS
 from pipeline.readers.objects import Targets
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import on_sky, refused

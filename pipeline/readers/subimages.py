@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from scipy.ndimage import map_coordinates
 
-from pipeline.errors import BadInput, Reason
+from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.fields import Field, check_bands, check_sides, layer_of, product_of
 from pipeline.readers.fits_files import read_image
 from pipeline.readers.fits_layout import FitsSource, Hdu, image_sides, is_image

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from pipeline.errors import BadInput, Reason
-from pipeline.parsing import parsing
+from pipeline.core.errors import BadInput, Reason
+from pipeline.core.parsing import parsing
 
 _BLOCK = 512
 _MOST_EXTENDED_BYTES = 64 << 10  # of a header with a long name

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from pipeline.errors import BadInput, InputChanged
-from pipeline.identity import printable
-from pipeline.readers.settings import ReadingSettings
+from pipeline.config.inputs import ReadingSettings
+from pipeline.core.errors import BadInput, InputChanged
+from pipeline.core.object_ids import printable
 from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, check_unchanged, files_of, names_of, table_of, touched
 from pipeline.stamps import Item, StampBatch, in_batches, refused
 from pipeline.tile_checksums import check_sum, check_sums, sums_of

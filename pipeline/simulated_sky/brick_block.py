@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from pipeline.brick_grid import STEP_DEG, bounds, brick_of, centre
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.simulated_sky.neighbours import NATIVE_PIXSCALE
 
 SURVEY_SIDE = 3600  # pixels

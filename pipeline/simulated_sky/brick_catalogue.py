@@ -14,7 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from pipeline.brick_grid import brick_id, centre
-from pipeline.classes import CLASS_SLUGS
+from pipeline.core.classes import CLASS_SLUGS
 from pipeline.simulated_sky.brick_block import EXPOSURES, Block, Brick
 from pipeline.simulated_sky.brick_mosaic import EXPOSURE_INVVAR, ellipticity
 from pipeline.simulated_sky.brick_scene import BRIGHT_MAG, Scene

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.simulated_sky.brick_block import SURVEY_SIDE, Block
 from pipeline.simulated_sky.galaxies import RECIPES
 from pipeline.simulated_sky.neighbours import (

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from astropy.io import fits
 
-from pipeline.classes import CLASS_SLUGS
+from pipeline.core.classes import CLASS_SLUGS
 from pipeline.simulated_sky.brick_block import SURVEY_SIDE, Block, block_of
 from pipeline.simulated_sky.brick_catalogue import (
     BrickRows,

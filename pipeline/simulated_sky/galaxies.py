@@ -87,7 +87,7 @@ def edge_on_bulge(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return Galaxy(layers, rng.normal(21.6, 0.25), 0.24, disc.dust if rng.random() < 0.7 else None)
 
 
-# By Galaxy10 id, in the order of pipeline.classes.GALAXY10_CLASSES.
+# By Galaxy10 id, in the order of pipeline.core.classes.GALAXY10_CLASSES.
 RECIPES: tuple[Recipe, ...] = (
     disturbed,
     merging,

@@ -54,13 +54,13 @@ class SimulatedStamp:
 
 
 def simulate_stamp(rng: np.random.Generator, class_id: int, *, size: int = 256) -> SimulatedStamp:
-    """Simulate one galaxy of class `class_id` (0 to 9, see pipeline.classes) on a stamp of `size` x `size` pixels.
+    """Simulate one galaxy of class `class_id` (0 to 9, see pipeline.core.classes) on a stamp of `size` x `size` pixels.
 
     The field of view is size x 0.262 arcsec; one galaxy in ten is large and taken at 0.524.
     Raises ValueError for another class.
     """
     if not 0 <= class_id < len(RECIPES):
-        raise ValueError(f"class_id must be 0 to {len(RECIPES) - 1} (see pipeline.classes), found {class_id}")
+        raise ValueError(f"class_id must be 0 to {len(RECIPES) - 1} (see pipeline.core.classes), found {class_id}")
     pixscale = LARGE_PIXSCALE if rng.random() < LARGE_SHARE else NATIVE_PIXSCALE
     full = scipy.fft.next_fast_len(size + 2 * MARGIN_PX, real=True)
     jitter = np.clip(rng.normal(0.0, 0.5, 2), -1.2, 1.2)

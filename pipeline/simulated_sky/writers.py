@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from pipeline.classes import CLASS_SLUGS
+from pipeline.core.classes import CLASS_SLUGS
 from pipeline.simulated_sky.positions import benchmark_position, tile_positions
 from pipeline.simulated_sky.stamps import SimulatedStamp, simulate_stamp
 

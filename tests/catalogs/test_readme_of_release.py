@@ -23,7 +23,7 @@ from catalogs.releases.readme import documentation, readme
 from catalogs.releases.registry import ReleaseInfo, layout_of
 from catalogs.schema import FLAG_MEANINGS, UNRELIABLE, QualityFlag, arrow_schema, is_reliable
 from catalogs.tiles import commit
-from pipeline.classes import CLASS_SLUGS
+from pipeline.core.classes import CLASS_SLUGS
 from tests.catalogs.conftest import MODEL, SLUGS, make_stamp, make_table
 
 INFO = {"release": "2026.11.0", "model_id": "tiny-0001", "objects": "1234", "simulated_objects": "0"}

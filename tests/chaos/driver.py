@@ -31,7 +31,7 @@ import pipeline.readers.bricks
 import pipeline.readers.cutouts
 import pipeline.readers.hdf5
 import pipeline.readers.pictures
-from pipeline.workspace import open_workspace
+from pipeline.config.workspace import open_workspace
 from tests.chaos.disk import enter
 from tests.pipeline.survey_driver import run
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 from tests.chaos.processes import Child
 
 _TICK = 0.0003  # seconds between two looks: the moments that are aimed at last some milliseconds

@@ -8,8 +8,8 @@ from pathlib import Path
 from catalogs.errors import CatalogError
 from catalogs.labels.store import digest, in_force, versions
 from catalogs.releases.registry import current_name, current_release, history, release_names
-from pipeline.classes import GALAXY10_CLASSES
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
+from pipeline.core.classes import GALAXY10_CLASSES
 from tests.chaos import driver
 from tests.chaos.moments import Moment
 from tests.chaos.outcomes import outcome_of

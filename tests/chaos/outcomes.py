@@ -15,7 +15,7 @@ from catalogs.releases.registry import current_release, layout_of
 from catalogs.tiles import read_stamp
 from catalogs.validation.audit import audit, verify
 from models.artifacts.registry import champion
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 OF_THE_RUN = ["run_id", "mjd_predicted"]  # the only columns that say when a row was made
 _ENTRY = ["tile_id", "file", "source_name", "reason", "exception", "detail"]  # of the quarantine, without times

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import psutil
 
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 _MARK = "MORPHCAT_CHAOS"  # in the environment of everything that is started here, whoever its parent is by then

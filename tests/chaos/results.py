@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 from tests.chaos.outcomes import differences, outcome_of, sight_of
 from tests.chaos.processes import Child, Way, ended_at_last, said, wait
 from tests.chaos.stage import Stage

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 from tests.chaos.moments import at_work
 from tests.chaos.processes import Way, ended_at_last, wait
 from tests.chaos.results import Result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.workspace import FILE_NAME, Workspace, open_workspace
+from pipeline.config.workspace import FILE_NAME, Workspace, open_workspace
 from tests.chaos.outcomes import Outcome, outcome_of
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import brick_makers

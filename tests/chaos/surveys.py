@@ -11,7 +11,7 @@ from typing import Literal
 
 import psutil
 
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 from tests.chaos import driver
 from tests.chaos.disk import entering, inside
 from tests.chaos.moments import Moment

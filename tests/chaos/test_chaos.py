@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from catalogs.releases.registry import release_names
-from pipeline.workspace import open_workspace
+from pipeline.config.workspace import open_workspace
 from tests.chaos import clock, moments
 from tests.chaos.disk import NoSmallDisk, disk_full, size_of, small_disk
 from tests.chaos.other_commands import labels_add_killed, rollback_killed

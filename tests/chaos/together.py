@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.config.workspace import Workspace
 from pipeline.locks import survey_lock
-from pipeline.workspace import Workspace
 from tests.chaos.processes import Way, ended_at_last, said, wait
 from tests.chaos.results import Result
 from tests.chaos.stage import Stage

@@ -211,7 +211,7 @@ def test_config_writes_a_file_that_reads_back_the_same(tmp_path: Path, capsys: p
 
 def test_every_release_file_has_the_schema_of_the_contract(typed: Typed) -> None:
     from catalogs.schema import arrow_schema
-    from pipeline.classes import CLASS_SLUGS
+    from pipeline.core.classes import CLASS_SLUGS
 
     summary = typed.json("survey")
     path = typed.workspace / "catalog" / "releases" / summary["release"] / "export" / "morphology.parquet"

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from flows.cli import main
-from pipeline.workspace import Workspace, open_workspace
+from pipeline.config.workspace import Workspace, open_workspace
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ import pytest
 
 from flows.cli import main
 from flows.commands.images import image_options, image_source
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
-from pipeline.readers.settings import InputSettings
 from pipeline.splits import read_split
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flows import prefect_home
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import pytest
 from flows import prefect_home, service
 from flows.cli import main
 from flows.display import print_table
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import write_cutouts

@@ -17,9 +17,9 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from catalogs.tiles import Quarantined
+from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.discovery import brick_tile
 from pipeline.readers.bricks import read_brick
-from pipeline.readers.settings import BrickSettings, ReadingSettings
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import BANDS, Stamp
 

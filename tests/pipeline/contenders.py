@@ -16,11 +16,11 @@ from models.artifacts.registry import ModelCard, publish
 from models.artifacts.weights import load_network, save_network
 from models.inference.predictor import Predictor, load_panel
 from models.uncertainty.ood import FEATURES
+from pipeline.config.inputs import InputSettings
+from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
-from pipeline.readers.settings import InputSettings
 from pipeline.splits import Split
-from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 
 CHAMPION = "tiny-champion"

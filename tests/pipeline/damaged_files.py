@@ -18,10 +18,10 @@ from astropy.io import fits
 from astropy.table import Table
 from PIL import Image
 
-from pipeline.errors import Reason
-from pipeline.identity import printable
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import Reason
+from pipeline.core.object_ids import printable
 from pipeline.readers.cutouts import read_cutout
-from pipeline.readers.settings import InputSettings
 from pipeline.sky_tiles import MANIFEST
 from tests.pipeline import mutilations as m
 from tests.pipeline.brick_makers import (

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from models.training.trainer import images_per_epoch
-from pipeline.cluster_settings import WorkerSettings
+from pipeline.config.training import TrainingSettings
+from pipeline.config.workers import WorkerSettings
 from pipeline.fit import FitJob, member, prepare
 from pipeline.gang import Seat
-from pipeline.training_settings import TrainingSettings
 from tests.models.toys import CLASSES, RECIPE, toy
 
 TRAIN, VALIDATION = np.arange(64), np.arange(64, 96)

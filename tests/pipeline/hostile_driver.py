@@ -7,13 +7,13 @@ import resource
 import sys
 from pathlib import Path
 
-from pipeline.errors import BadInput
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput
 from pipeline.readers.archives import list_members, read_archive
 from pipeline.readers.cutouts import read_cutout
 from pipeline.readers.fits_files import plane, read_columns
 from pipeline.readers.hdf5 import count_rows, read_hdf5
 from pipeline.readers.pictures import read_picture
-from pipeline.readers.settings import InputSettings
 from pipeline.stamps import Stamp
 from tests.pipeline.makers import write_cutout
 

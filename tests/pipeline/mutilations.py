@@ -16,7 +16,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from pipeline.errors import Reason
+from pipeline.core.errors import Reason
 
 Rng = np.random.Generator
 Damage = Callable[[bytes, Rng], bytes]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from catalogs.releases.registry import current_release
 from pipeline import survey
+from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.drift import keep_drift
 from pipeline.locks import alone, survey_lock
 from pipeline.logs import logging_to
 from pipeline.summary import Summary
-from pipeline.workspace import Workspace, open_workspace
 
 
 def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> Summary:

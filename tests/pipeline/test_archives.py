@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from catalogs.tiles import Quarantined
+from pipeline.config.inputs import InputSettings, ReadingSettings
+from pipeline.core.errors import BadInput, Reason
 from pipeline.discovery import discover
-from pipeline.errors import BadInput, Reason
 from pipeline.readers import archives, tar_stream
 from pipeline.readers.archives import list_members, read_archive
-from pipeline.readers.settings import InputSettings, ReadingSettings
 from pipeline.readers.tile import read_tile
 from pipeline.stamps import Item, Stamp, TileNote
 from tests.pipeline.makers import galaxy, sorted_out, write_cutout

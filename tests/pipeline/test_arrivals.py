@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.arrivals import arrived, waiting_for
+from pipeline.core.errors import BadInput, Reason
 from pipeline.discovery import discover
-from pipeline.errors import BadInput, Reason
 from pipeline.planning import Plan
 from pipeline.sky_tiles import MANIFEST, SkyTile, names_of
 from pipeline.tile_checksums import check_sum, check_sums, checksums, sums_of

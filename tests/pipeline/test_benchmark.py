@@ -10,9 +10,9 @@ import pytest
 
 from models.errors import ModelError
 from pipeline.benchmark import benchmark, confusion_table
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
-from pipeline.readers.settings import InputSettings
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

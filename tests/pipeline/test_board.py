@@ -15,7 +15,7 @@ from models.metrics import evaluate
 from pipeline.benchmark import PredictedSplit, benchmark
 from pipeline.board import METRICS, Board, Spread, read_board
 from pipeline.board_report import to_markdown, write_board
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.grid import Axes, make_grid, run_grid
 from tests.conftest import Small
 from tests.pipeline.grids import RanGrid, numbers, run_small_grid

@@ -12,8 +12,8 @@ import pytest
 from astropy.wcs import WCS
 
 from catalogs.schema import QualityFlag
+from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.discovery import discover
-from pipeline.readers.settings import BrickSettings, ReadingSettings
 from pipeline.readers.tile import read_tile
 from pipeline.simulated_sky import SimulatedBricks, write_bricks
 from pipeline.sky_tiles import SkyTile

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
+from pipeline.config.inputs import InputSettings, ReadingSettings
+from pipeline.core.errors import BadInput, Reason
 from pipeline.discovery import brick_tile
-from pipeline.errors import BadInput, Reason
 from pipeline.readers.bricks import read_brick
 from pipeline.readers.positions import read_list, write_prepared
-from pipeline.readers.settings import InputSettings, ReadingSettings
 from pipeline.stamps import Stamp, TileNote
 from tests.pipeline.brick_makers import (
     BRICK,

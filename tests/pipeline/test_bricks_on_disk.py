@@ -16,8 +16,8 @@ from pipeline.bricks import (
     source_of_brick,
     tables_of_brick,
 )
+from pipeline.core.errors import InputChanged, UserError
 from pipeline.discovery import brick_tile, discover, passed_over
-from pipeline.errors import InputChanged, UserError
 from pipeline.readers.tile import read_tile
 from pipeline.sky_tiles import SkyTile, TileKind, kind_of, role_of
 from tests.pipeline.brick_makers import (

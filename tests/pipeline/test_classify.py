@@ -19,9 +19,9 @@ from PIL import Image
 from catalogs.schema import HIGH_OOD, UNRELIABLE, QualityFlag, arrow_schema
 from catalogs.tiles import TileStamp, read_stamp, tile_path
 from pipeline.classify import ClassifyJob, classify
+from pipeline.config.inputs import InputSettings, ReadingSettings
+from pipeline.core.errors import InputChanged, Reason
 from pipeline.discovery import discover
-from pipeline.errors import InputChanged, Reason
-from pipeline.readers.settings import InputSettings, ReadingSettings
 from tests.conftest import Small
 from tests.pipeline.makers import (
     galaxy,

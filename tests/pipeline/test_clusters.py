@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from pipeline import clusters
-from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import open_cluster, slurm_script
-from pipeline.errors import UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.config.workspace import open_workspace
+from pipeline.core.errors import UserError
 from pipeline.workers import run_units
-from pipeline.workspace import open_workspace
 from tests.pipeline.dask_processes import wait_until
 from tests.pipeline.units import Sum, work
 

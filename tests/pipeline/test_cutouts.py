@@ -13,9 +13,9 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from catalogs.schema import QualityFlag
-from pipeline.errors import BadInput, Reason
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.cutouts import read_cutout, read_cutouts
-from pipeline.readers.settings import InputSettings
 from pipeline.stamps import Stamp
 from tests.pipeline.makers import cutout_header, galaxy, sorted_out, write_cutout
 

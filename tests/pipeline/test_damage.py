@@ -16,12 +16,12 @@ import pytest
 
 from catalogs.tiles import Quarantined
 from pipeline.classify import ClassifyJob
+from pipeline.config.inputs import BrickSettings, ReadingSettings
+from pipeline.core.errors import BadInput, Reason, UserError
+from pipeline.core.object_ids import printable
 from pipeline.discovery import discover
-from pipeline.errors import BadInput, Reason, UserError
-from pipeline.identity import printable
 from pipeline.position_tiles import for_positions
 from pipeline.readers.positions import read_list
-from pipeline.readers.settings import BrickSettings, ReadingSettings
 from pipeline.readers.tile import read_tile
 from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import Stamp

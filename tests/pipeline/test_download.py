@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.core.errors import UserError
+from pipeline.core.progress import shown_by
 from pipeline.download import fetch
-from pipeline.errors import UserError
-from pipeline.progress import shown_by
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -14,10 +14,10 @@ from models.artifacts.registry import ModelCard, champion, load_card
 from models.errors import ModelError
 from models.inference.predictor import predictor_for
 from pipeline.benchmark import benchmark
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.ensembles import ensemble
-from pipeline.errors import UserError
 from pipeline.train import train
-from pipeline.workspace import Workspace
 from tests.conftest import Small
 
 

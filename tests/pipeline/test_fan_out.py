@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline import clusters
-from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import open_cluster, workers_there
-from pipeline.errors import ClusterLost, UserError, is_transient
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import ClusterLost, UserError, is_transient
 from pipeline.workers import run_units
 from tests.pipeline.dask_processes import Started, started
 from tests.pipeline.units import Sum, work

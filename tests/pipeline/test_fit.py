@@ -17,11 +17,11 @@ import torch
 
 from models.artifacts.registry import list_models, load_card
 from models.training.trainer import Trained
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
+from pipeline.core.progress import shown_by
 from pipeline.fit import FitJob, fit
 from pipeline.gang import run_gang
-from pipeline.progress import shown_by
 from pipeline.train import plan, train
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.fits import GANG, SMOOTH, doomed_member, small_job

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from pipeline.errors import BadInput, Reason
+from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.fits_files import plane, plane_header, read_columns
 
 RNG = np.random.default_rng(0)

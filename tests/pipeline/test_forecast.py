@@ -13,10 +13,10 @@ import pytest
 
 from catalogs.releases.registry import folder_size, layout_of
 from pipeline import survey
+from pipeline.config.workspace import Workspace
 from pipeline.forecast import expected_stamps, forecast, ratio_estimate
 from pipeline.sky_tiles import TileKind
 from pipeline.trial import Measured, TrialJob, measure, spread, try_out
-from pipeline.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures

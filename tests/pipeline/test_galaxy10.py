@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from models.preprocessing import Recipe, colour_rule
-from pipeline.classes import CLASS_SLUGS
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import image_blocks, open_galaxy10
 from pipeline.galaxy10_check import check_galaxy10
 from pipeline.image_sets import ImageSet
-from pipeline.readers.settings import InputSettings
 from pipeline.simulated_sky import write_galaxy10
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from pipeline import gang
-from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import local_cluster
-from pipeline.errors import UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
 from pipeline.gang import Seat, run_gang, seat_from_environment
 from tests.pipeline.units import Meeting, meet
 

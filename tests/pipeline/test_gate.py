@@ -11,12 +11,12 @@ import pytest
 
 from models.artifacts.registry import champion
 from models.errors import ModelError
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import UserError
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict, read_verdict, verdict_path, verdicts_of
 from pipeline.simulated_sky import write_cutout_tile
 from pipeline.sky_sample import FILE, SkySample, sky_sample
-from pipeline.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.contenders import CHAMPION, Ring, make_ring

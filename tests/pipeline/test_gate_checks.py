@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.config.promotion import GateSettings
+from pipeline.core.errors import UserError
 from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
-from pipeline.gate_settings import GateSettings
 from pipeline.gate_verdict import Check
 
 SLUGS = ("round", "spiral", "edge_on", "ring")

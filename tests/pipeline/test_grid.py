@@ -14,14 +14,14 @@ import pytest
 from models.artifacts.registry import champion, list_models
 from models.errors import ModelError
 from pipeline.benchmark import PredictedSplit
-from pipeline.errors import UserError
+from pipeline.config.settings import Settings
+from pipeline.config.training import PRESETS, TrainingSettings
+from pipeline.config.workspace import open_workspace
+from pipeline.core.errors import UserError
+from pipeline.core.progress import shown_by
 from pipeline.grid import LAYOUTS, Axes, Cell, CellJob, cell_settings, make_grid, plan_grid, run_cell, run_grid
-from pipeline.progress import shown_by
-from pipeline.settings import Settings
 from pipeline.splits import split, write_split
 from pipeline.train import train
-from pipeline.training_settings import PRESETS, TrainingSettings
-from pipeline.workspace import open_workspace
 from tests.conftest import Small
 from tests.pipeline.grids import ONE_EPOCH, RanGrid, numbers, run_small_grid, source_of
 

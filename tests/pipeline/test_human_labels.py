@@ -19,17 +19,17 @@ from catalogs.labels.checks import Labelled
 from catalogs.query.sql import query
 from models.artifacts.registry import load_card
 from models.errors import ModelError
-from pipeline.classes import CLASS_SLUGS
 from pipeline.classify import pixel_digests
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.errors import UserError
+from pipeline.core.progress import shown_by
 from pipeline.ensembles import ensemble
-from pipeline.errors import UserError
 from pipeline.human_labels import usable, with_human_labels
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson
-from pipeline.progress import shown_by
 from pipeline.splits import Split, recorded_split
 from pipeline.train import can_start_from, plan, recipe_for, split_of, train
-from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

@@ -15,11 +15,11 @@ import torch
 
 from models.preprocessing import Recipe
 from pipeline import pixel_cache
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet, channel_statistics
 from pipeline.image_sources import ImageSource, open_images
-from pipeline.readers.settings import InputSettings
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5, write_pictures, write_table
 
 RECIPE = Recipe(image_size=24, field_pixels=24)

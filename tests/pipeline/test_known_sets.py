@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from models.preprocessing import Recipe
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.known_sets import open_cifar10, open_cifar100, open_tiny_imagenet
 from pipeline.plain_pickle import read_plain_pickle

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
+from pipeline.config.inputs import InputSettings
 from pipeline.readers.masks import bits_within, central_aperture, mask_flags
-from pipeline.readers.settings import InputSettings
 
 SETTINGS = InputSettings()
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from models.preprocessing import Recipe
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.picture_sets import open_pictures
-from pipeline.readers.settings import InputSettings
 from tests.pipeline.makers import write_pictures, write_table
 
 

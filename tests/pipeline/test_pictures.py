@@ -11,9 +11,9 @@ from PIL import Image
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
-from pipeline.errors import BadInput, Reason
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.pictures import read_picture, read_pictures, read_table
-from pipeline.readers.settings import InputSettings
 from pipeline.sky_tiles import TileKind, inputs_in, table_of
 from pipeline.stamps import Stamp
 from tests.pipeline.makers import picture, sorted_out, write_pictures, write_table

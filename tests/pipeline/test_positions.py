@@ -12,9 +12,9 @@ from astropy.table import Table
 
 from catalogs.schema import QualityFlag
 from pipeline.brick_grid import brick_of, centre
+from pipeline.core.errors import Reason, UserError
+from pipeline.core.object_ids import target_id
 from pipeline.discovery import brick_tile, discover
-from pipeline.errors import Reason, UserError
-from pipeline.identity import target_id
 from pipeline.position_tiles import for_positions
 from pipeline.readers.positions import is_prepared, read_list, read_outside, read_prepared, write_prepared
 from pipeline.readers.tile import read_tile

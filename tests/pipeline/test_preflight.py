@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster_settings import WorkerSettings
 from pipeline.clusters import open_cluster
-from pipeline.errors import ClusterLost, UnfitWorker, UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import ClusterLost, UnfitWorker, UserError
 from pipeline.fan_out import FanOut
 from pipeline.fitness import Standard, examine, problems, require_fit, standard_here, warnings
 from pipeline.preflight import CLOCK_SECONDS, ask_workers, clock_error, in_words, preflight

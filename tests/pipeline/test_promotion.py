@@ -9,10 +9,10 @@ import pytest
 
 from models.artifacts.registry import champion, history, publish
 from models.errors import ModelError
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import UserError
 from pipeline.gate_verdict import Check, Verdict
 from pipeline.promotion import promote, roll_back, standing, turned_back, was_promoted
-from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import Small
 
 

@@ -20,16 +20,16 @@ from models.errors import ModelError
 from models.preprocessing import colour_rule
 from pipeline.benchmark import predict_test_split
 from pipeline.classify import pixel_digests
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.config.training import TrainingSettings
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import UserError
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.human_labels import with_human_labels
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED, Lesson
 from pipeline.pseudo_labels import with_pseudo_labels
-from pipeline.readers.settings import InputSettings
 from pipeline.train import recipe_for, split_of, train
-from pipeline.training_settings import TrainingSettings
-from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import SIDE, galaxy, write_cutout, write_hdf5

@@ -13,10 +13,10 @@ from catalogs.releases.build import publish
 from catalogs.releases.partition_writer import LeafJob
 from catalogs.releases.registry import current_release, layout_of
 from catalogs.tiles import tile_path
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import is_transient
+from pipeline.config.workers import WorkerSettings
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.errors import is_transient
 from pipeline.releases import build_release, on_workers
-from pipeline.workspace import Workspace, open_workspace
 from tests.catalogs.conftest import MODEL, commit_tile
 
 

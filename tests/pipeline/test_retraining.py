@@ -17,13 +17,13 @@ from catalogs.query.sql import query
 from catalogs.releases.registry import current_release
 from models.artifacts.registry import champion, history, load_card, set_champion
 from pipeline import due_labels
-from pipeline.classes import CLASS_SLUGS
-from pipeline.errors import UserError
+from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.errors import UserError
 from pipeline.image_sets import ImageSet
 from pipeline.promotion import roll_back
 from pipeline.retraining import candidate_workspace, decide, measure, nothing_to_learn, train_candidate
 from pipeline.splits import recorded_split
-from pipeline.workspace import Workspace, open_workspace
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.secrecy import HIDDEN, without_secrets
+from pipeline.core.redaction import HIDDEN, without_secrets
 
 ENVIRONMENT = {
     "PREFECT_API_KEY": "pnu_0123456789",

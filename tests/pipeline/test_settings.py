@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.settings import Settings, to_toml
-from pipeline.workspace import FILE_NAME, open_workspace
+from pipeline.config.settings import Settings, to_toml
+from pipeline.config.workspace import FILE_NAME, open_workspace
+from pipeline.core.errors import UserError
 
 
 def written(root: Path, text: str) -> Path:

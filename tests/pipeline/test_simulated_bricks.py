@@ -13,8 +13,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from pipeline.brick_grid import bounds, brick_id, brick_of, neighbours
-from pipeline.classes import CLASS_SLUGS
-from pipeline.errors import UserError
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.errors import UserError
 from pipeline.simulated_sky import SimulatedBricks, block_steps, write_bricks
 from pipeline.simulated_sky.brick_block import block_of
 

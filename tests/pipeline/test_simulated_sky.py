@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter, label
 
-from pipeline.classes import CLASS_SLUGS
+from pipeline.core.classes import CLASS_SLUGS
 from pipeline.simulated_sky import (
     SimulatedStamp,
     simulate,

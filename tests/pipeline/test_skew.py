@@ -12,7 +12,7 @@ import pytest
 from catalogs.schema import QualityFlag
 from models.artifacts.registry import ModelCard
 from models.preprocessing import Recipe
-from pipeline.errors import Reason
+from pipeline.core.errors import Reason
 from pipeline.image_sets import ImageSet
 from pipeline.skew import envelope, skew_flags, split_by_rule
 from pipeline.stamps import Stamp, StampBatch

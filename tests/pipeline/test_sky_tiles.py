@@ -12,11 +12,11 @@ import pytest
 
 from catalogs.schema import arrow_schema
 from catalogs.tiles import TileStamp, commit
+from pipeline.config.inputs import BrickSettings, InputSettings, ReadingSettings
+from pipeline.core.errors import InputChanged, UserError
 from pipeline.discovery import discover, passed_over
-from pipeline.errors import InputChanged, UserError
 from pipeline.planning import plan
 from pipeline.readers import hdf5 as hdf5_reader
-from pipeline.readers.settings import BrickSettings, InputSettings, ReadingSettings
 from pipeline.readers.tile import read_tile
 from pipeline.sky_tiles import SkyTile, TileKind, kind_of
 from tests.pipeline.makers import hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures

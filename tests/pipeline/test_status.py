@@ -8,9 +8,9 @@ from catalogs.labels.checks import Labelled
 from catalogs.labels.store import add
 from catalogs.tiles import tile_path
 from pipeline import survey
+from pipeline.config.workspace import open_workspace
 from pipeline.locks import alone, survey_lock
 from pipeline.status import status
-from pipeline.workspace import open_workspace
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

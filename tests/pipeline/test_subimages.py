@@ -12,9 +12,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from catalogs.schema import QualityFlag
-from pipeline.errors import BadInput, Reason
+from pipeline.config.inputs import InputSettings
+from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.cutouts import read_cutout
-from pipeline.readers.settings import InputSettings
 from pipeline.stamps import Stamp
 
 SCALE = 0.262 / 3600

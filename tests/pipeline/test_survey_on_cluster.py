@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from catalogs.releases.registry import current_release
-from pipeline.errors import ClusterLost
-from pipeline.workspace import Workspace
+from pipeline.config.workspace import Workspace
+from pipeline.core.errors import ClusterLost
 from tests.conftest import Small
 from tests.pipeline.dask_processes import Started, started, wait_until
 from tests.pipeline.survey_driver import run

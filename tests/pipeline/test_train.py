@@ -13,13 +13,13 @@ import pytest
 
 from models.artifacts.registry import champion, list_models, load_card
 from models.errors import ModelError
-from pipeline.classes import CLASS_SLUGS
-from pipeline.errors import UserError
+from pipeline.config.inputs import InputSettings
+from pipeline.config.workspace import Workspace
+from pipeline.core.classes import CLASS_SLUGS
+from pipeline.core.errors import UserError
+from pipeline.core.progress import shown_by
 from pipeline.galaxy10 import open_galaxy10
-from pipeline.progress import shown_by
-from pipeline.readers.settings import InputSettings
 from pipeline.train import _model_id, recipe_for, split_of, train
-from pipeline.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from models.training.config import LoopSettings
-from pipeline.errors import UserError
-from pipeline.training_settings import PRESETS, TrainingSettings
-from pipeline.workspace import open_workspace
+from pipeline.config.training import PRESETS, TrainingSettings
+from pipeline.config.workspace import open_workspace
+from pipeline.core.errors import UserError
 
 
 @pytest.mark.parametrize("preset", PRESETS)

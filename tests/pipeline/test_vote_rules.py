@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalogs.labels.io import read_proposals
-from pipeline.classes import CLASS_SLUGS, GALAXY10_CLASSES
+from pipeline.core.classes import CLASS_SLUGS, GALAXY10_CLASSES
 from pipeline.vote_rules import GALAXY_ZOO_DECALS, decide
 
 SMOOTH = {"smooth-or-featured_smooth": 0.8}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import fan_out, workers
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.errors import UserError
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
 from pipeline.execution_task import Outcome
 from pipeline.fan_out import WINDOW
 from pipeline.workers import run_units

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pipeline.config.workspace import open_workspace
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.gang import seat_from_environment
 from pipeline.train import assist, train
-from pipeline.workspace import open_workspace
 
 
 def main(root: str, galaxy10: str, seeds: str, *overrides: str) -> None:

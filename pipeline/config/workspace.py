@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.settings import Settings, read_settings
+from pipeline.config.settings import Settings, read_settings
 
 FILE_NAME = "morphcat.toml"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import BadInput, Reason, is_transient
+from pipeline.core.errors import BadInput, Reason, is_transient
 
 # What parsers of damaged files were seen to raise. `OSError` is among them: astropy and h5py use it for broken content;
 # astropy also opens what looks like zip or xz, and asserts; h5py has `RuntimeError`.

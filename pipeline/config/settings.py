@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.cluster_settings import WorkerSettings
-from pipeline.drift_settings import DriftSettings
-from pipeline.errors import UserError
-from pipeline.gate_settings import GateSettings
-from pipeline.readers.settings import BrickSettings, InputSettings, ReadingSettings
-from pipeline.service_settings import RetrainingSettings, ServeSettings
-from pipeline.survey_settings import FolderSettings, ReleaseSettings, SurveySettings
-from pipeline.training_settings import TrainingSettings
+from pipeline.config.drift import DriftSettings
+from pipeline.config.inputs import BrickSettings, InputSettings, ReadingSettings
+from pipeline.config.promotion import GateSettings
+from pipeline.config.service import RetrainingSettings, ServeSettings
+from pipeline.config.survey import FolderSettings, ReleaseSettings, SurveySettings
+from pipeline.config.training import TrainingSettings
+from pipeline.config.workers import WorkerSettings
+from pipeline.core.errors import UserError
 
 
 class Settings(BaseModel):
