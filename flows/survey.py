@@ -24,9 +24,9 @@ from pipeline.drift import keep_drift
 from pipeline.locks import Busy, alone, survey_lock
 from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of
-from pipeline.sky_tiles import SkyTile
 from pipeline.summary import Summary
 from pipeline.survey import Run
+from pipeline.tiles.sky_tile import SkyTile
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
 

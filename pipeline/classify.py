@@ -40,8 +40,8 @@ from pipeline.quarantine import with_history
 from pipeline.readers.tile import read_tile
 from pipeline.reuse import Reusable
 from pipeline.skew import skew_flags, split_by_rule
-from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, names_of
 from pipeline.stamps import Stamp, StampBatch, refused
+from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, names_of
 
 _log = logging.getLogger(__name__)
 

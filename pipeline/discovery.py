@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.bricks import bricks_in, source_of_brick, tables_of_brick
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, UserError
-from pipeline.sky_tiles import (
+from pipeline.tiles.brick_files import bricks_in, source_of_brick, tables_of_brick
+from pipeline.tiles.sky_tile import (
     FOLDER_KINDS,
     SkyTile,
     TileKind,

@@ -24,7 +24,7 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
 from pipeline.readers.bricks import selection_of
-from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
+from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
 
 if TYPE_CHECKING:
     from pipeline.trial import Measured, Trial

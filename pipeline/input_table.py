@@ -16,13 +16,13 @@ from catalogs.schema import flag_names
 from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
 from models.artifacts.registry import ModelCard
 from pipeline.arrivals import Arrived, arrived
-from pipeline.bricks import brick_of_file
 from pipeline.config.workspace import Workspace
 from pipeline.core.object_ids import printable
 from pipeline.discovery import walked
 from pipeline.planning import Plan, plan
-from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
 from pipeline.survey import places, tiles_in
+from pipeline.tiles.brick_files import brick_of_file
+from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
 
 _PENDING = "not surveyed yet"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from catalogs.tiles import TileStamp, committed, read_stamp, tile_path
 from pipeline.core.errors import UserError
 from pipeline.core.object_ids import printable
-from pipeline.sky_tiles import SkyTile
+from pipeline.tiles.sky_tile import SkyTile
 
 
 @dataclass(frozen=True)

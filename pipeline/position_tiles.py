@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.brick_grid import brick_ids, brick_name, neighbours
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, UserError
 from pipeline.core.object_ids import printable
 from pipeline.discovery import brick_tile, with_fingerprint
-from pipeline.sky_tiles import SkyTile, TileKind
 from pipeline.stamps import on_sky
+from pipeline.tiles.brick_grid import brick_ids, brick_name, neighbours
+from pipeline.tiles.sky_tile import SkyTile, TileKind
 
 
 def for_positions(tiles: Sequence[SkyTile], catalogue: Path, folder: Path, reading: ReadingSettings) -> list[SkyTile]:

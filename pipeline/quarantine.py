@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from catalogs.releases.registry import current_release
 from catalogs.tiles import Quarantined, TileStamp, committed, read_stamp, tile_path
 from models.artifacts.registry import champion
-from pipeline.bricks import is_brick
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason, UserError
-from pipeline.sky_tiles import SkyTile
+from pipeline.tiles.brick_files import is_brick
+from pipeline.tiles.sky_tile import SkyTile
 
 EVERY_REASON = frozenset(reason.value for reason in Reason)
 _OF_LIST = re.compile(r"(?:.*/\d{4}[pm]\d{3}|positions)@(.+)")

@@ -25,7 +25,7 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.redaction import values_without_secrets
 from pipeline.core.versions import git_revision, software_versions
-from pipeline.sky_tiles import SkyTile
+from pipeline.tiles.sky_tile import SkyTile
 
 _log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.core.progress import track
 from pipeline.pixel_cache import ensure_pixels, map_pixels
 from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import StampBatch
 from pipeline.survey import tiles_in
+from pipeline.tiles.sky_tile import SkyTile
 
 _log = logging.getLogger(__name__)
 

@@ -36,9 +36,9 @@ from pipeline.planning import Plan, plan
 from pipeline.quarantine import tiles_with
 from pipeline.releases import build_release
 from pipeline.run_records import recorded
-from pipeline.sky_tiles import SkyTile
 from pipeline.summary import Summary
 from pipeline.takeover import all_places, not_covered, warnings
+from pipeline.tiles.sky_tile import SkyTile
 from pipeline.workers import run_units
 
 if TYPE_CHECKING:

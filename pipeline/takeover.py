@@ -11,7 +11,7 @@ from pathlib import Path
 
 from catalogs.releases.registry import ReleaseInfo, current_release
 from catalogs.tiles import committed, tile_path
-from pipeline.sky_tiles import SkyTile
+from pipeline.tiles.sky_tile import SkyTile
 
 
 def all_places(catalog: Path, incoming: Path, model_id: str) -> list[Path]:

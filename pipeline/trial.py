@@ -26,7 +26,7 @@ from models.inference.predictor import predictor_for
 from pipeline.classify import ClassifyJob, classify
 from pipeline.config.workers import WorkerSettings
 from pipeline.discovery import with_fingerprint
-from pipeline.sky_tiles import TileKind, names_of
+from pipeline.tiles.sky_tile import TileKind, names_of
 from pipeline.workers import run_units
 
 _TILES_A_WORKER = 8  # to be tried in the time that there is, so that their scatter tells something

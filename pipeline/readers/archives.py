@@ -24,8 +24,8 @@ from pipeline.core.object_ids import printable
 from pipeline.core.parsing import parsing
 from pipeline.readers.cutouts import read_cutout
 from pipeline.readers.tar_stream import TarMember, TarStream, opened_tar
-from pipeline.sky_tiles import TileKind, kind_of
 from pipeline.stamps import Item, TileNote, refused
+from pipeline.tiles.sky_tile import TileKind, kind_of
 
 _MOST_MEMBERS = 1_000_000
 _MOST_MEMBER_BYTES = 256 << 20  # an image of 4096 x 4096 pixels in three bands has 192 MiB

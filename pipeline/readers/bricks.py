@@ -16,7 +16,6 @@ import numpy as np
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
-from pipeline.bricks import plane_file
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
@@ -26,8 +25,9 @@ from pipeline.readers.masks import central_aperture, mask_flags
 from pipeline.readers.objects import Selection, Targets, read_objects
 from pipeline.readers.planes import BrickImages, read_aside, read_images
 from pipeline.readers.positions import is_prepared, read_prepared
-from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import BANDS, Item, Stamp, TileNote, examine_flux, refused, wrapped
+from pipeline.tiles.brick_files import plane_file
+from pipeline.tiles.sky_tile import SkyTile
 
 _FALLBACK_LAYER = "ls-unknown"
 

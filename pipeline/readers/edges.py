@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from pipeline.bricks import neighbour_folders, plane_file
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput
 from pipeline.readers.fits_files import plane
 from pipeline.readers.frames import Frame, read_frame
 from pipeline.stamps import BANDS
+from pipeline.tiles.brick_files import neighbour_folders, plane_file
 
 _ALIGNED = 0.01  # pixels; grids that agree to better line up
 _NODE_STEP = 16  # pixels between positions that are computed; those between are interpolated to better than 1e-4

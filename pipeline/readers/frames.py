@@ -10,12 +10,12 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from pipeline.bricks import plane_file
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.parsing import parsing
 from pipeline.readers.fits_files import plane_header
 from pipeline.stamps import BANDS
+from pipeline.tiles.brick_files import plane_file
 
 PLACE = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
 _FAR = 0.9  # cosine of the distance from which a position is not looked for in a brick

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from pipeline.bricks import plane_file
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.edges import Margins, Window, complete_edges, margins_of
 from pipeline.readers.fits_files import plane
 from pipeline.readers.frames import PLACE, Frame, brick_in, grid_of
 from pipeline.stamps import BANDS
+from pipeline.tiles.brick_files import plane_file
 
 
 @dataclass(frozen=True)

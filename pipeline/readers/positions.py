@@ -24,8 +24,8 @@ from pipeline.core.errors import BadInput, Reason, UserError, is_transient
 from pipeline.core.object_ids import printable, survey_keys
 from pipeline.core.parsing import PARSE_ERRORS
 from pipeline.readers.objects import Targets
-from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import on_sky, refused
+from pipeline.tiles.sky_tile import SkyTile
 
 _PREFIX = "positions-"
 _NAMES = ("name", "source_name", "object_id", "id", "targetid")

@@ -9,9 +9,18 @@ from pathlib import Path
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, InputChanged
 from pipeline.core.object_ids import printable
-from pipeline.sky_tiles import FOLDER_KINDS, SkyTile, TileKind, check_unchanged, files_of, names_of, table_of, touched
 from pipeline.stamps import Item, StampBatch, in_batches, refused
-from pipeline.tile_checksums import check_sum, check_sums, sums_of
+from pipeline.tiles.checksums import check_sum, check_sums, sums_of
+from pipeline.tiles.sky_tile import (
+    FOLDER_KINDS,
+    SkyTile,
+    TileKind,
+    check_unchanged,
+    files_of,
+    names_of,
+    table_of,
+    touched,
+)
 
 
 def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[StampBatch]:

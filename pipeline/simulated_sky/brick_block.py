@@ -15,9 +15,9 @@ import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from pipeline.brick_grid import STEP_DEG, bounds, brick_of, centre
 from pipeline.core.errors import UserError
 from pipeline.simulated_sky.neighbours import NATIVE_PIXSCALE
+from pipeline.tiles.brick_grid import STEP_DEG, bounds, brick_of, centre
 
 SURVEY_SIDE = 3600  # pixels
 EXPOSURES = 4  # of most of the sky, in each band

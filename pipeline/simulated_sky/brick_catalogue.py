@@ -13,7 +13,6 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from pipeline.brick_grid import brick_id, centre
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.simulated_sky.brick_block import EXPOSURES, Block, Brick
 from pipeline.simulated_sky.brick_mosaic import EXPOSURE_INVVAR, ellipticity
@@ -21,6 +20,7 @@ from pipeline.simulated_sky.brick_scene import BRIGHT_MAG, Scene
 from pipeline.simulated_sky.layers import DUST_LAW
 from pipeline.simulated_sky.neighbours import NATIVE_PIXSCALE, ZERO_POINT_MAG
 from pipeline.simulated_sky.stamps import SOURCE_VARIANCE
+from pipeline.tiles.brick_grid import brick_id, centre
 
 Layout = Literal["dr10", "dr8"]
 

@@ -14,11 +14,11 @@ from astropy.io import fits
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.brick_grid import bounds, brick_id, centre
 from pipeline.simulated_sky.brick_block import Block, Brick
 from pipeline.simulated_sky.brick_catalogue import RELEASE
 from pipeline.simulated_sky.brick_mosaic import EXPOSURE_INVVAR, SATURATION, STEP
 from pipeline.simulated_sky.brick_scene import BRIGHT_MAG, Scene
+from pipeline.tiles.brick_grid import bounds, brick_id, centre
 
 FILES_A_BRICK = 13
 PSFSIZE_STEP = 2.0**-10  # arcsec

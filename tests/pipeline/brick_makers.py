@@ -20,8 +20,8 @@ from catalogs.tiles import Quarantined
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.discovery import brick_tile
 from pipeline.readers.bricks import read_brick
-from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import BANDS, Stamp
+from pipeline.tiles.sky_tile import SkyTile
 
 PIXSCALE = 0.262
 SIDE = 200  # of a brick; a real one has 3600 px

@@ -16,9 +16,9 @@ from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.discovery import discover
 from pipeline.readers.tile import read_tile
 from pipeline.simulated_sky import SimulatedBricks, write_bricks
-from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import Stamp
 from pipeline.survey import begin, classify_tiles, find_tiles, make_plan, release_catalogue, sum_up
+from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from pipeline.brick_grid import (
+from pipeline.tiles.brick_grid import (
     STEP_DEG,
     bounds,
     brick_id,

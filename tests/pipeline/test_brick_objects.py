@@ -13,11 +13,11 @@ from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bricks import tables_of_brick
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import NO_SURVEY_KEYS, target_id
 from pipeline.readers.objects import Selection, read_objects
+from pipeline.tiles.brick_files import tables_of_brick
 from tests.pipeline.brick_makers import BRICK, KEYS, rows, tractor_path, write_rows
 
 ALL = BrickSettings(excluded_types=(), faintest_r=99.0, primary_only=False)

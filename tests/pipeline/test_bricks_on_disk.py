@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bricks import (
+from pipeline.core.errors import InputChanged, UserError
+from pipeline.discovery import brick_tile, discover, passed_over
+from pipeline.readers.tile import read_tile
+from pipeline.tiles.brick_files import (
     brick_of_file,
     neighbour_folders,
     plane_file,
@@ -16,10 +19,7 @@ from pipeline.bricks import (
     source_of_brick,
     tables_of_brick,
 )
-from pipeline.core.errors import InputChanged, UserError
-from pipeline.discovery import brick_tile, discover, passed_over
-from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile, TileKind, kind_of, role_of
+from pipeline.tiles.sky_tile import SkyTile, TileKind, kind_of, role_of
 from tests.pipeline.brick_makers import (
     BLOCK,
     BRICK,

@@ -23,8 +23,8 @@ from pipeline.discovery import discover
 from pipeline.position_tiles import for_positions
 from pipeline.readers.positions import read_list
 from pipeline.readers.tile import read_tile
-from pipeline.sky_tiles import SkyTile
 from pipeline.stamps import Stamp
+from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 from tests.pipeline import damaged_files as made
 from tests.pipeline.damaged_files import BrickCase, Case, Good

@@ -15,7 +15,7 @@ from catalogs.releases.registry import folder_size, layout_of
 from pipeline import survey
 from pipeline.config.workspace import Workspace
 from pipeline.forecast import expected_stamps, forecast, ratio_estimate
-from pipeline.sky_tiles import TileKind
+from pipeline.tiles.sky_tile import TileKind
 from pipeline.trial import Measured, TrialJob, measure, spread, try_out
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows

@@ -14,8 +14,8 @@ from catalogs.tiles import Quarantined
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.pictures import read_picture, read_pictures, read_table
-from pipeline.sky_tiles import TileKind, inputs_in, table_of
 from pipeline.stamps import Stamp
+from pipeline.tiles.sky_tile import TileKind, inputs_in, table_of
 from tests.pipeline.makers import picture, sorted_out, write_pictures, write_table
 
 

@@ -15,7 +15,7 @@ from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.releases import build_release
 from pipeline.run_records import recorded, run_records
-from pipeline.sky_tiles import SkyTile, TileKind
+from pipeline.tiles.sky_tile import SkyTile, TileKind
 from tests.catalogs.conftest import MODEL, commit_tile
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts

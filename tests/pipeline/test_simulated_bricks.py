@@ -12,11 +12,11 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from pipeline.brick_grid import bounds, brick_id, brick_of, neighbours
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
 from pipeline.simulated_sky import SimulatedBricks, block_steps, write_bricks
 from pipeline.simulated_sky.brick_block import block_of
+from pipeline.tiles.brick_grid import bounds, brick_id, brick_of, neighbours
 
 SIDE, OVERLAP, GALAXIES = 320, 48, 24
 BRICKS = ["1501m002", "1498m002", "1501p000", "1498p000"]  # east and south first

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.bricks import brick_files, brick_of_file, neighbour_files
 from pipeline.core.errors import InputChanged
 from pipeline.core.object_ids import printable
+from pipeline.tiles.brick_files import brick_files, brick_of_file, neighbour_files
 
 _EXTENSIONS = {
     ".fits": "cutouts",

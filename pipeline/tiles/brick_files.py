@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.brick_grid import bounds, brick_id, neighbours
+from pipeline.tiles.brick_grid import bounds, brick_id, neighbours
 
 _BRICK = r"(?P<brick>\d{4}[pm]\d{3})"
 _FILE = re.compile(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.parsing import parsing
-from pipeline.sky_tiles import MANIFEST
+from pipeline.tiles.sky_tile import MANIFEST
 
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-fA-F]{64})(?: [ *](?P<name>.+))?$")
 _MOST_BYTES = 64 << 20  # of a list of checksums: more than half a million files
