@@ -37,7 +37,7 @@ from models.preprocessing import DR8_GRZ, Recipe
 from pipeline.classify import model_pixels
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.discovery import discover
-from pipeline.readers.tile import read_tile
+from pipeline.readers.dispatch import read_tile
 from pipeline.simulated_sky import write_bricks, write_cutout_tile
 
 BANDS = "grz"

@@ -37,10 +37,10 @@ from pipeline.core.times import utc_of
 from pipeline.duplicates import with_duplicates_flagged
 from pipeline.planning import origin_of
 from pipeline.quarantine import with_history
-from pipeline.readers.tile import read_tile
+from pipeline.readers.dispatch import read_tile
+from pipeline.readers.stamps import Stamp, StampBatch, refused
 from pipeline.reuse import Reusable
 from pipeline.skew import skew_flags, split_by_rule
-from pipeline.stamps import Stamp, StampBatch, refused
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, names_of
 
 _log = logging.getLogger(__name__)

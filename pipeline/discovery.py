@@ -147,7 +147,7 @@ def _count_inputs(path: Path, kind: TileKind) -> int:
         from pipeline.readers.hdf5 import count_rows  # h5py only where there is an HDF5 file
 
         return count_rows(path)
-    from pipeline.readers.archives import list_members
+    from pipeline.readers.archives.reader import list_members
 
     try:
         return len(list_members(path))

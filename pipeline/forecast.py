@@ -23,7 +23,7 @@ from pipeline.config.inputs import ReadingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
-from pipeline.readers.bricks import selection_of
+from pipeline.readers.bricks.reader import selection_of
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
 
 if TYPE_CHECKING:

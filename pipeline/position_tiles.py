@@ -12,7 +12,7 @@ from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, UserError
 from pipeline.core.object_ids import printable
 from pipeline.discovery import brick_tile, with_fingerprint
-from pipeline.stamps import on_sky
+from pipeline.readers.stamps import on_sky
 from pipeline.tiles.brick_grid import brick_ids, brick_name, neighbours
 from pipeline.tiles.sky_tile import SkyTile, TileKind
 
@@ -28,7 +28,7 @@ def for_positions(tiles: Sequence[SkyTile], catalogue: Path, folder: Path, readi
     ------
     UserError : the list is not there or can not be read.
     """
-    from pipeline.readers.positions import read_list, write_prepared
+    from pipeline.readers.bricks.positions import read_list, write_prepared
 
     if not catalogue.is_file():
         raise UserError(f"{catalogue}: no such file; give a list of positions (CSV, Parquet, FITS with ra and dec)")
@@ -73,7 +73,7 @@ def _reached(
     ra: np.ndarray, dec: np.ndarray, candidates: list[str], bricks: dict[str, SkyTile], reading: ReadingSettings
 ) -> np.ndarray:
     """The first of the candidates whose images hold each position, empty where none does: object (n,)."""
-    from pipeline.readers.frames import find_frame
+    from pipeline.readers.bricks.wcs import find_frame
 
     found = np.full(len(ra), "", dtype=object)
     for name in candidates:

@@ -25,8 +25,8 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.core.progress import track
 from pipeline.pixel_cache import ensure_pixels, map_pixels
-from pipeline.readers.tile import read_tile
-from pipeline.stamps import StampBatch
+from pipeline.readers.dispatch import read_tile
+from pipeline.readers.stamps import StampBatch
 from pipeline.survey import tiles_in
 from pipeline.tiles.sky_tile import SkyTile
 

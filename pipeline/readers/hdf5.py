@@ -19,7 +19,7 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason, is_transient
 from pipeline.core.object_ids import survey_keys
 from pipeline.core.parsing import PARSE_ERRORS, parsing
-from pipeline.stamps import (
+from pipeline.readers.stamps import (
     MAX_SIDE,
     Stamp,
     are_bands,

@@ -27,10 +27,10 @@ import catalogs.validation.audit
 import flows.cli
 import models.inference.predictor
 import pipeline.classify
-import pipeline.readers.bricks
-import pipeline.readers.cutouts
+import pipeline.readers.bricks.reader
+import pipeline.readers.cutouts.reader
 import pipeline.readers.hdf5
-import pipeline.readers.pictures
+import pipeline.readers.images
 from pipeline.config.workspace import open_workspace
 from tests.chaos.disk import enter
 from tests.pipeline.survey_driver import run

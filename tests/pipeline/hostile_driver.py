@@ -9,12 +9,12 @@ from pathlib import Path
 
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput
-from pipeline.readers.archives import list_members, read_archive
-from pipeline.readers.cutouts import read_cutout
-from pipeline.readers.fits_files import plane, read_columns
+from pipeline.readers.archives.reader import list_members, read_archive
+from pipeline.readers.cutouts.reader import read_cutout
+from pipeline.readers.fits.files import plane, read_columns
 from pipeline.readers.hdf5 import count_rows, read_hdf5
-from pipeline.readers.pictures import read_picture
-from pipeline.stamps import Stamp
+from pipeline.readers.images import read_picture
+from pipeline.readers.stamps import Stamp
 from tests.pipeline.makers import write_cutout
 
 

@@ -13,7 +13,7 @@ from astropy.io import fits
 from PIL import Image
 
 from catalogs.tiles import Quarantined
-from pipeline.stamps import Stamp
+from pipeline.readers.stamps import Stamp
 
 SIDE = 24
 

@@ -15,10 +15,11 @@ from catalogs.tiles import Quarantined
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.discovery import discover
-from pipeline.readers import archives, tar_stream
-from pipeline.readers.archives import list_members, read_archive
-from pipeline.readers.tile import read_tile
-from pipeline.stamps import Item, Stamp, TileNote
+from pipeline.readers.archives import reader as archives
+from pipeline.readers.archives import tar_stream
+from pipeline.readers.archives.reader import list_members, read_archive
+from pipeline.readers.dispatch import read_tile
+from pipeline.readers.stamps import Item, Stamp, TileNote
 from tests.pipeline.makers import galaxy, sorted_out, write_cutout
 
 KINDS = ["a.tar", "a.tar.gz", "a.tgz", "a.zip"]

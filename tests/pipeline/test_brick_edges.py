@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from catalogs.schema import QualityFlag
-from pipeline.stamps import Stamp
+from pipeline.readers.stamps import Stamp
 from pipeline.tiles.brick_grid import brick_of, centre, neighbours
 from tests.pipeline.brick_makers import (
     BLOCK,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import NO_SURVEY_KEYS, target_id
-from pipeline.readers.objects import Selection, read_objects
+from pipeline.readers.bricks.objects import Selection, read_objects
 from pipeline.tiles.brick_files import tables_of_brick
 from tests.pipeline.brick_makers import BRICK, KEYS, rows, tractor_path, write_rows
 

@@ -22,9 +22,9 @@ from catalogs.tiles import Quarantined
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.discovery import brick_tile
-from pipeline.readers.bricks import read_brick
-from pipeline.readers.positions import read_list, write_prepared
-from pipeline.stamps import Stamp, TileNote
+from pipeline.readers.bricks.positions import read_list, write_prepared
+from pipeline.readers.bricks.reader import read_brick
+from pipeline.readers.stamps import Stamp, TileNote
 from tests.pipeline.brick_makers import (
     BRICK,
     PIXSCALE,

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.errors import InputChanged, UserError
 from pipeline.discovery import brick_tile, discover, passed_over
-from pipeline.readers.tile import read_tile
+from pipeline.readers.dispatch import read_tile
 from pipeline.tiles.brick_files import (
     brick_of_file,
     neighbour_folders,

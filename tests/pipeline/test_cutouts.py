@@ -15,8 +15,8 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from catalogs.schema import QualityFlag
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.cutouts import read_cutout, read_cutouts
-from pipeline.stamps import Stamp
+from pipeline.readers.cutouts.reader import read_cutout, read_cutouts
+from pipeline.readers.stamps import Stamp
 from tests.pipeline.makers import cutout_header, galaxy, sorted_out, write_cutout
 
 SETTINGS = InputSettings()

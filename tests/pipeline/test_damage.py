@@ -21,9 +21,9 @@ from pipeline.core.errors import BadInput, Reason, UserError
 from pipeline.core.object_ids import printable
 from pipeline.discovery import discover
 from pipeline.position_tiles import for_positions
-from pipeline.readers.positions import read_list
-from pipeline.readers.tile import read_tile
-from pipeline.stamps import Stamp
+from pipeline.readers.bricks.positions import read_list
+from pipeline.readers.dispatch import read_tile
+from pipeline.readers.stamps import Stamp
 from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 from tests.pipeline import damaged_files as made

@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.fits_files import plane, plane_header, read_columns
+from pipeline.readers.fits.files import plane, plane_header, read_columns
 
 RNG = np.random.default_rng(0)
 PIXELS = (RNG.normal(0, 1, (50, 70)) + 5).astype(np.float32)
@@ -111,7 +111,7 @@ def test_columns_by_name_whatever_its_case(table: Path) -> None:
 
 def test_large_tables_are_read_in_pieces(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_columns(table, ["ra", "flux"])
-    monkeypatch.setattr("pipeline.readers.fits_files._CHUNK_BYTES", 100)
+    monkeypatch.setattr("pipeline.readers.fits.files._CHUNK_BYTES", 100)
     for name, values in read_columns(table, ["ra", "flux"]).items():
         np.testing.assert_array_equal(values, whole[name])
 
@@ -200,7 +200,7 @@ def test_a_tile_that_grows_beyond_its_pixels(tmp_path: Path, monkeypatch: pytest
     start = content.index(b"\x1f\x8b")
     bomb = gzip.compress(bytes(200_000))
     path.write_bytes(content[:start] + bomb + content[start + len(bomb) :])
-    monkeypatch.setattr("pipeline.readers.fits_compressed._TRUSTED_TILE_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.readers.fits.compressed._TRUSTED_TILE_BYTES", 10_000)
     assert reason(path) == Reason.TOO_LARGE
 
 

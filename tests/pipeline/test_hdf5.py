@@ -17,7 +17,7 @@ from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import hashed_id, survey_keys, target_id
 from pipeline.readers import hdf5
 from pipeline.readers.hdf5 import count_rows, read_hdf5
-from pipeline.stamps import Stamp
+from pipeline.readers.stamps import Stamp
 from tests.pipeline.makers import galaxy, hdf5_columns, picture, sorted_out, write_hdf5
 
 

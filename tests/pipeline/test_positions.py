@@ -15,9 +15,9 @@ from pipeline.core.errors import Reason, UserError
 from pipeline.core.object_ids import target_id
 from pipeline.discovery import brick_tile, discover
 from pipeline.position_tiles import for_positions
-from pipeline.readers.positions import is_prepared, read_list, read_outside, read_prepared, write_prepared
-from pipeline.readers.tile import read_tile
-from pipeline.stamps import Stamp
+from pipeline.readers.bricks.positions import is_prepared, read_list, read_outside, read_prepared, write_prepared
+from pipeline.readers.dispatch import read_tile
+from pipeline.readers.stamps import Stamp
 from pipeline.tiles.brick_grid import brick_of, centre
 from pipeline.tiles.sky_tile import SkyTile, TileKind
 from tests.pipeline.brick_makers import coadd, mosaic, outcome_of, reading, rows, tangent_plane, write_brick, write_rows

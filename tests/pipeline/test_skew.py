@@ -14,8 +14,8 @@ from models.artifacts.registry import ModelCard
 from models.preprocessing import Recipe
 from pipeline.core.errors import Reason
 from pipeline.image_sets import ImageSet
+from pipeline.readers.stamps import Stamp, StampBatch
 from pipeline.skew import envelope, skew_flags, split_by_rule
-from pipeline.stamps import Stamp, StampBatch
 from tests.conftest import Small
 
 RECIPE = Recipe(image_size=32, field_pixels=64)

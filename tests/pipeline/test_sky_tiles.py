@@ -17,7 +17,7 @@ from pipeline.core.errors import InputChanged, UserError
 from pipeline.discovery import discover, passed_over
 from pipeline.planning import plan
 from pipeline.readers import hdf5 as hdf5_reader
-from pipeline.readers.tile import read_tile
+from pipeline.readers.dispatch import read_tile
 from pipeline.tiles.sky_tile import SkyTile, TileKind, kind_of
 from tests.pipeline.makers import hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 

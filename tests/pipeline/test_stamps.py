@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
-from pipeline import stamps as module
-from pipeline.stamps import Stamp, are_bands, examine_flux, in_band_order, in_batches, on_sky, wrapped
+from pipeline.readers import stamps as module
+from pipeline.readers.stamps import Stamp, are_bands, examine_flux, in_band_order, in_batches, on_sky, wrapped
 from tests.pipeline.makers import galaxy
 
 

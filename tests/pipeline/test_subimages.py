@@ -14,8 +14,8 @@ from astropy.wcs import WCS
 from catalogs.schema import QualityFlag
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.cutouts import read_cutout
-from pipeline.stamps import Stamp
+from pipeline.readers.cutouts.reader import read_cutout
+from pipeline.readers.stamps import Stamp
 
 SCALE = 0.262 / 3600
 SIDE = 40

@@ -11,10 +11,10 @@ from astropy.io import fits
 
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.edges import Margins, Window, complete_edges, margins_of
-from pipeline.readers.fits_files import plane
-from pipeline.readers.frames import PLACE, Frame, brick_in, grid_of
-from pipeline.stamps import BANDS
+from pipeline.readers.bricks.edges import Margins, Window, complete_edges, margins_of
+from pipeline.readers.bricks.wcs import PLACE, Frame, brick_in, grid_of
+from pipeline.readers.fits.files import plane
+from pipeline.readers.stamps import BANDS
 from pipeline.tiles.brick_files import plane_file
 
 

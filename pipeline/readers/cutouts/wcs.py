@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from pipeline.core.errors import BadInput, Reason
-from pipeline.stamps import on_sky, wrapped
+from pipeline.readers.stamps import on_sky, wrapped
 
 _MATRIX = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")
 # Beginnings of keywords that make a WCS more than a tangent plane with a matrix.

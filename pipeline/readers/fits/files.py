@@ -12,8 +12,8 @@ import numpy as np
 from astropy.io import fits
 
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.fits_compressed import compressed_header, read_compressed
-from pipeline.readers.fits_layout import (
+from pipeline.readers.fits.compressed import compressed_header, read_compressed
+from pipeline.readers.fits.headers import (
     FitsSource,
     Hdu,
     TableColumn,

@@ -12,9 +12,9 @@ from astropy.io import fits
 from catalogs.schema import QualityFlag
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.fits_layout import Hdu
-from pipeline.readers.masks import bits_within, mask_flags
-from pipeline.stamps import BANDS, MAX_SIDE, Stamp, are_bands, examine_flux, in_band_order
+from pipeline.readers.bricks.maskbits import bits_within, mask_flags
+from pipeline.readers.fits.headers import Hdu
+from pipeline.readers.stamps import BANDS, MAX_SIDE, Stamp, are_bands, examine_flux, in_band_order
 
 MOST_BYTES = 512 << 20  # declared, of all the images of one field
 

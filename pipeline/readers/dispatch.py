@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, InputChanged
 from pipeline.core.object_ids import printable
-from pipeline.stamps import Item, StampBatch, in_batches, refused
+from pipeline.readers.stamps import Item, StampBatch, in_batches, refused
 from pipeline.tiles.checksums import check_sum, check_sums, sums_of
 from pipeline.tiles.sky_tile import (
     FOLDER_KINDS,
@@ -81,11 +81,11 @@ def _items(tile: SkyTile, names: list[str], reading: ReadingSettings) -> Iterato
     path = Path(tile.path)
     match tile.kind:  # readers are imported where they are needed: astropy and h5py are slow to load
         case TileKind.BRICK:
-            from pipeline.readers.bricks import read_brick
+            from pipeline.readers.bricks.reader import read_brick
 
             return read_brick(tile, reading)
         case TileKind.POSITIONS:
-            from pipeline.readers.positions import read_outside
+            from pipeline.readers.bricks.positions import read_outside
 
             return read_outside(tile)
         case TileKind.HDF5:
@@ -96,17 +96,17 @@ def _items(tile: SkyTile, names: list[str], reading: ReadingSettings) -> Iterato
                 raise InputChanged(f"{path} could not be opened when the run began, and can be now; run again")
             return read_hdf5(path, tile.start, tile.stop, tile.source, reading.input)
         case TileKind.ARCHIVE:
-            from pipeline.readers.archives import list_members, read_archive
+            from pipeline.readers.archives.reader import list_members, read_archive
 
             if tile.stop < 0:
                 list_members(path)
                 raise InputChanged(f"{path} could not be opened when the run began, and can be now; run again")
             return read_archive(path, tile.start, tile.stop, tile.source, reading.input)
         case TileKind.CUTOUTS:
-            from pipeline.readers.cutouts import read_cutouts
+            from pipeline.readers.cutouts.reader import read_cutouts
 
             return read_cutouts(path, names, tile.source, reading.input)
         case TileKind.PICTURES:
-            from pipeline.readers.pictures import read_pictures
+            from pipeline.readers.images import read_pictures
 
             return read_pictures(path, names, table_of(path), tile.source, reading.input)

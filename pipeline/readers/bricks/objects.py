@@ -17,8 +17,8 @@ from catalogs.tiles import Quarantined
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import NO_SURVEY_KEYS, survey_keys
-from pipeline.readers.fits_files import read_columns
-from pipeline.stamps import BANDS, on_sky, refused
+from pipeline.readers.fits.files import read_columns
+from pipeline.readers.stamps import BANDS, on_sky, refused
 
 _ZERO_POINT = 22.5  # magnitude of a nanomaggy
 _OLD_BANDS = {"g": 1, "r": 2, "z": 4}  # in the columns of six bands, ugrizY, of DR3 and before

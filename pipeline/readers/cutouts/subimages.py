@@ -17,11 +17,11 @@ from astropy.wcs import WCS
 from scipy.ndimage import map_coordinates
 
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.fields import Field, check_bands, check_sides, layer_of, product_of
-from pipeline.readers.fits_files import read_image
-from pipeline.readers.fits_layout import FitsSource, Hdu, image_sides, is_image
-from pipeline.readers.geometry import centre_and_scale
-from pipeline.stamps import MAX_SIDE
+from pipeline.readers.cutouts.headers import Field, check_bands, check_sides, layer_of, product_of
+from pipeline.readers.cutouts.wcs import centre_and_scale
+from pipeline.readers.fits.files import read_image
+from pipeline.readers.fits.headers import FitsSource, Hdu, image_sides, is_image
+from pipeline.readers.stamps import MAX_SIDE
 
 _ALIGNED = 0.01  # pixels; grids that agree to better line up
 _PRODUCTS = ("image", "invvar", "maskbits")

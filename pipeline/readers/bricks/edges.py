@@ -16,9 +16,9 @@ from scipy.ndimage import map_coordinates
 
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput
-from pipeline.readers.fits_files import plane
-from pipeline.readers.frames import Frame, read_frame
-from pipeline.stamps import BANDS
+from pipeline.readers.bricks.wcs import Frame, read_frame
+from pipeline.readers.fits.files import plane
+from pipeline.readers.stamps import BANDS
 from pipeline.tiles.brick_files import neighbour_folders, plane_file
 
 _ALIGNED = 0.01  # pixels; grids that agree to better line up

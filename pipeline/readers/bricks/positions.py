@@ -23,8 +23,8 @@ from catalogs.tiles import Quarantined
 from pipeline.core.errors import BadInput, Reason, UserError, is_transient
 from pipeline.core.object_ids import printable, survey_keys
 from pipeline.core.parsing import PARSE_ERRORS
-from pipeline.readers.objects import Targets
-from pipeline.stamps import on_sky, refused
+from pipeline.readers.bricks.objects import Targets
+from pipeline.readers.stamps import on_sky, refused
 from pipeline.tiles.sky_tile import SkyTile
 
 _PREFIX = "positions-"

@@ -18,7 +18,7 @@ from astropy.io.fits.hdu.compressed._compression import (
 
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.parsing import parsing
-from pipeline.readers.fits_layout import (
+from pipeline.readers.fits.headers import (
     FitsSource,
     Hdu,
     TableColumn,

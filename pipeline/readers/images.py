@@ -15,7 +15,7 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason, is_transient
 from pipeline.core.object_ids import printable, survey_keys
 from pipeline.core.parsing import parsing
-from pipeline.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
+from pipeline.readers.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
 
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "image")
 _SCALE_COLUMNS = ("pixscale", "pxscale", "pixel_scale")

@@ -15,12 +15,12 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.core.parsing import parsing
-from pipeline.readers.fields import Field, check_bands, check_sides, layer_of, product_of, stamp_of
-from pipeline.readers.fits_files import read_image
-from pipeline.readers.fits_layout import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits
-from pipeline.readers.geometry import centre_and_scale
-from pipeline.readers.subimages import is_subimage, read_subimage
-from pipeline.stamps import Item, Stamp, refused
+from pipeline.readers.cutouts.headers import Field, check_bands, check_sides, layer_of, product_of, stamp_of
+from pipeline.readers.cutouts.subimages import is_subimage, read_subimage
+from pipeline.readers.cutouts.wcs import centre_and_scale
+from pipeline.readers.fits.files import read_image
+from pipeline.readers.fits.headers import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits
+from pipeline.readers.stamps import Item, Stamp, refused
 
 _ASIDE = ("invvar", "maskbits")
 

@@ -19,13 +19,13 @@ from catalogs.tiles import Quarantined
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
-from pipeline.readers.edges import Window
-from pipeline.readers.frames import Frame, find_frame
-from pipeline.readers.masks import central_aperture, mask_flags
-from pipeline.readers.objects import Selection, Targets, read_objects
-from pipeline.readers.planes import BrickImages, read_aside, read_images
-from pipeline.readers.positions import is_prepared, read_prepared
-from pipeline.stamps import BANDS, Item, Stamp, TileNote, examine_flux, refused, wrapped
+from pipeline.readers.bricks.edges import Window
+from pipeline.readers.bricks.images import BrickImages, read_aside, read_images
+from pipeline.readers.bricks.maskbits import central_aperture, mask_flags
+from pipeline.readers.bricks.objects import Selection, Targets, read_objects
+from pipeline.readers.bricks.positions import is_prepared, read_prepared
+from pipeline.readers.bricks.wcs import Frame, find_frame
+from pipeline.readers.stamps import BANDS, Item, Stamp, TileNote, examine_flux, refused, wrapped
 from pipeline.tiles.brick_files import plane_file
 from pipeline.tiles.sky_tile import SkyTile
 

@@ -22,9 +22,9 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.core.parsing import parsing
-from pipeline.readers.cutouts import read_cutout
-from pipeline.readers.tar_stream import TarMember, TarStream, opened_tar
-from pipeline.stamps import Item, TileNote, refused
+from pipeline.readers.archives.tar_stream import TarMember, TarStream, opened_tar
+from pipeline.readers.cutouts.reader import read_cutout
+from pipeline.readers.stamps import Item, TileNote, refused
 from pipeline.tiles.sky_tile import TileKind, kind_of
 
 _MOST_MEMBERS = 1_000_000

@@ -13,8 +13,8 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.parsing import parsing
-from pipeline.readers.fits_files import plane_header
-from pipeline.stamps import BANDS
+from pipeline.readers.fits.files import plane_header
+from pipeline.readers.stamps import BANDS
 from pipeline.tiles.brick_files import plane_file
 
 PLACE = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
