@@ -36,7 +36,7 @@ from astropy.wcs import WCS
 from models.preprocessing import DR8_GRZ, Recipe
 from pipeline.classify import model_pixels
 from pipeline.config.inputs import BrickSettings, ReadingSettings
-from pipeline.discovery import discover
+from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.simulated_sky import write_bricks, write_cutout_tile
 

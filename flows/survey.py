@@ -17,10 +17,10 @@ from catalogs.releases.registry import ReleaseInfo, current_release, layout_of
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline import survey as story
-from pipeline.arrivals import Arrived
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
 from pipeline.drift import keep_drift
+from pipeline.ingest.readiness import Arrived
 from pipeline.locks import Busy, alone, survey_lock
 from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of

@@ -35,7 +35,7 @@ from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.core.times import utc_of
 from pipeline.duplicates import with_duplicates_flagged
-from pipeline.planning import origin_of
+from pipeline.ingest.planning import origin_of
 from pipeline.quarantine import with_history
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp, StampBatch, refused

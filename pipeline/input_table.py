@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from catalogs.schema import flag_names
 from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
 from models.artifacts.registry import ModelCard
-from pipeline.arrivals import Arrived, arrived
 from pipeline.config.workspace import Workspace
 from pipeline.core.object_ids import printable
-from pipeline.discovery import walked
-from pipeline.planning import Plan, plan
+from pipeline.ingest.discovery import walked
+from pipeline.ingest.planning import Plan, plan
+from pipeline.ingest.readiness import Arrived, arrived
 from pipeline.survey import places, tiles_in
 from pipeline.tiles.brick_files import brick_of_file
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of

@@ -13,11 +13,11 @@ from typing import Any
 
 from catalogs.releases.registry import ReleaseInfo, current_release
 from models.artifacts.registry import champion, history, load_card
-from pipeline.arrivals import Arrived
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.drift import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports
+from pipeline.ingest.readiness import Arrived
 from pipeline.locks import Holder, holder, retraining_lock, survey_lock
 from pipeline.survey import Run, begin, make_plan, missing_of, roots_of, tiles_in
 

@@ -21,18 +21,18 @@ from catalogs.releases.registry import ReleaseInfo, current_release, is_publishe
 from catalogs.schema import catalogue_columns
 from catalogs.tiles import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
 from models.artifacts.registry import ModelCard, champion, load_card
-from pipeline.arrivals import Arrived, arrived
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import NoTiles, UserError
 from pipeline.core.progress import track
 from pipeline.core.redaction import values_without_secrets
 from pipeline.core.times import mjd_of, run_id_of
 from pipeline.core.versions import software_versions
-from pipeline.discovery import discover, passed_over
 from pipeline.drift import is_kept, latest_alarms
 from pipeline.fitness import standard_here
+from pipeline.ingest.discovery import discover, passed_over
+from pipeline.ingest.planning import Plan, plan
+from pipeline.ingest.readiness import Arrived, arrived
 from pipeline.logs import note, unit_ended
-from pipeline.planning import Plan, plan
 from pipeline.quarantine import tiles_with
 from pipeline.releases import build_release
 from pipeline.run_records import recorded
@@ -104,7 +104,7 @@ def tiles_in(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
     tiles = discover(places(workspace, roots), settings.survey.rows, settings.reading)
     if not settings.bricks.catalogue:
         return tiles
-    from pipeline.position_tiles import for_positions  # pandas and astropy only where there is a list
+    from pipeline.ingest.position_list import for_positions  # pandas and astropy only where there is a list
 
     catalogue = workspace.root / settings.bricks.catalogue
     return for_positions(tiles, catalogue, workspace.cache / "positions", settings.reading)

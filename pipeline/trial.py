@@ -25,7 +25,7 @@ from catalogs.tiles import commit, committed
 from models.inference.predictor import predictor_for
 from pipeline.classify import ClassifyJob, classify
 from pipeline.config.workers import WorkerSettings
-from pipeline.discovery import with_fingerprint
+from pipeline.ingest.discovery import with_fingerprint
 from pipeline.tiles.sky_tile import TileKind, names_of
 from pipeline.workers import run_units
 

@@ -18,7 +18,7 @@ from astropy.wcs import WCS
 
 from catalogs.tiles import Quarantined
 from pipeline.config.inputs import BrickSettings, ReadingSettings
-from pipeline.discovery import brick_tile
+from pipeline.ingest.discovery import brick_tile
 from pipeline.readers.bricks.reader import read_brick
 from pipeline.readers.stamps import BANDS, Stamp
 from pipeline.tiles.sky_tile import SkyTile

@@ -14,7 +14,7 @@ import pytest
 from catalogs.tiles import Quarantined
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason
-from pipeline.discovery import discover
+from pipeline.ingest.discovery import discover
 from pipeline.readers.archives import reader as archives
 from pipeline.readers.archives import tar_stream
 from pipeline.readers.archives.reader import list_members, read_archive

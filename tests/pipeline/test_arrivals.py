@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.arrivals import arrived, waiting_for
 from pipeline.core.errors import BadInput, Reason
-from pipeline.discovery import discover
-from pipeline.planning import Plan
+from pipeline.ingest.discovery import discover
+from pipeline.ingest.planning import Plan
+from pipeline.ingest.readiness import arrived, waiting_for
 from pipeline.tiles.checksums import check_sum, check_sums, checksums, sums_of
 from pipeline.tiles.sky_tile import MANIFEST, SkyTile, names_of
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures

@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 
 from catalogs.schema import QualityFlag
 from pipeline.config.inputs import BrickSettings, ReadingSettings
-from pipeline.discovery import discover
+from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp
 from pipeline.simulated_sky import SimulatedBricks, write_bricks

@@ -21,7 +21,7 @@ from catalogs.schema import QualityFlag
 from catalogs.tiles import Quarantined
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason
-from pipeline.discovery import brick_tile
+from pipeline.ingest.discovery import brick_tile
 from pipeline.readers.bricks.positions import read_list, write_prepared
 from pipeline.readers.bricks.reader import read_brick
 from pipeline.readers.stamps import Stamp, TileNote

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputChanged, UserError
-from pipeline.discovery import brick_tile, discover, passed_over
+from pipeline.ingest.discovery import brick_tile, discover, passed_over
 from pipeline.readers.dispatch import read_tile
 from pipeline.tiles.brick_files import (
     brick_of_file,

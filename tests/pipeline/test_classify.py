@@ -21,7 +21,7 @@ from catalogs.tiles import TileStamp, read_stamp, tile_path
 from pipeline.classify import ClassifyJob, classify
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import InputChanged, Reason
-from pipeline.discovery import discover
+from pipeline.ingest.discovery import discover
 from tests.conftest import Small
 from tests.pipeline.makers import (
     galaxy,

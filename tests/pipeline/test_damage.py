@@ -19,8 +19,8 @@ from pipeline.classify import ClassifyJob
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason, UserError
 from pipeline.core.object_ids import printable
-from pipeline.discovery import discover
-from pipeline.position_tiles import for_positions
+from pipeline.ingest.discovery import discover
+from pipeline.ingest.position_list import for_positions
 from pipeline.readers.bricks.positions import read_list
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp

@@ -21,7 +21,7 @@ from astropy.io import fits
 
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import Reason
-from pipeline.discovery import discover
+from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from tests.pipeline.makers import cutout_header, galaxy, write_cutout
 from tests.pipeline.test_fits_files import with_cards, write_compressed

@@ -13,8 +13,8 @@ from astropy.table import Table
 from catalogs.schema import QualityFlag
 from pipeline.core.errors import Reason, UserError
 from pipeline.core.object_ids import target_id
-from pipeline.discovery import brick_tile, discover
-from pipeline.position_tiles import for_positions
+from pipeline.ingest.discovery import brick_tile, discover
+from pipeline.ingest.position_list import for_positions
 from pipeline.readers.bricks.positions import is_prepared, read_list, read_outside, read_prepared, write_prepared
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp

@@ -14,8 +14,8 @@ from catalogs.schema import arrow_schema
 from catalogs.tiles import TileStamp, commit
 from pipeline.config.inputs import BrickSettings, InputSettings, ReadingSettings
 from pipeline.core.errors import InputChanged, UserError
-from pipeline.discovery import discover, passed_over
-from pipeline.planning import plan
+from pipeline.ingest.discovery import discover, passed_over
+from pipeline.ingest.planning import plan
 from pipeline.readers import hdf5 as hdf5_reader
 from pipeline.readers.dispatch import read_tile
 from pipeline.tiles.sky_tile import SkyTile, TileKind, kind_of

@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, UserError
 from pipeline.core.object_ids import printable
-from pipeline.discovery import brick_tile, with_fingerprint
+from pipeline.ingest.discovery import brick_tile, with_fingerprint
 from pipeline.readers.stamps import on_sky
 from pipeline.tiles.brick_grid import brick_ids, brick_name, neighbours
 from pipeline.tiles.sky_tile import SkyTile, TileKind

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalogs.tiles import read_stamp
-from pipeline.planning import Plan
+from pipeline.ingest.planning import Plan
 from pipeline.tiles.brick_files import brick_of_file
 from pipeline.tiles.checksums import Checksums, checksums
 from pipeline.tiles.sky_tile import FOLDER_KINDS, MANIFEST, SkyTile, TileKind, files_of, kind_of, names_of, role_of
