@@ -1,7 +1,7 @@
 """The deployments of a workspace: which flows run when, by schedule and by event.
 
 No concurrency limits of Prefect: their slots leak when a server or a driver is killed. What must not run twice holds a
-lock of its own (`pipeline.locks`), and a run that finds it taken ends as "Skipped".
+lock of its own (`pipeline.runs.locks`), and a run that finds it taken ends as "Skipped".
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from pipeline.core.times import run_id_of
 from pipeline.due_labels import LabelSet, Retraining
 from pipeline.image_sets import ImageSet
 from pipeline.image_sources import opened
-from pipeline.locks import Busy, alone, retraining_lock
-from pipeline.logs import logging_to
+from pipeline.runs.locks import Busy, alone, retraining_lock
+from pipeline.runs.run_log import logging_to
 
 
 @task(cache_policy=NO_CACHE)
@@ -89,7 +89,7 @@ def retrain(
 
     Raises
     ------
-    pipeline.locks.Busy : another retraining is under way.
+    pipeline.runs.locks.Busy : another retraining is under way.
     """
     place = open_workspace(Path(workspace), overrides or [])
     try:

@@ -30,7 +30,7 @@ from flows.prefect_home import Served
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.redaction import without_secrets
-from pipeline.locks import alone
+from pipeline.runs.locks import alone
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def serve(workspace: Workspace, overrides: list[str], say: Say) -> None:
 
     Raises
     ------
-    pipeline.locks.Busy : another process serves this workspace.
+    pipeline.runs.locks.Busy : another process serves this workspace.
     UserError : the Prefect server does not start, or does not answer.
     """
     signal.signal(signal.SIGTERM, _end)

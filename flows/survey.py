@@ -21,9 +21,9 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
 from pipeline.drift import keep_drift
 from pipeline.ingest.readiness import Arrived
-from pipeline.locks import Busy, alone, survey_lock
-from pipeline.logs import log_path, logging_to
 from pipeline.quarantine import reasons_of
+from pipeline.runs.locks import Busy, alone, survey_lock
+from pipeline.runs.run_log import log_path, logging_to
 from pipeline.summary import Summary
 from pipeline.survey import Run
 from pipeline.tiles.sky_tile import SkyTile
@@ -114,7 +114,7 @@ def survey(
     Raises
     ------
     TilesFailed : some tiles could not be finished; the rest is committed and released.
-    pipeline.locks.Busy : another survey of this workspace is under way.
+    pipeline.runs.locks.Busy : another survey of this workspace is under way.
     """
     place = open_workspace(Path(workspace), overrides or [])
     run = story.begin(place, model)

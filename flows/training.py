@@ -25,7 +25,7 @@ from pipeline.ensembles import ensemble
 from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
 from pipeline.image_sets import ImageSet
 from pipeline.image_sources import ImageSource, opened, own_or
-from pipeline.logs import logging_to
+from pipeline.runs.run_log import logging_to
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from catalogs.releases.registry import ReleaseInfo, current_name, layout_of, rea
 from pipeline.config.drift import DriftSettings
 from pipeline.config.workspace import Workspace
 from pipeline.drift_report import DriftReport
-from pipeline.logs import note
+from pipeline.runs.run_log import note
 
 _log = logging.getLogger(__name__)
 

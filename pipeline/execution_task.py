@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pipeline.core.errors import is_transient
 from pipeline.core.redaction import without_secrets
-from pipeline.logs import Said, gathered
+from pipeline.runs.run_log import Said, gathered
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.progress import track
 from pipeline.image_sources import ImageSource, open_images
-from pipeline.logs import unit_ended
+from pipeline.runs.run_log import unit_ended
 from pipeline.splits import read_split
 from pipeline.workers import run_units
 

@@ -18,8 +18,8 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.progress import track
 from pipeline.execution_task import Outcome
 from pipeline.fitness import Standard, standard_here
-from pipeline.logs import unit_ended
-from pipeline.run_records import run_records
+from pipeline.runs.records import run_records
+from pipeline.runs.run_log import unit_ended
 from pipeline.workers import run_units
 
 _TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)

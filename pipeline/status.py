@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.drift import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports
 from pipeline.ingest.readiness import Arrived
-from pipeline.locks import Holder, holder, retraining_lock, survey_lock
+from pipeline.runs.locks import Holder, holder, retraining_lock, survey_lock
 from pipeline.survey import Run, begin, make_plan, missing_of, roots_of, tiles_in
 
 _RUNS = 5

@@ -32,10 +32,10 @@ from pipeline.fitness import standard_here
 from pipeline.ingest.discovery import discover, passed_over
 from pipeline.ingest.planning import Plan, plan
 from pipeline.ingest.readiness import Arrived, arrived
-from pipeline.logs import note, unit_ended
 from pipeline.quarantine import tiles_with
 from pipeline.releases import build_release
-from pipeline.run_records import recorded
+from pipeline.runs.records import recorded
+from pipeline.runs.run_log import note, unit_ended
 from pipeline.summary import Summary
 from pipeline.takeover import all_places, not_covered, warnings
 from pipeline.tiles.sky_tile import SkyTile

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config.workspace import Workspace
-from pipeline.locks import survey_lock
+from pipeline.runs.locks import survey_lock
 from tests.chaos.processes import Way, ended_at_last, said, wait
 from tests.chaos.results import Result
 from tests.chaos.stage import Stage

@@ -10,8 +10,8 @@ from catalogs.releases.registry import current_release
 from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.drift import keep_drift
-from pipeline.locks import alone, survey_lock
-from pipeline.logs import logging_to
+from pipeline.runs.locks import alone, survey_lock
+from pipeline.runs.run_log import logging_to
 from pipeline.summary import Summary
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.locks import Busy, alone, holder, survey_lock
+from pipeline.runs.locks import Busy, alone, holder, survey_lock
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.locks import alone, survey_lock
+from pipeline.runs.locks import alone, survey_lock
 with alone(survey_lock(Path(sys.argv[1])), "other-run", "survey"):
     print("held", flush=True)
     time.sleep(60)

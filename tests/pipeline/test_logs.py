@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.logs import PACKAGES, log_path, logging_to, note, unit_ended
+from pipeline.runs.run_log import PACKAGES, log_path, logging_to, note, unit_ended
 from pipeline.workers import WorkerSettings, run_units
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts

@@ -14,7 +14,7 @@ from catalogs.releases.registry import layout_of
 from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.releases import build_release
-from pipeline.run_records import recorded, run_records
+from pipeline.runs.records import recorded, run_records
 from pipeline.tiles.sky_tile import SkyTile, TileKind
 from tests.catalogs.conftest import MODEL, commit_tile
 from tests.conftest import Small

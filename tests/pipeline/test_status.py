@@ -9,7 +9,7 @@ from catalogs.labels.store import add
 from catalogs.tiles import tile_path
 from pipeline import survey
 from pipeline.config.workspace import open_workspace
-from pipeline.locks import alone, survey_lock
+from pipeline.runs.locks import alone, survey_lock
 from pipeline.status import status
 from tests.conftest import Small
 from tests.pipeline import survey_driver
