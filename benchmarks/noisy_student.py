@@ -28,7 +28,7 @@ from models.metrics import evaluate
 from models.preprocessing import colour_rule
 from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.execution_task import set_torch_threads
+from pipeline.execution.task import set_torch_threads
 from pipeline.galaxy10 import open_galaxy10
 from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED

@@ -27,7 +27,7 @@ import psutil
 from overhead_units import EmptyJob, commit_nothing, do_nothing
 
 from pipeline.config.workers import WorkerSettings
-from pipeline.workers import run_units
+from pipeline.execution.executor import run_units
 
 _SAMPLES_EACH = 0.2  # seconds
 

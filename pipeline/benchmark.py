@@ -25,7 +25,7 @@ from models.metrics import Evaluation, evaluate
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.versions import software_versions
-from pipeline.execution_task import set_torch_threads
+from pipeline.execution.task import set_torch_threads
 from pipeline.image_sets import ImageSet
 from pipeline.splits import recorded_split
 

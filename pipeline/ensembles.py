@@ -23,7 +23,7 @@ from models.uncertainty.ood import load_space
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.execution_task import set_torch_threads
+from pipeline.execution.task import set_torch_threads
 from pipeline.image_sets import ImageSet
 from pipeline.model_cards import common_fields, measure
 from pipeline.splits import recorded_split

@@ -30,8 +30,8 @@ from pipeline.config.training import TrainingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Step, track
-from pipeline.execution_task import set_torch_threads
-from pipeline.gang import Seat, run_gang, seat_from_environment
+from pipeline.execution.process_group import Seat, run_gang, seat_from_environment
+from pipeline.execution.task import set_torch_threads
 from pipeline.pixel_cache import map_pixels
 
 _log = logging.getLogger(__name__)

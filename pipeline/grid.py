@@ -1,7 +1,7 @@
 """The benchmark grid: every combination of networks, layouts, recipes and seeds, trained and measured alike.
 
 All cells of a grid share images, split, epochs, images a step and image size; what a recipe does beyond that is what is
-compared. A cell is a unit of `pipeline.workers`: it trains what is not trained yet, predicts the test split and leaves
+compared. A cell is a unit of `pipeline.execution.executor`: it trains what is not trained yet, predicts the test split and leaves
 one file of predictions, by which it is known to be done. Models of a grid never become champion. Cells run seed by
 seed, so that a grid which is cut short has compared everything once. The board is made of what the cells left
 (`pipeline.board`).
@@ -29,10 +29,10 @@ from pipeline.config.training import PRESETS, TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.progress import track
+from pipeline.execution.executor import run_units
 from pipeline.image_sources import ImageSource, open_images
 from pipeline.runs.run_log import unit_ended
 from pipeline.splits import read_split
-from pipeline.workers import run_units
 
 log = logging.getLogger(__name__)
 

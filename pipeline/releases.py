@@ -16,11 +16,11 @@ from catalogs.releases.registry import ReleaseInfo
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.progress import track
-from pipeline.execution_task import Outcome
-from pipeline.fitness import Standard, standard_here
+from pipeline.execution.environment import Standard, standard_here
+from pipeline.execution.executor import run_units
+from pipeline.execution.task import Outcome
 from pipeline.runs.records import run_records
 from pipeline.runs.run_log import unit_ended
-from pipeline.workers import run_units
 
 _TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)
 FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to start

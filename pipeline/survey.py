@@ -28,7 +28,8 @@ from pipeline.core.redaction import values_without_secrets
 from pipeline.core.times import mjd_of, run_id_of
 from pipeline.core.versions import software_versions
 from pipeline.drift import is_kept, latest_alarms
-from pipeline.fitness import standard_here
+from pipeline.execution.environment import standard_here
+from pipeline.execution.executor import run_units
 from pipeline.ingest.discovery import discover, passed_over
 from pipeline.ingest.planning import Plan, plan
 from pipeline.ingest.readiness import Arrived, arrived
@@ -39,7 +40,6 @@ from pipeline.runs.run_log import note, unit_ended
 from pipeline.summary import Summary
 from pipeline.takeover import all_places, not_covered, warnings
 from pipeline.tiles.sky_tile import SkyTile
-from pipeline.workers import run_units
 
 if TYPE_CHECKING:
     from pipeline.classify import ClassifyJob

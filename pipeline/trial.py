@@ -25,9 +25,9 @@ from catalogs.tiles import commit, committed
 from models.inference.predictor import predictor_for
 from pipeline.classify import ClassifyJob, classify
 from pipeline.config.workers import WorkerSettings
+from pipeline.execution.executor import run_units
 from pipeline.ingest.discovery import with_fingerprint
 from pipeline.tiles.sky_tile import TileKind, names_of
-from pipeline.workers import run_units
 
 _TILES_A_WORKER = 8  # to be tried in the time that there is, so that their scatter tells something
 
@@ -119,7 +119,7 @@ def try_out(
     workers : where; any kind but local is tried in this process.
     exports : whether releases have exports; `votable`, whether a VOTable is among them.
 
-    Raises what `pipeline.workers.run_units` raises.
+    Raises what `pipeline.execution.executor.run_units` raises.
     """
     where = workers if workers.kind == "local" else workers.model_copy(update={"kind": "inline"})
     trial = _classified([TrialJob(job, seconds / _TILES_A_WORKER) for job in spread(jobs)], seconds, where)

@@ -13,7 +13,7 @@ from flows.display import print_json, print_table, say
 from pipeline.config.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.preflight import WorkerReport
+    from pipeline.execution.preflight import WorkerReport
 
 EXIT_UNFIT = 1
 _HEADER = ("worker", "host", "process", "python", "torch", "threads", "GPU", "free GB", "clock s", "state")
@@ -49,16 +49,16 @@ def check(arguments: argparse.Namespace) -> int:
 
 def script(arguments: argparse.Namespace) -> None:
     """Print the job script."""
-    from pipeline.clusters import slurm_script
+    from pipeline.execution.clusters import slurm_script
 
     print(slurm_script(workspace_of(arguments).settings.workers), end="")
 
 
 def _asked(workspace: Workspace) -> list[WorkerReport]:
     from models.inference.predictor import chosen_device
-    from pipeline.clusters import needs_gpu, open_cluster
-    from pipeline.fitness import standard_here
-    from pipeline.preflight import ask_workers
+    from pipeline.execution.clusters import needs_gpu, open_cluster
+    from pipeline.execution.environment import standard_here
+    from pipeline.execution.preflight import ask_workers
 
     settings = workspace.settings.workers
     standard = standard_here(
@@ -75,7 +75,7 @@ def _asked(workspace: Workspace) -> list[WorkerReport]:
 
 def _print(reports: Sequence[WorkerReport]) -> None:
     """A row for each worker, what is to be said of it, and whether all can work."""
-    from pipeline.preflight import in_words
+    from pipeline.execution.preflight import in_words
 
     print_table(_HEADER, [_row(report) for report in reports])
     for report in reports:

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
-from pipeline import clusters
-from pipeline.clusters import open_cluster, slurm_script
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
-from pipeline.workers import run_units
+from pipeline.execution import clusters
+from pipeline.execution.clusters import open_cluster, slurm_script
+from pipeline.execution.executor import run_units
 from tests.pipeline.dask_processes import wait_until
 from tests.pipeline.units import Sum, work
 

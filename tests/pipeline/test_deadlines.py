@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.deadlines import process_ends_after
+from pipeline.execution.timeouts import process_ends_after
 
 _ROOT = Path(__file__).parents[2]
 _HOLDS_THE_INTERPRETER = "re.match('(a+)+$', 'a' * 60 + 'b')"  # for hours, in C, without letting another thread run
 
 
 def ran(code: str) -> subprocess.CompletedProcess[str]:
-    imports = "import re, sys, threading, time\nfrom pipeline.deadlines import process_ends_after\n"
+    imports = "import re, sys, threading, time\nfrom pipeline.execution.timeouts import process_ends_after\n"
     return subprocess.run(
         [sys.executable, "-c", imports + code], cwd=_ROOT, capture_output=True, text=True, timeout=60, check=False
     )

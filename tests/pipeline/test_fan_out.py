@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import clusters
-from pipeline.clusters import open_cluster, workers_there
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import ClusterLost, UserError, is_transient
-from pipeline.workers import run_units
+from pipeline.execution import clusters
+from pipeline.execution.clusters import open_cluster, workers_there
+from pipeline.execution.executor import run_units
 from tests.pipeline.dask_processes import Started, started
 from tests.pipeline.units import Sum, work
 

@@ -13,11 +13,11 @@ import psutil
 import pytest
 import torch
 
-from pipeline import gang
-from pipeline.clusters import local_cluster
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.gang import Seat, run_gang, seat_from_environment
+from pipeline.execution import process_group as gang
+from pipeline.execution.clusters import local_cluster
+from pipeline.execution.process_group import Seat, run_gang, seat_from_environment
 from tests.pipeline.units import Meeting, meet
 
 INLINE = WorkerSettings(kind="inline", deaths=0)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.execution.executor import WorkerSettings, run_units
 from pipeline.runs.run_log import PACKAGES, log_path, logging_to, note, unit_ended
-from pipeline.workers import WorkerSettings, run_units
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
 from tests.pipeline.survey_driver import run

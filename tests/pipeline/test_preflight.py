@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.clusters import open_cluster
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import ClusterLost, UnfitWorker, UserError
-from pipeline.fan_out import FanOut
-from pipeline.fitness import Standard, examine, problems, require_fit, standard_here, warnings
-from pipeline.preflight import CLOCK_SECONDS, ask_workers, clock_error, in_words, preflight
-from pipeline.workers import run_units
+from pipeline.execution.clusters import open_cluster
+from pipeline.execution.dask_executor import FanOut
+from pipeline.execution.environment import Standard, examine, problems, require_fit, standard_here, warnings
+from pipeline.execution.executor import run_units
+from pipeline.execution.preflight import CLOCK_SECONDS, ask_workers, clock_error, in_words, preflight
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
 from tests.pipeline.strangers import address_of, keys_of, no_code, other_code, other_numpy, start

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import fan_out, workers
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.execution_task import Outcome
-from pipeline.fan_out import WINDOW
-from pipeline.workers import run_units
+from pipeline.execution import dask_executor as fan_out
+from pipeline.execution import executor as workers
+from pipeline.execution.dask_executor import WINDOW
+from pipeline.execution.executor import run_units
+from pipeline.execution.task import Outcome
 from tests.pipeline.units import Sum, threads, work
 
 LOCAL = WorkerSettings(kind="local", n=2, threads=1, deaths=2)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.gang import Seat, seat_from_environment
+from pipeline.execution.process_group import Seat, seat_from_environment
 
 
 @dataclass(frozen=True)

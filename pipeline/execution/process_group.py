@@ -21,10 +21,10 @@ from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.clusters import local_cluster
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.execution_task import Job, Receipt, set_torch_threads
+from pipeline.execution.clusters import local_cluster
+from pipeline.execution.task import Job, Receipt, set_torch_threads
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.execution_task import Job, Outcome, Receipt, attempt, set_torch_threads
-from pipeline.fitness import Standard
+from pipeline.execution.environment import Standard
+from pipeline.execution.task import Job, Outcome, Receipt, attempt, set_torch_threads
 
 
 def run_units(
@@ -58,9 +58,9 @@ def _outcomes(
         for job in jobs:
             yield attempt(function, job, settings.retries)
         return
-    from pipeline.clusters import needs_gpu, open_cluster
-    from pipeline.fan_out import FanOut  # Dask, only where there is a cluster
-    from pipeline.preflight import preflight
+    from pipeline.execution.clusters import needs_gpu, open_cluster
+    from pipeline.execution.dask_executor import FanOut  # Dask, only where there is a cluster
+    from pipeline.execution.preflight import preflight
 
     with open_cluster(settings, len(jobs)) as client:
         if standard:

@@ -20,9 +20,9 @@ from uuid import uuid4
 
 from distributed.comm import CommClosedError
 
-from pipeline.clusters import workers_there
 from pipeline.core.errors import ClusterLost, UserError
-from pipeline.fitness import Condition, Standard, examine, problems, warnings
+from pipeline.execution.clusters import workers_there
+from pipeline.execution.environment import Condition, Standard, examine, problems, warnings
 
 _log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"it could not be asked, it is gone ({error})"
     return (
-        f"pipeline.preflight can not be imported there ({error}): install morphcat with the same constraints.txt in "
+        f"pipeline.execution.preflight can not be imported there ({error}): install morphcat with the same constraints.txt in "
         "the workers' environment"
     )
 

@@ -27,12 +27,12 @@ from distributed import KilledWorker
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from pipeline.clusters import needs_gpu, workers_there
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import ClusterLost, UserError
-from pipeline.deadlines import process_ends_after
-from pipeline.execution_task import Job, Outcome, Receipt, attempt, set_torch_threads
-from pipeline.fitness import Standard, require_fit
+from pipeline.execution.clusters import needs_gpu, workers_there
+from pipeline.execution.environment import Standard, require_fit
+from pipeline.execution.task import Job, Outcome, Receipt, attempt, set_torch_threads
+from pipeline.execution.timeouts import process_ends_after
 
 logger = logging.getLogger(__name__)
 
