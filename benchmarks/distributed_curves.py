@@ -28,8 +28,8 @@ from models.preprocessing import colour_rule
 from models.training.trainer import Trained
 from pipeline.config.workspace import open_workspace
 from pipeline.core.progress import shown_by
+from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.fit import FitJob, fit, prepare
-from pipeline.galaxy10 import open_galaxy10
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import plan
 

@@ -28,9 +28,9 @@ from models.metrics import evaluate
 from models.preprocessing import colour_rule
 from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_set import ImageSet
 from pipeline.execution.task import set_torch_threads
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED
 from pipeline.simulated_sky import simulate, write_galaxy10
 from pipeline.train import plan, train

@@ -31,10 +31,10 @@ from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.progress import shown_by
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_folder import open_pictures
+from pipeline.datasets.image_set import ImageSet
 from pipeline.ensembles import ensemble
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.image_sets import ImageSet
-from pipeline.picture_sets import open_pictures
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import split_of, train
 

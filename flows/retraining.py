@@ -20,9 +20,9 @@ from pipeline import due_labels
 from pipeline import retraining as story
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.times import run_id_of
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.loading import opened
 from pipeline.due_labels import LabelSet, Retraining
-from pipeline.image_sets import ImageSet
-from pipeline.image_sources import opened
 from pipeline.runs.locks import Busy, alone, retraining_lock
 from pipeline.runs.run_log import logging_to
 
@@ -76,7 +76,7 @@ def retrain(
     ----------
     workspace : folder of the workspace.
     labels : the version of the labels to train on; the newest when left out.
-    source : fields of a `pipeline.image_sources.ImageSource`; the workspace's own benchmark file when left out.
+    source : fields of a `pipeline.datasets.loading.ImageSource`; the workspace's own benchmark file when left out.
     overrides : settings as `section.key=value`.
     event : what started it, for the record.
     reclassify : whether a new champion classifies the sky again.

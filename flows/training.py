@@ -21,10 +21,10 @@ from pipeline.board_report import to_markdown
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.core.times import run_id_of
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.loading import ImageSource, opened, own_or
 from pipeline.ensembles import ensemble
 from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
-from pipeline.image_sets import ImageSet
-from pipeline.image_sources import ImageSource, opened, own_or
 from pipeline.runs.run_log import logging_to
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def train(
 ) -> dict[str, Any]:
     """Train the network of the settings; returns the card of the model as plain values.
 
-    `source` holds the fields of a `pipeline.image_sources.ImageSource`; the workspace's own benchmark file when none is
+    `source` holds the fields of a `pipeline.datasets.loading.ImageSource`; the workspace's own benchmark file when none is
     given. `split` is a file that `morphcat galaxy10 split` wrote; without it one is made from the settings. With
     `members` above 1 so many seeds are trained and joined to an ensemble. An interrupted training goes on from its last
     epoch.

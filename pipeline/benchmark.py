@@ -25,9 +25,9 @@ from models.metrics import Evaluation, evaluate
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.versions import software_versions
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import recorded_split
 from pipeline.execution.task import set_torch_threads
-from pipeline.image_sets import ImageSet
-from pipeline.splits import recorded_split
 
 _FOOTER = b"morphcat"
 _WARM_UP = 64  # images seen before the clock starts: a GPU chooses its kernels at the first batch

@@ -23,10 +23,10 @@ from models.uncertainty.ood import load_space
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import recorded_split
 from pipeline.execution.task import set_torch_threads
-from pipeline.image_sets import ImageSet
 from pipeline.model_cards import common_fields, measure
-from pipeline.splits import recorded_split
 
 
 def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) -> ModelCard:

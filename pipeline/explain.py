@@ -22,9 +22,9 @@ from models.inference.ensemble import Panel
 from models.uncertainty.ood import FeatureSpace
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import recorded_split
 from pipeline.look_again import CataloguedObject, Seen, find_object, model_of, panel_of, see_again
-from pipeline.splits import recorded_split
 
 ALL_VIEWS = 8
 SEARCHED = 512  # training images that are looked through for the nearest, evenly spread over the training split

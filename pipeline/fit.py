@@ -30,9 +30,9 @@ from pipeline.config.training import TrainingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Step, track
+from pipeline.datasets.pixel_cache import map_pixels
 from pipeline.execution.process_group import Seat, run_gang, seat_from_environment
 from pipeline.execution.task import set_torch_threads
-from pipeline.pixel_cache import map_pixels
 
 _log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from models.preprocessing import Recipe
 from pipeline.benchmark import PredictedSplit, predict_test_split
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
+from pipeline.datasets.image_set import ImageSet
 from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
 from pipeline.gate_verdict import Check, Verdict, read_verdict, verdict_path, write_verdict
-from pipeline.image_sets import ImageSet
 from pipeline.sky_sample import SkySample, sky_sample
 
 _log = logging.getLogger(__name__)

@@ -29,10 +29,10 @@ from pipeline.config.training import PRESETS, TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.progress import track
+from pipeline.datasets.loading import ImageSource, open_images
+from pipeline.datasets.splits import read_split
 from pipeline.execution.executor import run_units
-from pipeline.image_sources import ImageSource, open_images
 from pipeline.runs.run_log import unit_ended
-from pipeline.splits import read_split
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from models.artifacts.weights import recipe_of
 from models.preprocessing import Recipe
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import Split, position_groups
 from pipeline.lessons import Lesson, SkyImages, require_positions
 from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
-from pipeline.splits import Split, position_groups
 
 _log = logging.getLogger(__name__)
 

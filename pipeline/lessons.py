@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from models.preprocessing import Recipe
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import Split
 from pipeline.sky_rows import SkyFields, field_scales
-from pipeline.splits import Split
 
 LABELLED = "labelled"  # the origin of labels that came with the images
 REPLACED = "replaced"  # the same, of images that are not trained on because a person said something else

@@ -23,10 +23,10 @@ from models.preprocessing import Recipe
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import position_groups
 from pipeline.lessons import Lesson, SkyImages, require_positions
 from pipeline.sky_rows import ROW_COLUMNS, read_again
-from pipeline.splits import position_groups
 
 _log = logging.getLogger(__name__)
 

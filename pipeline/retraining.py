@@ -16,13 +16,13 @@ from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.benchmark import benchmark
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import read_split
 from pipeline.due_labels import LabelSet, Retraining
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict
 from pipeline.human_labels import usable
-from pipeline.image_sets import ImageSet
 from pipeline.promotion import promote, turned_back, was_promoted
-from pipeline.splits import read_split
 from pipeline.train import can_start_from, split_of, train
 
 

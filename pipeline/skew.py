@@ -17,7 +17,7 @@ from models.artifacts.registry import ModelCard
 from models.preprocessing import Recipe
 from pipeline.config.inputs import UNKNOWN_RENDERING
 from pipeline.core.errors import BadInput, Reason
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
 from pipeline.readers.stamps import StampBatch, refused
 
 _MARGIN = 0.05  # pixel scales and seeing this far (relative) beyond those of the training still count as inside

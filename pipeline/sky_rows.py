@@ -24,7 +24,7 @@ from pipeline.classify import model_pixels, pixel_digests
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.core.progress import track
-from pipeline.pixel_cache import ensure_pixels, map_pixels
+from pipeline.datasets.pixel_cache import ensure_pixels, map_pixels
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import StampBatch
 from pipeline.survey import tiles_in

@@ -24,13 +24,13 @@ from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.curves import curve_files
+from pipeline.datasets.image_set import ImageSet, channel_statistics
+from pipeline.datasets.splits import Split, read_split, split
 from pipeline.fit import FitJob, fit, prepare, start_report
 from pipeline.human_labels import with_human_labels
-from pipeline.image_sets import ImageSet, channel_statistics
 from pipeline.lessons import Lesson
 from pipeline.model_cards import FinishedFit, publish_fit
 from pipeline.pseudo_labels import with_pseudo_labels
-from pipeline.splits import Split, read_split, split
 
 _UNFINISHED = ".training"
 

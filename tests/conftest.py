@@ -17,8 +17,8 @@ from models.artifacts.registry import ModelCard
 from models.preprocessing import colour_rule
 from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_set import ImageSet
 from pipeline.simulated_sky import write_galaxy10
 from pipeline.train import train
 

@@ -93,8 +93,8 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     grid = _grid(workspace, arguments)
     make_root(workspace)
+    from pipeline.datasets.loading import own_or
     from pipeline.grid import finish_board, plan_grid
-    from pipeline.image_sources import own_or
 
     source = own_or(workspace, image_source(arguments))
     split = Path(arguments.split).absolute() if arguments.split else None

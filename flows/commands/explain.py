@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.workspace import Workspace
-    from pipeline.image_sets import ImageSet
+    from pipeline.datasets.image_set import ImageSet
 
 
 def add(subparsers: Subparsers) -> None:
@@ -99,7 +99,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def _images(workspace: Workspace, arguments: argparse.Namespace) -> ImageSet | None:
     """The labelled images that were named, else those of the workspace where there are any."""
-    from pipeline.image_sources import open_images, own_or
+    from pipeline.datasets.loading import open_images, own_or
 
     named = image_source(arguments)
     try:

@@ -10,8 +10,8 @@ from flows.commands.common import Subparsers, bars, count, simulated_mark, works
 from flows.display import print_json, print_table
 
 if TYPE_CHECKING:
-    from pipeline.galaxy10_check import Galaxy10Check
-    from pipeline.splits import LabelledRows, Split
+    from pipeline.datasets.galaxy10_check import Galaxy10Check
+    from pipeline.datasets.splits import LabelledRows, Split
 
 _SHOWN = 10  # rows named of a longer list
 
@@ -60,8 +60,8 @@ def _add_split(subparsers: Subparsers) -> None:
 
 def fetch(arguments: argparse.Namespace) -> None:
     """Download the file, or find that it is there."""
-    from pipeline.download import fetch as download
-    from pipeline.galaxy10 import PUBLISHED_SHA256, PUBLISHED_URL
+    from pipeline.datasets.download import fetch as download
+    from pipeline.datasets.galaxy10 import PUBLISHED_SHA256, PUBLISHED_URL
 
     url = arguments.url or PUBLISHED_URL
     path = Path(arguments.out or workspace_of(arguments).benchmark / "Galaxy10_DECals.h5").absolute()
@@ -76,7 +76,7 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> int:
     """Look through a file; 1 when it can not be used."""
-    from pipeline.galaxy10_check import check_galaxy10
+    from pipeline.datasets.galaxy10_check import check_galaxy10
 
     with bars():
         found = check_galaxy10(Path(arguments.file))
@@ -85,7 +85,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _print_check(found: Galaxy10Check) -> None:
-    from pipeline.galaxy10 import PUBLISHED_SHA256
+    from pipeline.datasets.galaxy10 import PUBLISHED_SHA256
 
     print(found.path + simulated_mark(found.simulated))
     print("is the published file" if found.published else f"is not the published file: sha256 {found.sha256},")
@@ -117,8 +117,8 @@ def _some(rows: list[Any]) -> str:
 
 def split(arguments: argparse.Namespace) -> None:
     """Share rows out and count."""
-    from pipeline.splits import split as share_out
-    from pipeline.splits import write_split
+    from pipeline.datasets.splits import split as share_out
+    from pipeline.datasets.splits import write_split
 
     settings = workspace_of(arguments).settings.training
     seed = settings.split_seed if arguments.seed is None else arguments.seed
@@ -140,8 +140,8 @@ def split(arguments: argparse.Namespace) -> None:
 
 
 def _labelled_rows(arguments: argparse.Namespace) -> LabelledRows:
-    from pipeline.galaxy10 import open_galaxy10
-    from pipeline.label_tables import read_label_table
+    from pipeline.datasets.galaxy10 import open_galaxy10
+    from pipeline.datasets.label_table import read_label_table
 
     path = Path(arguments.file)
     if path.suffix.lower() == ".csv":
@@ -153,7 +153,7 @@ def _counted(rows: LabelledRows, parts: Split) -> dict[str, Any]:
     """Images per part and class, and sky positions that several rows share or that several parts have."""
     import numpy as np
 
-    from pipeline.splits import PARTS, crossing_groups, position_groups
+    from pipeline.datasets.splits import PARTS, crossing_groups, position_groups
 
     groups = position_groups(rows.ra, rows.dec)
     counts = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.image_sources import ImageSource
+    from pipeline.datasets.loading import ImageSource
 
 _OPTIONS = {  # option → kind of image set
     "galaxy10": "galaxy10",
@@ -47,7 +47,7 @@ def image_source(arguments: argparse.Namespace) -> ImageSource | None:
         raise UserError("--images DIR and --labels CSV go together, and --label-column with them")
     if not named:
         return None
-    from pipeline.image_sources import ImageSource
+    from pipeline.datasets.loading import ImageSource
 
     ((option, path),) = named.items()
     return ImageSource.model_validate(

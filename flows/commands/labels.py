@@ -69,7 +69,7 @@ def add_labels(arguments: argparse.Namespace) -> int:
     from catalogs.labels.store import Added
     from catalogs.labels.store import add as append
     from pipeline.core.classes import GALAXY10_CLASSES
-    from pipeline.vote_rules import GALAXY_ZOO_DECALS
+    from pipeline.datasets.galaxy_zoo import GALAXY_ZOO_DECALS
 
     workspace = workspace_of(arguments)
     proposals, not_understood = read_proposals(

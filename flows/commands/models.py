@@ -175,8 +175,8 @@ def _stored(workspace: Workspace, model: str) -> Verdict | None:
 
 def _judged(workspace: Workspace, arguments: argparse.Namespace) -> Verdict:
     from models.artifacts.registry import load_card
+    from pipeline.datasets.loading import open_images, own_or
     from pipeline.gate import judge as ask_the_gate
-    from pipeline.image_sources import open_images, own_or
 
     load_card(workspace.models, arguments.model)  # a wrong name is told before images are opened
     with bars():

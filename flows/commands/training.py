@@ -69,7 +69,7 @@ def _assists(arguments: argparse.Namespace) -> bool:
     """Whether this process was started by torchrun to help the one of rank 0, and has done so."""
     if os.environ.get("RANK", "0") == "0":
         return False
-    from pipeline.image_sources import opened
+    from pipeline.datasets.loading import opened
     from pipeline.train import assist
 
     workspace = _training_workspace(arguments)

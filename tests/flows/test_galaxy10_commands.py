@@ -17,8 +17,8 @@ from flows.cli import main
 from flows.commands.images import image_options, image_source
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.splits import read_split
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.splits import read_split
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 
 TABLE = "data/galaxy10_decals/catalog/galaxy10_decals_radec_label.csv"

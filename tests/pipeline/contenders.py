@@ -18,9 +18,9 @@ from models.inference.predictor import Predictor, load_panel
 from models.uncertainty.ood import FEATURES
 from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.image_sets import ImageSet
-from pipeline.splits import Split
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import Split
 from tests.conftest import SMALL_TRAINING, Small
 
 CHAMPION = "tiny-champion"

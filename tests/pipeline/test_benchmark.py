@@ -12,7 +12,7 @@ from models.errors import ModelError
 from pipeline.benchmark import benchmark, confusion_table
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import open_galaxy10
+from pipeline.datasets.galaxy10 import open_galaxy10
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
-from pipeline.download import fetch
+from pipeline.datasets.download import fetch
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -16,10 +16,10 @@ from PIL import Image
 from catalogs.query.sql import query
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
+from pipeline.datasets.splits import recorded_split
 from pipeline.explain import Explanation, explain, in_words, nearest_examples
 from pipeline.explain_page import page
 from pipeline.look_again import find_object, panel_of, reproduce
-from pipeline.splits import recorded_split
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5

@@ -13,9 +13,9 @@ from models.preprocessing import Recipe, colour_rule
 from pipeline.config.inputs import InputSettings
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import image_blocks, open_galaxy10
-from pipeline.galaxy10_check import check_galaxy10
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.galaxy10 import image_blocks, open_galaxy10
+from pipeline.datasets.galaxy10_check import check_galaxy10
+from pipeline.datasets.image_set import ImageSet
 from pipeline.simulated_sky import write_galaxy10
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5
 

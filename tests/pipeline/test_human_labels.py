@@ -24,11 +24,11 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import Split, recorded_split
 from pipeline.ensembles import ensemble
 from pipeline.human_labels import usable, with_human_labels
-from pipeline.image_sets import ImageSet
 from pipeline.lessons import Lesson
-from pipeline.splits import Split, recorded_split
 from pipeline.train import can_start_from, plan, recipe_for, split_of, train
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver

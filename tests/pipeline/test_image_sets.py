@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from models.preprocessing import Recipe
-from pipeline import pixel_cache
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.image_sets import ImageSet, channel_statistics
-from pipeline.image_sources import ImageSource, open_images
+from pipeline.datasets import pixel_cache
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_set import ImageSet, channel_statistics
+from pipeline.datasets.loading import ImageSource, open_images
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5, write_pictures, write_table
 
 RECIPE = Recipe(image_size=24, field_pixels=24)

@@ -16,10 +16,10 @@ from PIL import Image
 
 from models.preprocessing import Recipe
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
-from pipeline.known_sets import open_cifar10, open_cifar100, open_tiny_imagenet
-from pipeline.plain_pickle import read_plain_pickle
-from pipeline.splits import split
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.reference_sets import open_cifar10, open_cifar100, open_tiny_imagenet
+from pipeline.datasets.safe_pickle import read_plain_pickle
+from pipeline.datasets.splits import split
 
 CIFAR10_NAMES = [f"kind {i}" for i in range(10)]
 CIFAR100_NAMES = [f"fine_{i}" for i in range(100)]

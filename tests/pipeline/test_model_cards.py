@@ -13,8 +13,8 @@ from models.artifacts.registry import load_card
 from models.inference.ensemble import Panel
 from models.inference.predictor import load_panel, predictor_for
 from models.metrics import ReliabilityBin, calibration_gap, evaluate
+from pipeline.datasets.splits import Split
 from pipeline.model_cards import measure
-from pipeline.splits import Split
 from pipeline.train import split_of, train
 from tests.conftest import Small
 

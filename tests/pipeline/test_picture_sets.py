@@ -10,8 +10,8 @@ import pytest
 from models.preprocessing import Recipe
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
-from pipeline.picture_sets import open_pictures
+from pipeline.datasets.image_folder import open_pictures
+from pipeline.datasets.image_set import ImageSet
 from tests.pipeline.makers import write_pictures, write_table
 
 

@@ -24,9 +24,9 @@ from pipeline.config.inputs import InputSettings
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import open_galaxy10
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_set import ImageSet
 from pipeline.human_labels import with_human_labels
-from pipeline.image_sets import ImageSet
 from pipeline.lessons import LABELLED, Lesson
 from pipeline.pseudo_labels import with_pseudo_labels
 from pipeline.train import recipe_for, split_of, train

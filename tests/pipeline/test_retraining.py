@@ -20,10 +20,10 @@ from pipeline import due_labels
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.splits import recorded_split
 from pipeline.promotion import roll_back
 from pipeline.retraining import candidate_workspace, decide, measure, nothing_to_learn, train_candidate
-from pipeline.splits import recorded_split
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

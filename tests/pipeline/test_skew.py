@@ -13,7 +13,7 @@ from catalogs.schema import QualityFlag
 from models.artifacts.registry import ModelCard
 from models.preprocessing import Recipe
 from pipeline.core.errors import Reason
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
 from pipeline.readers.stamps import Stamp, StampBatch
 from pipeline.skew import envelope, skew_flags, split_by_rule
 from tests.conftest import Small

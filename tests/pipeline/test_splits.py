@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.label_tables import LabelTable, read_label_table
-from pipeline.splits import Split, crossing_groups, position_groups, read_split, split, write_split
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.label_table import LabelTable, read_label_table
+from pipeline.datasets.splits import Split, crossing_groups, position_groups, read_split, split, write_split
 from tests.pipeline.makers import hdf5_columns, write_hdf5, write_table
 
 ARCSEC = 1 / 3600

@@ -8,7 +8,7 @@ import pytest
 
 from catalogs.labels.io import read_proposals
 from pipeline.core.classes import CLASS_SLUGS, GALAXY10_CLASSES
-from pipeline.vote_rules import GALAXY_ZOO_DECALS, decide
+from pipeline.datasets.galaxy_zoo import GALAXY_ZOO_DECALS, decide
 
 SMOOTH = {"smooth-or-featured_smooth": 0.8}
 DISK = {"smooth-or-featured_featured-or-disk": 0.8}

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from pipeline.config.workspace import open_workspace
+from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.execution.process_group import seat_from_environment
-from pipeline.galaxy10 import open_galaxy10
 from pipeline.train import assist, train
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import open_galaxy10
-from pipeline.image_sets import ImageSet
-from pipeline.known_sets import open_cifar10, open_cifar100, open_tiny_imagenet
-from pipeline.picture_sets import open_pictures
+from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.datasets.image_folder import open_pictures
+from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.reference_sets import open_cifar10, open_cifar100, open_tiny_imagenet
 
 _BY_FOLDER: dict[str, Callable[[Path], ImageSet]] = {
     "cifar10": open_cifar10,

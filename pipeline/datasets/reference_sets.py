@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import UserError
-from pipeline.image_sets import ImageSet, RawImages
-from pipeline.picture_sets import picture_blocks
-from pipeline.plain_pickle import read_plain_pickle
+from pipeline.datasets.image_folder import picture_blocks
+from pipeline.datasets.image_set import ImageSet, RawImages
+from pipeline.datasets.safe_pickle import read_plain_pickle
 
 RENDERING = "srgb"
 

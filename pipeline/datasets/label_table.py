@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
-from pipeline.galaxy10 import label_problems, position_problems
-from pipeline.picture_sets import as_label, as_number, label_column_of
+from pipeline.datasets.galaxy10 import label_problems, position_problems
+from pipeline.datasets.image_folder import as_label, as_number, label_column_of
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pipeline.core.classes import CLASS_SLUGS, GALAXY10_CLASSES
 from pipeline.core.errors import UserError, is_transient
 from pipeline.core.parsing import PARSE_ERRORS
 from pipeline.core.progress import track
-from pipeline.galaxy10 import PUBLISHED_SHA256, Galaxy10Layout, image_blocks, problems, read_layout
-from pipeline.splits import SAME_POSITION, position_groups
+from pipeline.datasets.galaxy10 import PUBLISHED_SHA256, Galaxy10Layout, image_blocks, problems, read_layout
+from pipeline.datasets.splits import SAME_POSITION, position_groups
 
 _MEGABYTE = 10**6
 _READ = 2**22  # bytes of the file at a time

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.preprocessing import Recipe
 from pipeline.core.errors import UserError
 from pipeline.core.progress import track
-from pipeline.pixel_cache import ensure_pixels, map_pixels
+from pipeline.datasets.pixel_cache import ensure_pixels, map_pixels
 
 STATISTICS_ROWS = 2000  # images that mean and deviation are measured on
 _CHUNK = 64

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config.inputs import InputSettings
 from pipeline.core.classes import CLASS_NAMES, CLASS_SLUGS
 from pipeline.core.errors import BadInput, UserError
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
 from pipeline.readers.images import read_picture, read_table
 
 LABEL_COLUMNS = ("label", "galaxy10_label", "galaxy10_like_label", "label_id", "ans", "class_id")

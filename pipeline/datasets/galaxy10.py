@@ -19,7 +19,7 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.classes import CLASS_NAMES, CLASS_SLUGS
 from pipeline.core.errors import UserError, is_transient
 from pipeline.core.parsing import PARSE_ERRORS
-from pipeline.image_sets import ImageSet
+from pipeline.datasets.image_set import ImageSet
 
 PUBLISHED_URL = "https://zenodo.org/records/10845026/files/Galaxy10_DECals.h5"
 PUBLISHED_SHA256 = "19aefc477c41bb7f77ff07599a6b82a038dc042f889a111b0d4d98bb755c1571"
