@@ -38,7 +38,7 @@ from pipeline.classify import model_pixels
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
-from pipeline.simulated_sky import write_bricks, write_cutout_tile
+from pipeline.simulation import write_bricks, write_cutout_tile
 
 BANDS = "grz"
 SIDE = 256

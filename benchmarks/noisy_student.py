@@ -32,7 +32,7 @@ from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.execution.task import set_torch_threads
 from pipeline.lessons import LABELLED
-from pipeline.simulated_sky import simulate, write_galaxy10
+from pipeline.simulation import simulate, write_galaxy10
 from pipeline.train import plan, train
 
 _WARM_UP = 0.1  # of all epochs

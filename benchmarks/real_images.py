@@ -35,7 +35,7 @@ from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_folder import open_pictures
 from pipeline.datasets.image_set import ImageSet
 from pipeline.ensembles import ensemble
-from pipeline.simulated_sky import write_galaxy10
+from pipeline.simulation import write_galaxy10
 from pipeline.train import split_of, train
 
 WEAK = ("gz2_sdss/levignatev_gz2_1000", "gz2_sdss/zooniverse_sloan_examples", "gz_decals/zooniverse_examples")

@@ -10,7 +10,7 @@ import sys
 import time
 
 from pipeline.core.classes import CLASS_SLUGS
-from pipeline.simulated_sky import tile_object
+from pipeline.simulation import tile_object
 
 
 def main(stamps: int) -> None:

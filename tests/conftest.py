@@ -19,7 +19,7 @@ from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
-from pipeline.simulated_sky import write_galaxy10
+from pipeline.simulation import write_galaxy10
 from pipeline.train import train
 
 SMALL_TRAINING = (

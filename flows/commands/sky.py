@@ -46,7 +46,7 @@ def simulate(arguments: argparse.Namespace) -> None:
 def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write tiles and benchmark as the options say; returns what was made and where."""
     from models.preprocessing import colour_rule
-    from pipeline.simulated_sky import simulate as write
+    from pipeline.simulation import simulate as write
 
     galaxy10 = workspace.benchmark / "galaxy10.h5" if arguments.benchmark else None
     total = arguments.tiles * arguments.galaxies + arguments.benchmark
@@ -72,7 +72,7 @@ def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, 
 
 def write_block(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write a block of survey bricks if the options ask for one; returns what was made and where."""
-    from pipeline.simulated_sky import block_steps, write_bricks
+    from pipeline.simulation import block_steps, write_bricks
 
     columns, rows = arguments.bricks
     if not columns:

@@ -13,7 +13,7 @@ from flows.cli import main
 from flows.commands.benchmark import EXIT_CELLS_FAILED
 from models.artifacts.registry import champion, list_models
 from models.preprocessing import colour_rule
-from pipeline.simulated_sky import write_galaxy10
+from pipeline.simulation import write_galaxy10
 from tests.conftest import SMALL_TRAINING
 
 SETTINGS = [word for setting in (*SMALL_TRAINING, "training.epochs=1") for word in ("--set", setting)]

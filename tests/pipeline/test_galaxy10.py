@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import image_blocks, open_galaxy10
 from pipeline.datasets.galaxy10_check import check_galaxy10
 from pipeline.datasets.image_set import ImageSet
-from pipeline.simulated_sky import write_galaxy10
+from pipeline.simulation import write_galaxy10
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5
 
 TWICE_TEN = [*range(10), *range(10)]

@@ -15,7 +15,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict, read_verdict, verdict_path, verdicts_of
-from pipeline.simulated_sky import write_cutout_tile
+from pipeline.simulation import write_cutout_tile
 from pipeline.sky_sample import FILE, SkySample, sky_sample
 from tests.conftest import Small
 from tests.pipeline import survey_driver

@@ -14,8 +14,8 @@ from astropy.wcs import WCS
 
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
-from pipeline.simulated_sky import SimulatedBricks, block_steps, write_bricks
-from pipeline.simulated_sky.brick_block import block_of
+from pipeline.simulation import SimulatedBricks, block_steps, write_bricks
+from pipeline.simulation.bricks.block import block_of
 from pipeline.tiles.brick_grid import bounds, brick_id, brick_of, neighbours
 
 SIDE, OVERLAP, GALAXIES = 320, 48, 24

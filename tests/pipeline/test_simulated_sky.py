@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter, label
 
 from pipeline.core.classes import CLASS_SLUGS
-from pipeline.simulated_sky import (
+from pipeline.simulation import (
     SimulatedStamp,
     simulate,
     simulate_stamp,
@@ -26,10 +26,10 @@ from pipeline.simulated_sky import (
     write_galaxy10,
     write_hdf5_tile,
 )
-from pipeline.simulated_sky.layers import Frame, light
-from pipeline.simulated_sky.positions import MAX_GALAXIES, MAX_TILES, patch_centre, tile_positions
-from pipeline.simulated_sky.profiles import moffat, sersic
-from pipeline.simulated_sky.spirals import tight_spiral
+from pipeline.simulation.galaxies.layers import Frame, light
+from pipeline.simulation.galaxies.profiles import moffat, sersic
+from pipeline.simulation.galaxies.spirals import tight_spiral
+from pipeline.simulation.positions import MAX_GALAXIES, MAX_TILES, patch_centre, tile_positions
 
 CLASS_ID = {slug: number for number, slug in enumerate(CLASS_SLUGS)}
 
@@ -314,7 +314,7 @@ def test_galaxy10_without_a_colour_rule_is_refused(tmp_path: Path) -> None:
 
 
 def test_package_imports_neither_torch_nor_models() -> None:
-    code = "import sys, pipeline.simulated_sky; print([m for m in ('torch', 'models') if m in sys.modules])"
+    code = "import sys, pipeline.simulation; print([m for m in ('torch', 'models') if m in sys.modules])"
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"

@@ -18,10 +18,10 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from pipeline.simulated_sky.galaxies import RECIPES
-from pipeline.simulated_sky.layers import Frame, Galaxy, light
-from pipeline.simulated_sky.neighbours import NATIVE_PIXSCALE, ZERO_POINT_MAG, add_background_galaxies, add_stars
-from pipeline.simulated_sky.profiles import moffat
+from pipeline.simulation.galaxies.classes import RECIPES
+from pipeline.simulation.galaxies.layers import Frame, Galaxy, light
+from pipeline.simulation.galaxies.neighbours import NATIVE_PIXSCALE, ZERO_POINT_MAG, add_background_galaxies, add_stars
+from pipeline.simulation.galaxies.profiles import moffat
 
 LARGE_PIXSCALE = 2.0 * NATIVE_PIXSCALE  # arcsec; Galaxy10 took its large galaxies at this scale
 LARGE_SHARE = 0.1

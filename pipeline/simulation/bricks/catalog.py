@@ -14,12 +14,12 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from pipeline.core.classes import CLASS_SLUGS
-from pipeline.simulated_sky.brick_block import EXPOSURES, Block, Brick
-from pipeline.simulated_sky.brick_mosaic import EXPOSURE_INVVAR, ellipticity
-from pipeline.simulated_sky.brick_scene import BRIGHT_MAG, Scene
-from pipeline.simulated_sky.layers import DUST_LAW
-from pipeline.simulated_sky.neighbours import NATIVE_PIXSCALE, ZERO_POINT_MAG
-from pipeline.simulated_sky.stamps import SOURCE_VARIANCE
+from pipeline.simulation.bricks.block import EXPOSURES, Block, Brick
+from pipeline.simulation.bricks.mosaic import EXPOSURE_INVVAR, ellipticity
+from pipeline.simulation.bricks.scene import BRIGHT_MAG, Scene
+from pipeline.simulation.galaxies.layers import DUST_LAW
+from pipeline.simulation.galaxies.neighbours import NATIVE_PIXSCALE, ZERO_POINT_MAG
+from pipeline.simulation.stamps import SOURCE_VARIANCE
 from pipeline.tiles.brick_grid import brick_id, centre
 
 Layout = Literal["dr10", "dr8"]

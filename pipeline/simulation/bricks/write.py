@@ -22,8 +22,8 @@ import numpy as np
 from astropy.io import fits
 
 from pipeline.core.classes import CLASS_SLUGS
-from pipeline.simulated_sky.brick_block import SURVEY_SIDE, Block, block_of
-from pipeline.simulated_sky.brick_catalogue import (
+from pipeline.simulation.bricks.block import SURVEY_SIDE, Block, block_of
+from pipeline.simulation.bricks.catalog import (
     BrickRows,
     Layout,
     objects_of,
@@ -32,10 +32,10 @@ from pipeline.simulated_sky.brick_catalogue import (
     table_of,
     tractor_rows,
 )
-from pipeline.simulated_sky.brick_files import FILES_A_BRICK, write_coadds
-from pipeline.simulated_sky.brick_mosaic import paint
-from pipeline.simulated_sky.brick_scene import scene_of
-from pipeline.simulated_sky.writers import beside
+from pipeline.simulation.bricks.files import FILES_A_BRICK, write_coadds
+from pipeline.simulation.bricks.mosaic import paint
+from pipeline.simulation.bricks.scene import scene_of
+from pipeline.simulation.writers import beside
 
 REGION = "1498p000"  # on the equator: columns of bricks line up; no simulated tile or benchmark lies there
 

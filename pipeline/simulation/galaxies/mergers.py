@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.simulated_sky.layers import DISC, OLD, STARBURST, YOUNG, Colour, Frame, Galaxy, Layer
-from pipeline.simulated_sky.profiles import Plane, ellipse_radius, exponential, sersic, shell, tidal_arc
-from pipeline.simulated_sky.spirals import knots
+from pipeline.simulation.galaxies.layers import DISC, OLD, STARBURST, YOUNG, Colour, Frame, Galaxy, Layer
+from pipeline.simulation.galaxies.profiles import Plane, ellipse_radius, exponential, sersic, shell, tidal_arc
+from pipeline.simulation.galaxies.spirals import knots
 
 
 def merging(rng: np.random.Generator, frame: Frame) -> Galaxy:

@@ -14,10 +14,10 @@ from astropy.io import fits
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.simulated_sky.brick_block import Block, Brick
-from pipeline.simulated_sky.brick_catalogue import RELEASE
-from pipeline.simulated_sky.brick_mosaic import EXPOSURE_INVVAR, SATURATION, STEP
-from pipeline.simulated_sky.brick_scene import BRIGHT_MAG, Scene
+from pipeline.simulation.bricks.block import Block, Brick
+from pipeline.simulation.bricks.catalog import RELEASE
+from pipeline.simulation.bricks.mosaic import EXPOSURE_INVVAR, SATURATION, STEP
+from pipeline.simulation.bricks.scene import BRIGHT_MAG, Scene
 from pipeline.tiles.brick_grid import bounds, brick_id, centre
 
 FILES_A_BRICK = 13
@@ -139,6 +139,6 @@ def _header(block: Block, brick: Brick, kind: str, band: str) -> fits.Header:
             ("IMTYPE", kind, "LegacySurvey image type"),
             *([("MAGZERO", 22.5, "Magnitude zeropoint")] if kind in ("image", "invvar") else []),
             *([("BUNIT", _UNITS[kind])] if kind in _UNITS else []),
-            ("COMMENT", "Simulated by morphcat (pipeline.simulated_sky); not an observation."),
+            ("COMMENT", "Simulated by morphcat (pipeline.simulation); not an observation."),
         ]
     )

@@ -19,8 +19,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from pipeline.core.classes import CLASS_SLUGS
-from pipeline.simulated_sky.positions import benchmark_position, tile_positions
-from pipeline.simulated_sky.stamps import SimulatedStamp, simulate_stamp
+from pipeline.simulation.positions import benchmark_position, tile_positions
+from pipeline.simulation.stamps import SimulatedStamp, simulate_stamp
 
 STAMP_PX = 256
 CHUNK_STAMPS = 32  # stamps in memory at a time: 25 MB of flux
@@ -237,6 +237,6 @@ def _header(stamp: SimulatedStamp, ra: float, dec: float) -> fits.Header:
             ("CD2_2", degrees, "CD matrix"),
             ("IMAGEW", float(width), "Image width"),
             ("IMAGEH", float(height), "Image height"),
-            ("COMMENT", "Simulated by morphcat (pipeline.simulated_sky); not an observation."),
+            ("COMMENT", "Simulated by morphcat (pipeline.simulation); not an observation."),
         ]
     )

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.simulated_sky.encounters import disturbed, merging
-from pipeline.simulated_sky.layers import OLD, YOUNG, Frame, Galaxy, Layer, dimmed
-from pipeline.simulated_sky.profiles import Plane, edge_on_disc, ellipse_radius, sersic
-from pipeline.simulated_sky.spirals import barred_spiral, loose_spiral, tight_spiral
+from pipeline.simulation.galaxies.layers import OLD, YOUNG, Frame, Galaxy, Layer, dimmed
+from pipeline.simulation.galaxies.mergers import disturbed, merging
+from pipeline.simulation.galaxies.profiles import Plane, edge_on_disc, ellipse_radius, sersic
+from pipeline.simulation.galaxies.spirals import barred_spiral, loose_spiral, tight_spiral
 
 Recipe = Callable[[np.random.Generator, Frame], Galaxy]
 

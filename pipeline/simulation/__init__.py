@@ -4,9 +4,9 @@ It lets anyone try the whole pipeline, with a known truth, before downloading su
 marked simulated. It must import neither torch nor models: the colour rule comes in as an argument.
 """
 
-from pipeline.simulated_sky.bricks import SimulatedBricks, block_steps, write_bricks
-from pipeline.simulated_sky.stamps import SimulatedStamp, simulate_stamp
-from pipeline.simulated_sky.writers import (
+from pipeline.simulation.bricks.write import SimulatedBricks, block_steps, write_bricks
+from pipeline.simulation.stamps import SimulatedStamp, simulate_stamp
+from pipeline.simulation.writers import (
     SimulatedSky,
     TileTruth,
     simulate,

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline.simulated_sky.brick_block import EXPOSURES, Block
-from pipeline.simulated_sky.brick_scene import LARGE_REACH_PX, BrightStars, Scene, target_stream
-from pipeline.simulated_sky.layers import Frame
-from pipeline.simulated_sky.neighbours import BLOB_HALF_PX, NATIVE_PIXSCALE, Smudges, add_points, smudge_light
-from pipeline.simulated_sky.stamps import MOFFAT_BETA, SKY_SIGMA, SOURCE_VARIANCE, blur, draw_galaxy, half_box
+from pipeline.simulation.bricks.block import EXPOSURES, Block
+from pipeline.simulation.bricks.scene import LARGE_REACH_PX, BrightStars, Scene, target_stream
+from pipeline.simulation.galaxies.layers import Frame
+from pipeline.simulation.galaxies.neighbours import BLOB_HALF_PX, NATIVE_PIXSCALE, Smudges, add_points, smudge_light
+from pipeline.simulation.stamps import MOFFAT_BETA, SKY_SIGMA, SOURCE_VARIANCE, blur, draw_galaxy, half_box
 
 CELL_PX = 512  # the PSF is applied, and noise drawn, by cells of this side
 MARGIN_PX = 32  # with a margin: light from just outside is smeared in, the FFT's wrap-around kept out

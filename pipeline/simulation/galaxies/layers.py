@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.simulated_sky.profiles import Plane, rotate
+from pipeline.simulation.galaxies.profiles import Plane, rotate
 
 # Extinction of g, r and z relative to r (Fitzpatrick 1999, R_V = 3.1, DECam filters: 3.214, 2.165, 1.211).
 DUST_LAW = np.array([3.214, 2.165, 1.211], np.float32) / np.float32(2.165)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.simulated_sky.layers import DISC, OLD, STARBURST, YOUNG, Frame, Galaxy, Layer, dimmed
-from pipeline.simulated_sky.profiles import (
+from pipeline.simulation.galaxies.layers import DISC, OLD, STARBURST, YOUNG, Frame, Galaxy, Layer, dimmed
+from pipeline.simulation.galaxies.profiles import (
     Plane,
     ellipse_radius,
     exponential,

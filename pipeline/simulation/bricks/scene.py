@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
-from pipeline.simulated_sky.brick_block import SURVEY_SIDE, Block
-from pipeline.simulated_sky.galaxies import RECIPES
-from pipeline.simulated_sky.neighbours import (
+from pipeline.simulation.bricks.block import SURVEY_SIDE, Block
+from pipeline.simulation.galaxies.classes import RECIPES
+from pipeline.simulation.galaxies.neighbours import (
     NATIVE_PIXSCALE,
     Smudges,
     Stars,
@@ -25,7 +25,7 @@ from pipeline.simulated_sky.neighbours import (
     nanomaggies,
     star_bands,
 )
-from pipeline.simulated_sky.stamps import MEDIAN_SEEING, draw_reach
+from pipeline.simulation.stamps import MEDIAN_SEEING, draw_reach
 
 CLOSEST_PX = 84.0  # targets lie 20 arcsec apart, or more, also after they were moved off the lines between bricks
 LARGE_SHARE = 0.04  # of the targets; a stamp of twice the field of view suits them

@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
-from pipeline.simulated_sky.neighbours import NATIVE_PIXSCALE
+from pipeline.simulation.galaxies.neighbours import NATIVE_PIXSCALE
 from pipeline.tiles.brick_grid import STEP_DEG, bounds, brick_of, centre
 
 SURVEY_SIDE = 3600  # pixels
