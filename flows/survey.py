@@ -19,7 +19,7 @@ from flows.retries import if_transient
 from pipeline import survey as story
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
-from pipeline.drift import keep_drift
+from pipeline.drift.monitor import keep_drift
 from pipeline.ingest.readiness import Arrived
 from pipeline.quarantine import reasons_of
 from pipeline.runs.locks import Busy, alone, survey_lock

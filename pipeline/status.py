@@ -15,7 +15,7 @@ from catalogs.releases.registry import ReleaseInfo, current_release
 from models.artifacts.registry import champion, history, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.drift import latest_alarms
+from pipeline.drift.monitor import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports
 from pipeline.ingest.readiness import Arrived
 from pipeline.runs.locks import Holder, holder, retraining_lock, survey_lock

@@ -27,7 +27,7 @@ from pipeline.core.progress import track
 from pipeline.core.redaction import values_without_secrets
 from pipeline.core.times import mjd_of, run_id_of
 from pipeline.core.versions import software_versions
-from pipeline.drift import is_kept, latest_alarms
+from pipeline.drift.monitor import is_kept, latest_alarms
 from pipeline.execution.environment import standard_here
 from pipeline.execution.executor import run_units
 from pipeline.ingest.discovery import discover, passed_over

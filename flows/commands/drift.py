@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """Compare with the settings of now and print the report; nothing is written."""
-    from pipeline.drift import drift
+    from pipeline.drift.monitor import drift
 
     workspace = workspace_of(arguments)
     report = drift(workspace.catalog, workspace.settings.drift, arguments.release)

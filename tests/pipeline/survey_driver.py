@@ -9,7 +9,7 @@ from pathlib import Path
 from catalogs.releases.registry import current_release
 from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.drift import keep_drift
+from pipeline.drift.monitor import keep_drift
 from pipeline.runs.locks import alone, survey_lock
 from pipeline.runs.run_log import logging_to
 from pipeline.summary import Summary

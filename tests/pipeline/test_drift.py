@@ -19,8 +19,8 @@ from catalogs.releases.registry import layout_of, point_to, read_release, rollba
 from catalogs.schema import QualityFlag
 from pipeline.config.drift import DriftSettings
 from pipeline.config.workspace import open_workspace
-from pipeline.drift import drift, earlier_releases, is_kept, keep_drift, latest_alarms
-from pipeline.drift_report import Difference, DriftReport, Region
+from pipeline.drift.monitor import drift, earlier_releases, is_kept, keep_drift, latest_alarms
+from pipeline.drift.report import Difference, DriftReport, Region
 from tests.catalogs.conftest import MODEL, SLUGS
 from tests.catalogs.released import commit_rows, with_column
 from tests.pipeline.skies import night, release, stamps_of

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.drift_counts import Sums
-from pipeline.drift_statistics import (
+from pipeline.drift.counts import Sums
+from pipeline.drift.statistics import (
     Sample,
     chance_of_fractions,
     chance_of_means,

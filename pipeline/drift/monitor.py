@@ -20,7 +20,7 @@ from catalogs.errors import CatalogError
 from catalogs.releases.registry import ReleaseInfo, current_name, layout_of, read_release, readable_releases
 from pipeline.config.drift import DriftSettings
 from pipeline.config.workspace import Workspace
-from pipeline.drift_report import DriftReport
+from pipeline.drift.report import DriftReport
 from pipeline.runs.run_log import note
 
 _log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def _compared(
     catalog: Path, settings: DriftSettings, report: DriftReport, info: ReleaseInfo, before: Sequence[ReleaseInfo]
 ) -> DriftReport:
     """The report with everything that can be compared."""
-    from pipeline.drift_comparison import compare  # DuckDB and SciPy only here: reports are read without
-    from pipeline.drift_counts import ages_of_runs, measures_of, sums_of, tiles_by_age, tiles_since
+    from pipeline.drift.comparison import compare  # DuckDB and SciPy only here: reports are read without
+    from pipeline.drift.counts import ages_of_runs, measures_of, sums_of, tiles_by_age, tiles_since
 
     now, layouts = layout_of(catalog, info.release), [layout_of(catalog, other.release) for other in before]
     tiles = tiles_since(now, None if report.other_model else layouts[0])

@@ -23,7 +23,7 @@ from catalogs.healpix import ORDER
 from catalogs.paths import NAME, ReleaseLayout
 from catalogs.query.sql import select
 from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
-from pipeline.drift_report import MEANS
+from pipeline.drift.report import MEANS
 
 NOWHERE = -1  # the cell of inputs whose tile has no object
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from catalogs.healpix import cell_centres
 from pipeline.config.drift import DriftSettings
-from pipeline.drift_counts import NOWHERE, Measure, Population, Sums
-from pipeline.drift_report import CLASSES, MEANS, Difference, Region
-from pipeline.drift_statistics import (
+from pipeline.drift.counts import NOWHERE, Measure, Population, Sums
+from pipeline.drift.report import CLASSES, MEANS, Difference, Region
+from pipeline.drift.statistics import (
     Sample,
     chance_of_fractions,
     chance_of_means,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from pipeline.drift_counts import Sums
+from pipeline.drift.counts import Sums
 
 _MANY = 10  # tiles beyond the first of each region, from which on earlier tiles alone say how much tiles vary
 _FEWEST_EXPECTED = 5.0  # objects in a cell of a table for the chi-squared distribution to hold (Cochran 1954)
