@@ -66,7 +66,7 @@ def build(catalog: Path, workers: int, exports: bool) -> dict[str, Any]:
     """Publish what is committed; without workers in one process, as the settings have it by default."""
     from catalogs.releases.build import publish
     from pipeline.config.workers import WorkerSettings
-    from pipeline.releases import on_workers
+    from pipeline.survey.publish import on_workers
 
     where = WorkerSettings(kind="local", n=workers) if workers else WorkerSettings()
     info = publish(catalog, MODEL, max_rows=MAX_ROWS, exports=exports, run_units=on_workers(where))

@@ -34,11 +34,11 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
 from models.preprocessing import DR8_GRZ, Recipe
-from pipeline.classify import model_pixels
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.simulation import write_bricks, write_cutout_tile
+from pipeline.survey.classify import model_pixels
 
 BANDS = "grz"
 SIDE = 256

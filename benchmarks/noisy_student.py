@@ -26,13 +26,13 @@ from models.artifacts.registry import ModelCard, champion
 from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import evaluate
 from models.preprocessing import colour_rule
-from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.execution.task import set_torch_threads
 from pipeline.lessons import LABELLED
 from pipeline.simulation import simulate, write_galaxy10
+from pipeline.survey import run as survey
 from pipeline.train import plan, train
 
 _WARM_UP = 0.1  # of all epochs

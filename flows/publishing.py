@@ -14,8 +14,8 @@ from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
-from pipeline.quarantine import surveyed_model
-from pipeline.releases import build_release
+from pipeline.survey.publish import build_release
+from pipeline.survey.quarantine import surveyed_model
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)

@@ -16,16 +16,16 @@ from prefect.states import Completed
 from catalogs.releases.registry import ReleaseInfo, current_release, layout_of
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
-from pipeline import survey as story
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
 from pipeline.drift.monitor import keep_drift
 from pipeline.ingest.readiness import Arrived
-from pipeline.quarantine import reasons_of
 from pipeline.runs.locks import Busy, alone, survey_lock
 from pipeline.runs.run_log import log_path, logging_to
-from pipeline.summary import Summary
-from pipeline.survey import Run
+from pipeline.survey import run as story
+from pipeline.survey.quarantine import reasons_of
+from pipeline.survey.run import Run
+from pipeline.survey.summary import Summary
 from pipeline.tiles.sky_tile import SkyTile
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
@@ -109,7 +109,7 @@ def survey(
 
     Returns
     -------
-    The totals (`pipeline.summary.Summary`) as plain values; nothing for a run that ends without them.
+    The totals (`pipeline.survey.summary.Summary`) as plain values; nothing for a run that ends without them.
 
     Raises
     ------

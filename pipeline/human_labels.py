@@ -31,7 +31,7 @@ from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split, position_groups
 from pipeline.lessons import Lesson, SkyImages, require_positions
-from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
+from pipeline.survey.catalog_pixels import ROW_COLUMNS, SkyFields, read_again
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from models.preprocessing import Recipe
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split
-from pipeline.sky_rows import SkyFields, field_scales
+from pipeline.survey.catalog_pixels import SkyFields, field_scales
 
 LABELLED = "labelled"  # the origin of labels that came with the images
 REPLACED = "replaced"  # the same, of images that are not trained on because a person said something else

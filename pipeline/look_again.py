@@ -22,12 +22,12 @@ from models.inference.ensemble import Panel
 from models.inference.predictions import Confidence, Prediction
 from models.inference.predictor import chosen_device, load_panel
 from models.preprocessing import Recipe
-from pipeline.classify import model_pixels, pixel_digests
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp, StampBatch
-from pipeline.survey import tiles_in
+from pipeline.survey.classify import model_pixels, pixel_digests
+from pipeline.survey.run import tiles_in
 
 TOLERANCE = 3e-4  # of a probability; they are rounded to 1e-4, and another batch size alone changes them by up to 2e-4
 

@@ -25,7 +25,7 @@ from models.errors import ModelError
 from models.preprocessing import Recipe
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.sky_rows import ROW_COLUMNS, SkyFields, read_again
+from pipeline.survey.catalog_pixels import ROW_COLUMNS, SkyFields, read_again
 
 FILE = "sky-sample.parquet"
 _FOOTER = b"morphcat"
@@ -36,7 +36,7 @@ _TILES = 32  # sky tiles to draw from, unless these have too few objects: a tile
 class SkySample:
     """Reliable objects of a release, the recipe that their `input_digest` belongs to, and the release's name.
 
-    `rows` has the columns of `pipeline.sky_rows.ROW_COLUMNS` and `simulated`, bool.
+    `rows` has the columns of `pipeline.survey.catalog_pixels.ROW_COLUMNS` and `simulated`, bool.
     """
 
     rows: pa.Table
@@ -57,7 +57,7 @@ class SkySample:
         return any(self.rows["simulated"].to_pylist())
 
     def fields(self, workspace: Workspace) -> SkyFields:
-        """The pixels of the objects as they are now. Raises what `pipeline.sky_rows.read_again` raises."""
+        """The pixels of the objects as they are now. Raises what `pipeline.survey.catalog_pixels.read_again` raises."""
         return read_again(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
 
 

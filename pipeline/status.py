@@ -19,7 +19,7 @@ from pipeline.drift.monitor import latest_alarms
 from pipeline.due_labels import differing, label_set, learned_labels, reports
 from pipeline.ingest.readiness import Arrived
 from pipeline.runs.locks import Holder, holder, retraining_lock, survey_lock
-from pipeline.survey import Run, begin, make_plan, missing_of, roots_of, tiles_in
+from pipeline.survey.run import Run, begin, make_plan, missing_of, roots_of, tiles_in
 
 _RUNS = 5
 _SHARE_FREE = 0.05  # of a disk: below it somebody should make room

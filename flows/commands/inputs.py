@@ -24,8 +24,8 @@ def add(subparsers: Subparsers) -> None:
 def inputs(arguments: argparse.Namespace) -> None:
     """Print the table."""
     from models.artifacts.registry import load_card
-    from pipeline.input_table import fates
-    from pipeline.quarantine import surveyed_model
+    from pipeline.survey.input_report import fates
+    from pipeline.survey.quarantine import surveyed_model
 
     workspace = workspace_of(arguments)
     model = arguments.model or surveyed_model(workspace)

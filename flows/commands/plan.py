@@ -10,7 +10,7 @@ from flows.commands.common import Subparsers, workspace_of
 from flows.display import print_json, say
 
 if TYPE_CHECKING:
-    from pipeline.forecast import Forecast, Span
+    from pipeline.survey.estimate import Forecast, Span
 
 
 def add(subparsers: Subparsers) -> None:
@@ -35,7 +35,7 @@ def _seconds(text: str) -> float:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Count, try some tiles, and print the forecast. Changes nothing and starts no flow."""
-    from pipeline.forecast import forecast
+    from pipeline.survey.estimate import forecast
 
     workspace = workspace_of(arguments)
     if arguments.seconds:

@@ -39,7 +39,7 @@ def add(subparsers: Subparsers) -> None:
 
 def list_entries(arguments: argparse.Namespace) -> None:
     """Print what is in quarantine."""
-    from pipeline.quarantine import listing
+    from pipeline.survey.quarantine import listing
 
     workspace = workspace_of(arguments)
     model = _model(workspace, arguments)
@@ -60,7 +60,7 @@ def list_entries(arguments: argparse.Namespace) -> None:
 
 def retry(arguments: argparse.Namespace) -> int:
     """Survey sky tiles with inputs in quarantine once more, and say how many came good."""
-    from pipeline.quarantine import Places, Retried, listing, outcome, places_of, reasons_of
+    from pipeline.survey.quarantine import Places, Retried, listing, outcome, places_of, reasons_of
 
     workspace = workspace_of(arguments)
     reasons, model = reasons_of(arguments.reason), _model(workspace, arguments)
@@ -89,7 +89,7 @@ def retry(arguments: argparse.Namespace) -> int:
 
 def _model(workspace: Workspace, arguments: argparse.Namespace) -> str:
     """The model whose tiles are meant; "none" where there is no model yet, and hence no tile."""
-    from pipeline.quarantine import surveyed_model
+    from pipeline.survey.quarantine import surveyed_model
 
     return arguments.model or surveyed_model(workspace) or "none"
 

@@ -33,8 +33,8 @@ def add(subparsers: Subparsers) -> None:
 def build(arguments: argparse.Namespace) -> None:
     """Publish what is committed."""
     from catalogs.releases.registry import is_published
-    from pipeline.quarantine import surveyed_model
-    from pipeline.releases import build_release
+    from pipeline.survey.publish import build_release
+    from pipeline.survey.quarantine import surveyed_model
 
     workspace = workspace_of(arguments)
     model = arguments.model or surveyed_model(workspace)

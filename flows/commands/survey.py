@@ -51,7 +51,7 @@ def survey(arguments: argparse.Namespace) -> int:
 
 def run_survey(workspace: Workspace, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """The totals of a survey and the exit status. Where there is nothing to do, no flow is started for it."""
-    from pipeline import survey as story
+    from pipeline.survey import run as story
 
     roots = [Path(root).absolute() for root in arguments.tiles]
     summary = story.already_done(workspace, story.begin(workspace, arguments.model), roots)

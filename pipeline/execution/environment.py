@@ -80,7 +80,7 @@ def standard_here(
     writes: Path,
     reads: Iterable[Path] = (),
     inputs: Iterable[Path] = (),
-    module: str = "pipeline.classify",
+    module: str = "pipeline.survey.classify",
 ) -> Standard:
     """The standard that this process sets for the workers of its run; torch is not imported for it.
 

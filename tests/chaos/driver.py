@@ -26,11 +26,11 @@ import catalogs.releases.readme
 import catalogs.validation.audit
 import flows.cli
 import models.inference.predictor
-import pipeline.classify
 import pipeline.readers.bricks.reader
 import pipeline.readers.cutouts.reader
 import pipeline.readers.hdf5
 import pipeline.readers.images
+import pipeline.survey.classify
 from pipeline.config.workspace import open_workspace
 from tests.chaos.disk import enter
 from tests.pipeline.survey_driver import run

@@ -11,7 +11,7 @@ import pytest
 
 from flows.cli import main
 from flows.commands.plan import _span
-from pipeline.forecast import Span
+from pipeline.survey.estimate import Span
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.makers import write_cutouts
 

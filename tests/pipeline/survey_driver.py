@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catalogs.releases.registry import current_release
-from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.drift.monitor import keep_drift
 from pipeline.runs.locks import alone, survey_lock
 from pipeline.runs.run_log import logging_to
-from pipeline.summary import Summary
+from pipeline.survey import run as survey
+from pipeline.survey.summary import Summary
 
 
 def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> Summary:

@@ -17,7 +17,7 @@ from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp
 from pipeline.simulation import SimulatedBricks, write_bricks
-from pipeline.survey import begin, classify_tiles, find_tiles, make_plan, release_catalogue, sum_up
+from pipeline.survey.run import begin, classify_tiles, find_tiles, make_plan, release_catalogue, sum_up
 from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from catalogs.schema import HIGH_OOD, UNRELIABLE, QualityFlag, arrow_schema
 from catalogs.tiles import TileStamp, read_stamp, tile_path
-from pipeline.classify import ClassifyJob, classify
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import InputChanged, Reason
 from pipeline.ingest.discovery import discover
+from pipeline.survey.classify import ClassifyJob, classify
 from tests.conftest import Small
 from tests.pipeline.makers import (
     galaxy,
@@ -284,7 +284,7 @@ _PEAK = """
 import pickle, resource, sys
 import torch
 torch.set_num_threads(1)
-from pipeline.classify import classify
+from pipeline.survey.classify import classify
 for path in sys.argv[1:]:
     receipt = classify(pickle.loads(open(path, "rb").read()))
     print(receipt.classified + receipt.unclassified, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from catalogs.tiles import Quarantined
-from pipeline.classify import ClassifyJob
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason, UserError
 from pipeline.core.object_ids import printable
@@ -24,6 +23,7 @@ from pipeline.ingest.position_list import for_positions
 from pipeline.readers.bricks.positions import read_list
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp
+from pipeline.survey.classify import ClassifyJob
 from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 from tests.pipeline import damaged_files as made

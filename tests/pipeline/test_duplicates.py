@@ -13,7 +13,7 @@ from astropy.time import Time
 from catalogs.healpix import close_pairs
 from catalogs.schema import QualityFlag, is_reliable
 from pipeline.core.times import mjd_of, utc_of
-from pipeline.duplicates import second_at_place, with_duplicates_flagged
+from pipeline.survey.duplicates import second_at_place, with_duplicates_flagged
 
 ARCSEC = 1 / 3600
 

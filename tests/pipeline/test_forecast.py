@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from catalogs.releases.registry import folder_size, layout_of
-from pipeline import survey
 from pipeline.config.workspace import Workspace
-from pipeline.forecast import expected_stamps, forecast, ratio_estimate
+from pipeline.survey import run as survey
+from pipeline.survey.estimate import expected_stamps, forecast, ratio_estimate
+from pipeline.survey.pilot import Measured, TrialJob, measure, spread, try_out
 from pipeline.tiles.sky_tile import TileKind
-from pipeline.trial import Measured, TrialJob, measure, spread, try_out
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
@@ -145,7 +145,7 @@ def test_the_error_of_a_ratio_estimate_is_the_true_one(stamps: int) -> None:
 def test_bricks_that_are_many_are_told_from_the_catalogues_of_some(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.forecast._MOST_CATALOGUES", 1)
+    monkeypatch.setattr("pipeline.survey.estimate._MOST_CATALOGUES", 1)
     workspace = with_bricks(small.elsewhere(tmp_path, "bricks.stamp_pixels=64"))
     expected = expected_stamps(survey.find_tiles(workspace, []), reading())
     assert (expected.bricks, expected.read) == (2, 1) and expected.total in (2 * 3, 2 * 4)

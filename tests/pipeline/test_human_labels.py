@@ -19,7 +19,6 @@ from catalogs.labels.checks import Labelled
 from catalogs.query.sql import query
 from models.artifacts.registry import load_card
 from models.errors import ModelError
-from pipeline.classify import pixel_digests
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
@@ -29,6 +28,7 @@ from pipeline.datasets.splits import Split, recorded_split
 from pipeline.ensembles import ensemble
 from pipeline.human_labels import usable, with_human_labels
 from pipeline.lessons import Lesson
+from pipeline.survey.classify import pixel_digests
 from pipeline.train import can_start_from, plan, recipe_for, split_of, train
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver

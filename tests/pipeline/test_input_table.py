@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason
-from pipeline.input_table import fates
-from pipeline.quarantine import listing
+from pipeline.survey.input_report import fates
+from pipeline.survey.quarantine import listing
 from pipeline.tiles.sky_tile import MANIFEST
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures

@@ -15,7 +15,7 @@ from catalogs.releases.registry import layout_of
 from catalogs.schema import count_classified
 from catalogs.tiles import commit
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.releases import build_release
+from pipeline.survey.publish import build_release
 from tests.catalogs.conftest import MODEL, make_stamp, make_table
 
 TILES, ROWS = 40, 10

@@ -19,7 +19,6 @@ from models.artifacts.registry import ModelCard
 from models.errors import ModelError
 from models.preprocessing import colour_rule
 from pipeline.benchmark import predict_test_split
-from pipeline.classify import pixel_digests
 from pipeline.config.inputs import InputSettings
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace, open_workspace
@@ -29,6 +28,7 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.human_labels import with_human_labels
 from pipeline.lessons import LABELLED, Lesson
 from pipeline.pseudo_labels import with_pseudo_labels
+from pipeline.survey.classify import pixel_digests
 from pipeline.train import recipe_for, split_of, train
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import survey_driver

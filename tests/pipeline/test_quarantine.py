@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from catalogs.tiles import Quarantined, TileStamp, commit
-from pipeline import survey
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
-from pipeline.quarantine import Retried, list_of, listing, outcome, places_of, with_history
+from pipeline.survey import run as survey
+from pipeline.survey.quarantine import Retried, list_of, listing, outcome, places_of, with_history
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, write_cutout, write_cutouts

@@ -16,7 +16,7 @@ from catalogs.tiles import tile_path
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import is_transient
-from pipeline.releases import build_release, on_workers
+from pipeline.survey.publish import build_release, on_workers
 from tests.catalogs.conftest import MODEL, commit_tile
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
 from catalogs.tiles import commit, read_stamp
-from pipeline.reuse import Reusable
+from pipeline.survey.prediction_reuse import Reusable
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 
 RECIPE = "r" * 16

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.releases.registry import layout_of
-from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.releases import build_release
 from pipeline.runs.records import recorded, run_records
+from pipeline.survey import run as survey
+from pipeline.survey.publish import build_release
 from pipeline.tiles.sky_tile import SkyTile, TileKind
 from tests.catalogs.conftest import MODEL, commit_tile
 from tests.conftest import Small

@@ -15,7 +15,7 @@ from models.preprocessing import Recipe
 from pipeline.core.errors import Reason
 from pipeline.datasets.image_set import ImageSet
 from pipeline.readers.stamps import Stamp, StampBatch
-from pipeline.skew import envelope, skew_flags, split_by_rule
+from pipeline.survey.domain_checks import envelope, skew_flags, split_by_rule
 from tests.conftest import Small
 
 RECIPE = Recipe(image_size=32, field_pixels=64)

@@ -7,10 +7,10 @@ from pathlib import Path
 from catalogs.labels.checks import Labelled
 from catalogs.labels.store import add
 from catalogs.tiles import tile_path
-from pipeline import survey
 from pipeline.config.workspace import open_workspace
 from pipeline.runs.locks import alone, survey_lock
 from pipeline.status import status
+from pipeline.survey import run as survey
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

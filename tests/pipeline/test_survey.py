@@ -18,9 +18,9 @@ import pytest
 
 from catalogs.releases.registry import current_release, layout_of
 from models.errors import ModelError
-from pipeline import survey
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
+from pipeline.survey import run as survey
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 from tests.pipeline.survey_driver import run

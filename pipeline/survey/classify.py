@@ -34,13 +34,13 @@ from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.core.times import utc_of
-from pipeline.duplicates import with_duplicates_flagged
 from pipeline.ingest.planning import origin_of
-from pipeline.quarantine import with_history
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp, StampBatch, refused
-from pipeline.reuse import Reusable
-from pipeline.skew import skew_flags, split_by_rule
+from pipeline.survey.domain_checks import skew_flags, split_by_rule
+from pipeline.survey.duplicates import with_duplicates_flagged
+from pipeline.survey.prediction_reuse import Reusable
+from pipeline.survey.quarantine import with_history
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, names_of
 
 _log = logging.getLogger(__name__)

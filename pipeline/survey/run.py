@@ -33,16 +33,16 @@ from pipeline.execution.executor import run_units
 from pipeline.ingest.discovery import discover, passed_over
 from pipeline.ingest.planning import Plan, plan
 from pipeline.ingest.readiness import Arrived, arrived
-from pipeline.quarantine import tiles_with
-from pipeline.releases import build_release
 from pipeline.runs.records import recorded
 from pipeline.runs.run_log import note, unit_ended
-from pipeline.summary import Summary
-from pipeline.takeover import all_places, not_covered, warnings
+from pipeline.survey.model_transition import all_places, not_covered, warnings
+from pipeline.survey.publish import build_release
+from pipeline.survey.quarantine import tiles_with
+from pipeline.survey.summary import Summary
 from pipeline.tiles.sky_tile import SkyTile
 
 if TYPE_CHECKING:
-    from pipeline.classify import ClassifyJob
+    from pipeline.survey.classify import ClassifyJob
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def still_to_do(workspace: Workspace, run: Run, todo: Arrived) -> Arrived:
 def jobs_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
     """What workers need to classify these tiles. Raises ModelError when this version can not use the model."""
     from models.artifacts.weights import recipe_of  # torch only where there is work
-    from pipeline.classify import ClassifyJob
+    from pipeline.survey.classify import ClassifyJob
 
     recipe_of(run.card)  # one error, not one for each tile
     settings = workspace.settings
@@ -189,7 +189,7 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
 
     Files of tiles that no longer exist are deleted first, so that no object stands in two tiles.
     """
-    from pipeline.classify import classify
+    from pipeline.survey.classify import classify
 
     settings = workspace.settings
     jobs = jobs_of(workspace, run, todo.todo)

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from models.inference.predictor import chosen_device
 from models.preprocessing import Recipe
-from pipeline.classify import model_pixels, pixel_digests
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.core.progress import track
 from pipeline.datasets.pixel_cache import ensure_pixels, map_pixels
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import StampBatch
-from pipeline.survey import tiles_in
+from pipeline.survey.classify import model_pixels, pixel_digests
+from pipeline.survey.run import tiles_in
 from pipeline.tiles.sky_tile import SkyTile
 
 _log = logging.getLogger(__name__)

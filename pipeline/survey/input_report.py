@@ -20,7 +20,7 @@ from pipeline.core.object_ids import printable
 from pipeline.ingest.discovery import walked
 from pipeline.ingest.planning import Plan, plan
 from pipeline.ingest.readiness import Arrived, arrived
-from pipeline.survey import places, tiles_in
+from pipeline.survey.run import places, tiles_in
 from pipeline.tiles.brick_files import brick_of_file
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
 

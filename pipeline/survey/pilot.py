@@ -23,10 +23,10 @@ from catalogs.releases.registry import folder_size, layout_of
 from catalogs.schema import count_classified
 from catalogs.tiles import commit, committed
 from models.inference.predictor import predictor_for
-from pipeline.classify import ClassifyJob, classify
 from pipeline.config.workers import WorkerSettings
 from pipeline.execution.executor import run_units
 from pipeline.ingest.discovery import with_fingerprint
+from pipeline.survey.classify import ClassifyJob, classify
 from pipeline.tiles.sky_tile import TileKind, names_of
 
 _TILES_A_WORKER = 8  # to be tried in the time that there is, so that their scatter tells something
@@ -181,7 +181,7 @@ def _classified(jobs: list[TrialJob], seconds: float, where: WorkerSettings) -> 
 def measure(trial: TrialJob) -> Measured:
     """Classify a tile, or as much of it as can be done in the seconds of the trial, and say how long it took.
 
-    Raises what `pipeline.classify.classify` raises.
+    Raises what `pipeline.survey.classify.classify` raises.
     """
     job, began = trial.job, time.monotonic()
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs.export.writers import VOTABLE_ROWS
 from catalogs.releases.registry import current_release
-from pipeline import survey
 from pipeline.config.inputs import ReadingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
 from pipeline.readers.bricks.reader import selection_of
+from pipeline.survey import run as survey
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
 
 if TYPE_CHECKING:
-    from pipeline.trial import Measured, Trial
+    from pipeline.survey.pilot import Measured, Trial
 
 _MOST_CATALOGUES = 50  # of bricks, read to count their objects
 _CATALOGUE_SECONDS = 20.0  # after which no more are read
@@ -132,7 +132,7 @@ def forecast(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
             return counted
         released = _released_rows(workspace, run.card.model_id)
         settings = place.settings
-        from pipeline.trial import try_out  # torch only where tiles are tried
+        from pipeline.survey.pilot import try_out  # torch only where tiles are tried
 
         trial = try_out(
             survey.jobs_of(place.changed(folders={"catalog": str(scratch / "catalog")}), run, plan.todo),
