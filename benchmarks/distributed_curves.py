@@ -29,9 +29,9 @@ from models.training.trainer import Trained
 from pipeline.config.workspace import open_workspace
 from pipeline.core.progress import shown_by
 from pipeline.datasets.galaxy10 import open_galaxy10
-from pipeline.fit import FitJob, fit, prepare
 from pipeline.simulation import write_galaxy10
-from pipeline.train import plan
+from pipeline.training.fit import FitJob, fit, prepare
+from pipeline.training.train import plan
 
 _IMAGES, _EPOCHS, _KILLED_IN = 600, 8, 4  # epochs are counted from 1
 _SETTINGS = (

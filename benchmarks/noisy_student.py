@@ -30,10 +30,10 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.execution.task import set_torch_threads
-from pipeline.lessons import LABELLED
 from pipeline.simulation import simulate, write_galaxy10
 from pipeline.survey import run as survey
-from pipeline.train import plan, train
+from pipeline.training.train import plan, train
+from pipeline.training.training_set import LABELLED
 
 _WARM_UP = 0.1  # of all epochs
 _ARMS = ("teacher", "student without pseudo-labels", "student with pseudo-labels")

@@ -34,9 +34,9 @@ from pipeline.core.progress import shown_by
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_folder import open_pictures
 from pipeline.datasets.image_set import ImageSet
-from pipeline.ensembles import ensemble
 from pipeline.simulation import write_galaxy10
-from pipeline.train import split_of, train
+from pipeline.training.ensembles import ensemble
+from pipeline.training.train import split_of, train
 
 WEAK = ("gz2_sdss/levignatev_gz2_1000", "gz2_sdss/zooniverse_sloan_examples", "gz_decals/zooniverse_examples")
 SKY = 34.0  # grey level of the sky in the Galaxy10 rendering; that of the other renderings is lower

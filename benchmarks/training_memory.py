@@ -1,4 +1,4 @@
-"""Measures what keeping freed memory (pipeline.fit) is worth in training on a CPU, two processes in turn.
+"""Measures what keeping freed memory (pipeline.training.fit) is worth in training on a CPU, two processes in turn.
 
 Run as `python benchmarks/training_memory.py [variant] [side] [rounds]`.
 """
@@ -24,7 +24,7 @@ def measure(variant: str, side: int, keep: bool) -> float:
     from models.preprocessing import Recipe
     from models.training.config import LoopSettings
     from models.training.trainer import LabelledPixels, train_network
-    from pipeline.fit import keep_freed_memory
+    from pipeline.training.fit import keep_freed_memory
 
     if keep:
         keep_freed_memory()

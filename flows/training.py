@@ -1,4 +1,4 @@
-"""The flows that train a network and measure it: thin stories over `pipeline.train` and `pipeline.benchmark`."""
+"""The flows that train a network and measure it: thin stories over `pipeline.training.train` and `pipeline.benchmark`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from models.artifacts.registry import ModelCard, champion, describe
 from pipeline import benchmark as measuring
-from pipeline import train as training
 from pipeline.benchmark import BenchmarkResult
 from pipeline.board_report import to_markdown
 from pipeline.config.workspace import Workspace, open_workspace
@@ -23,9 +22,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.times import run_id_of
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.loading import ImageSource, opened, own_or
-from pipeline.ensembles import ensemble
 from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
 from pipeline.runs.run_log import logging_to
+from pipeline.training import train as training
+from pipeline.training.ensembles import ensemble
 
 _log = logging.getLogger(__name__)
 

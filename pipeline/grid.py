@@ -20,7 +20,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from models.networks.factory import DEFAULT_LAYOUT, PEER_LAYOUT, check_variant, default_image_size, is_peer
-from pipeline import train as training
 from pipeline.benchmark import PredictedSplit, predict_test_split
 from pipeline.board import Board, CellState, GridRecord, board_folder, predictions_file, read_board
 from pipeline.board_report import write_board
@@ -33,6 +32,7 @@ from pipeline.datasets.loading import ImageSource, open_images
 from pipeline.datasets.splits import read_split
 from pipeline.execution.executor import run_units
 from pipeline.runs.run_log import unit_ended
+from pipeline.training import train as training
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from pipeline.datasets.splits import read_split
 from pipeline.due_labels import LabelSet, Retraining
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict
-from pipeline.human_labels import usable
 from pipeline.promotion import promote, turned_back, was_promoted
-from pipeline.train import can_start_from, split_of, train
+from pipeline.training.human_labels import usable
+from pipeline.training.train import can_start_from, split_of, train
 
 
 def candidate_workspace(workspace: Workspace, labels: LabelSet) -> Workspace:
@@ -43,7 +43,7 @@ def candidate_workspace(workspace: Workspace, labels: LabelSet) -> Workspace:
 def train_candidate(workspace: Workspace, labels: LabelSet, images: ImageSet) -> ModelCard:
     """Train on `images` and these labels, on the champion's own split; returns the card, also of a model that is there.
 
-    Raises what `pipeline.train.train` raises.
+    Raises what `pipeline.training.train.train` raises.
     """
     return train(candidate_workspace(workspace, labels), images, _split_file(workspace, images), may_lead=False)
 

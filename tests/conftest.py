@@ -20,7 +20,7 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.simulation import write_galaxy10
-from pipeline.train import train
+from pipeline.training.train import train
 
 SMALL_TRAINING = (
     "training.variant=cpu_tiny",

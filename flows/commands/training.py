@@ -70,7 +70,7 @@ def _assists(arguments: argparse.Namespace) -> bool:
     if os.environ.get("RANK", "0") == "0":
         return False
     from pipeline.datasets.loading import opened
-    from pipeline.train import assist
+    from pipeline.training.train import assist
 
     workspace = _training_workspace(arguments)
     assist(workspace, opened(workspace, _source(arguments)), arguments.split)

@@ -16,7 +16,7 @@ from models.training.trainer import images_per_epoch
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.execution.process_group import Seat
-from pipeline.fit import FitJob, member, prepare
+from pipeline.training.fit import FitJob, member, prepare
 from tests.models.toys import CLASSES, RECIPE, toy
 
 TRAIN, VALIDATION = np.arange(64), np.arange(64, 96)

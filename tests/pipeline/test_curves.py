@@ -10,7 +10,7 @@ from dataclasses import asdict
 from PIL import Image
 
 from models.training.trainer import EpochRecord
-from pipeline.curves import curve_files
+from pipeline.training.learning_curves import curve_files
 
 HISTORY = [
     EpochRecord(epoch, 2.0 / (epoch + 1), 1e-3, 2.1 / (epoch + 1), epoch / 4, 0.1 + epoch, 123.456)

@@ -16,8 +16,8 @@ from models.inference.predictor import predictor_for
 from pipeline.benchmark import benchmark
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.ensembles import ensemble
-from pipeline.train import train
+from pipeline.training.ensembles import ensemble
+from pipeline.training.train import train
 from tests.conftest import Small
 
 

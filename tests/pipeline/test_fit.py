@@ -21,8 +21,8 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
 from pipeline.execution.process_group import run_gang
-from pipeline.fit import FitJob, fit
-from pipeline.train import plan, train
+from pipeline.training.fit import FitJob, fit
+from pipeline.training.train import plan, train
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.fits import GANG, SMOOTH, doomed_member, small_job
 

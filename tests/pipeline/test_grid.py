@@ -21,7 +21,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
 from pipeline.datasets.splits import split, write_split
 from pipeline.grid import LAYOUTS, Axes, Cell, CellJob, cell_settings, make_grid, plan_grid, run_cell, run_grid
-from pipeline.train import train
+from pipeline.training.train import train
 from tests.conftest import Small
 from tests.pipeline.grids import ONE_EPOCH, RanGrid, numbers, run_small_grid, source_of
 

@@ -25,11 +25,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split, recorded_split
-from pipeline.ensembles import ensemble
-from pipeline.human_labels import usable, with_human_labels
-from pipeline.lessons import Lesson
 from pipeline.survey.classify import pixel_digests
-from pipeline.train import can_start_from, plan, recipe_for, split_of, train
+from pipeline.training.ensembles import ensemble
+from pipeline.training.human_labels import usable, with_human_labels
+from pipeline.training.train import can_start_from, plan, recipe_for, split_of, train
+from pipeline.training.training_set import Lesson
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

@@ -14,8 +14,8 @@ from models.inference.ensemble import Panel
 from models.inference.predictor import load_panel, predictor_for
 from models.metrics import ReliabilityBin, calibration_gap, evaluate
 from pipeline.datasets.splits import Split
-from pipeline.model_cards import measure
-from pipeline.train import split_of, train
+from pipeline.training.publish_model import measure
+from pipeline.training.train import split_of, train
 from tests.conftest import Small
 
 

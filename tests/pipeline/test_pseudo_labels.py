@@ -25,11 +25,11 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
-from pipeline.human_labels import with_human_labels
-from pipeline.lessons import LABELLED, Lesson
-from pipeline.pseudo_labels import with_pseudo_labels
 from pipeline.survey.classify import pixel_digests
-from pipeline.train import recipe_for, split_of, train
+from pipeline.training.human_labels import with_human_labels
+from pipeline.training.pseudo_labels import with_pseudo_labels
+from pipeline.training.train import recipe_for, split_of, train
+from pipeline.training.training_set import LABELLED, Lesson
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import SIDE, galaxy, write_cutout, write_hdf5

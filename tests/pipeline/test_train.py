@@ -19,7 +19,7 @@ from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
 from pipeline.datasets.galaxy10 import open_galaxy10
-from pipeline.train import _model_id, recipe_for, split_of, train
+from pipeline.training.train import _model_id, recipe_for, split_of, train
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

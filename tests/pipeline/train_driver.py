@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.workspace import open_workspace
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.execution.process_group import seat_from_environment
-from pipeline.train import assist, train
+from pipeline.training.train import assist, train
 
 
 def main(root: str, galaxy10: str, seeds: str, *overrides: str) -> None:

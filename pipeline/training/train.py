@@ -23,14 +23,14 @@ from models.training.trainer import Trained, images_per_epoch
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.curves import curve_files
 from pipeline.datasets.image_set import ImageSet, channel_statistics
 from pipeline.datasets.splits import Split, read_split, split
-from pipeline.fit import FitJob, fit, prepare, start_report
-from pipeline.human_labels import with_human_labels
-from pipeline.lessons import Lesson
-from pipeline.model_cards import FinishedFit, publish_fit
-from pipeline.pseudo_labels import with_pseudo_labels
+from pipeline.training.fit import FitJob, fit, prepare, start_report
+from pipeline.training.human_labels import with_human_labels
+from pipeline.training.learning_curves import curve_files
+from pipeline.training.pseudo_labels import with_pseudo_labels
+from pipeline.training.publish_model import FinishedFit, publish_fit
+from pipeline.training.training_set import Lesson
 
 _UNFINISHED = ".training"
 

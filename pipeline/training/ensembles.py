@@ -26,7 +26,7 @@ from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import recorded_split
 from pipeline.execution.task import set_torch_threads
-from pipeline.model_cards import common_fields, measure
+from pipeline.training.publish_model import common_fields, measure
 
 
 def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) -> ModelCard:

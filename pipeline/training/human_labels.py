@@ -30,8 +30,8 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split, position_groups
-from pipeline.lessons import Lesson, SkyImages, require_positions
 from pipeline.survey.catalog_pixels import ROW_COLUMNS, SkyFields, read_again
+from pipeline.training.training_set import Lesson, SkyImages, require_positions
 
 _log = logging.getLogger(__name__)
 
