@@ -1,4 +1,4 @@
-"""The flows that train a network and measure it: thin stories over `pipeline.training.train` and `pipeline.benchmark`."""
+"""The flows that train a network and measure it: thin stories over `pipeline.training.train` and `pipeline.evaluation.evaluate`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prefect.cache_policies import NO_CACHE
 from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from models.artifacts.registry import ModelCard, champion, describe
-from pipeline import benchmark as measuring
-from pipeline.benchmark import BenchmarkResult
-from pipeline.board_report import to_markdown
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.core.times import run_id_of
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.loading import ImageSource, opened, own_or
-from pipeline.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
+from pipeline.evaluation import evaluate as measuring
+from pipeline.evaluation.evaluate import BenchmarkResult
+from pipeline.evaluation.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
+from pipeline.evaluation.leaderboard_report import to_markdown
 from pipeline.runs.run_log import logging_to
 from pipeline.training import train as training
 from pipeline.training.ensembles import ensemble
@@ -133,7 +133,7 @@ def benchmark_grid(
 ) -> dict[str, Any]:
     """Train and measure every cell of a grid that is not done, and make its board; returns the board as plain values.
 
-    `grid` holds the fields of a `pipeline.grid.Grid`; `source` and `split` are as for `train`.
+    `grid` holds the fields of a `pipeline.evaluation.grid.Grid`; `source` and `split` are as for `train`.
 
     Raises
     ------

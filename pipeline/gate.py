@@ -21,10 +21,10 @@ from models.artifacts import registry
 from models.artifacts.registry import ModelCard, load_card
 from models.inference.predictor import Predictor, chosen_device, predictor_for
 from models.preprocessing import Recipe
-from pipeline.benchmark import PredictedSplit, predict_test_split
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
+from pipeline.evaluation.evaluate import PredictedSplit, predict_test_split
 from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
 from pipeline.gate_verdict import Check, Verdict, read_verdict, verdict_path, write_verdict
 from pipeline.sky_sample import SkySample, sky_sample

@@ -14,7 +14,7 @@ import numpy as np
 from models.metrics import Evaluation, evaluate
 from pipeline.config.promotion import GateSettings
 from pipeline.core.errors import UserError
-from pipeline.gate_statistics import (
+from pipeline.evaluation.statistics import (
     coverage_chance,
     exceeds,
     f1_chance,

@@ -13,12 +13,12 @@ from typing import Any
 
 from catalogs.atomic import written_whole
 from models.artifacts.registry import ModelCard, champion, load_card
-from pipeline.benchmark import benchmark
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import read_split
 from pipeline.due_labels import LabelSet, Retraining
+from pipeline.evaluation.evaluate import benchmark
 from pipeline.gate import judge
 from pipeline.gate_verdict import Verdict
 from pipeline.promotion import promote, turned_back, was_promoted

@@ -13,7 +13,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.grid import Grid, GridPlan
+    from pipeline.evaluation.grid import Grid, GridPlan
 
 EXIT_CELLS_FAILED = 3
 _AXES = ("variants", "layouts", "recipes", "seeds")
@@ -94,7 +94,7 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
     grid = _grid(workspace, arguments)
     make_root(workspace)
     from pipeline.datasets.loading import own_or
-    from pipeline.grid import finish_board, plan_grid
+    from pipeline.evaluation.grid import finish_board, plan_grid
 
     source = own_or(workspace, image_source(arguments))
     split = Path(arguments.split).absolute() if arguments.split else None
@@ -112,7 +112,7 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
 
 
 def _grid(workspace: Workspace, arguments: argparse.Namespace) -> Grid:
-    from pipeline.grid import Axes, make_grid
+    from pipeline.evaluation.grid import Axes, make_grid
 
     chosen = {axis: _list(getattr(arguments, axis)) for axis in _AXES if getattr(arguments, axis)}
     try:

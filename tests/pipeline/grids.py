@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.board import Board
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.loading import ImageSource
-from pipeline.grid import Axes, Grid, make_grid, run_grid
+from pipeline.evaluation.grid import Axes, Grid, make_grid, run_grid
+from pipeline.evaluation.leaderboard import Board
 from tests.conftest import SMALL_TRAINING, Small
 
 ONE_EPOCH = (*SMALL_TRAINING, "training.epochs=1")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from models.errors import ModelError
-from pipeline.benchmark import benchmark, confusion_table
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import open_galaxy10
+from pipeline.evaluation.evaluate import benchmark, confusion_table
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 

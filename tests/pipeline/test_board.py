@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from models.metrics import evaluate
-from pipeline.benchmark import PredictedSplit, benchmark
-from pipeline.board import METRICS, Board, Spread, read_board
-from pipeline.board_report import to_markdown, write_board
 from pipeline.core.errors import UserError
-from pipeline.grid import Axes, make_grid, run_grid
+from pipeline.evaluation.evaluate import PredictedSplit, benchmark
+from pipeline.evaluation.grid import Axes, make_grid, run_grid
+from pipeline.evaluation.leaderboard import METRICS, Board, Spread, read_board
+from pipeline.evaluation.leaderboard_report import to_markdown, write_board
 from tests.conftest import Small
 from tests.pipeline.grids import RanGrid, numbers, run_small_grid
 

@@ -13,9 +13,9 @@ import torch
 from models.artifacts.registry import ModelCard, champion, load_card
 from models.errors import ModelError
 from models.inference.predictor import predictor_for
-from pipeline.benchmark import benchmark
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
+from pipeline.evaluation.evaluate import benchmark
 from pipeline.training.ensembles import ensemble
 from pipeline.training.train import train
 from tests.conftest import Small

@@ -8,7 +8,7 @@ from scipy import optimize, stats
 from sklearn.metrics import f1_score
 
 from models.metrics import calibration_gap, reliability
-from pipeline.gate_statistics import (
+from pipeline.evaluation.statistics import (
     _score,
     coverage_chance,
     exceeds,

@@ -13,14 +13,24 @@ import pytest
 
 from models.artifacts.registry import champion, list_models
 from models.errors import ModelError
-from pipeline.benchmark import PredictedSplit
 from pipeline.config.settings import Settings
 from pipeline.config.training import PRESETS, TrainingSettings
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
 from pipeline.core.progress import shown_by
 from pipeline.datasets.splits import split, write_split
-from pipeline.grid import LAYOUTS, Axes, Cell, CellJob, cell_settings, make_grid, plan_grid, run_cell, run_grid
+from pipeline.evaluation.evaluate import PredictedSplit
+from pipeline.evaluation.grid import (
+    LAYOUTS,
+    Axes,
+    Cell,
+    CellJob,
+    cell_settings,
+    make_grid,
+    plan_grid,
+    run_cell,
+    run_grid,
+)
 from pipeline.training.train import train
 from tests.conftest import Small
 from tests.pipeline.grids import ONE_EPOCH, RanGrid, numbers, run_small_grid, source_of

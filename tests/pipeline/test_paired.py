@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.paired import compare
+from pipeline.evaluation.paired import compare
 
 
 def trainings(rng: np.random.Generator, seeds: int, difficulty: np.ndarray, gain: float = 0.0) -> np.ndarray:

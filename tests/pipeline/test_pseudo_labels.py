@@ -18,13 +18,13 @@ from catalogs.releases.registry import current_release
 from models.artifacts.registry import ModelCard
 from models.errors import ModelError
 from models.preprocessing import colour_rule
-from pipeline.benchmark import predict_test_split
 from pipeline.config.inputs import InputSettings
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
+from pipeline.evaluation.evaluate import predict_test_split
 from pipeline.survey.classify import pixel_digests
 from pipeline.training.human_labels import with_human_labels
 from pipeline.training.pseudo_labels import with_pseudo_labels

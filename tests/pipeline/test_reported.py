@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.reported import REPORTED, benchmark_of, reported_for
+from pipeline.evaluation.published_results import REPORTED, benchmark_of, reported_for
 
 
 def test_the_numbers_of_the_paper() -> None:

@@ -2,7 +2,7 @@
 
 Everything on it comes from the cards of the models and from the files of predictions that the cells left, so it can be
 made again at any time. Cells that differ in nothing but the seed make a row. How it is written is known to
-`pipeline.board_report`.
+`pipeline.evaluation.leaderboard_report`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from catalogs.atomic import written_whole
 from models.artifacts.registry import ModelCard, load_card
 from models.metrics import Evaluation, ReliabilityBin
-from pipeline.benchmark import PredictedSplit
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.paired import Difference, compare
-from pipeline.reported import benchmark_of, reported_for
+from pipeline.evaluation.evaluate import PredictedSplit
+from pipeline.evaluation.paired import Difference, compare
+from pipeline.evaluation.published_results import benchmark_of, reported_for
 
 log = logging.getLogger(__name__)
 

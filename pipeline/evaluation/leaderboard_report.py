@@ -2,7 +2,7 @@
 
 `cells.parquet` has a row for each trained network with every number; `recall.parquet`, `confusion.parquet` and
 `scales.parquet` are long tables of classes, pairs of classes and pixel scales. The predictions lie beside them already.
-Nothing is computed here that `pipeline.board` does not give.
+Nothing is computed here that `pipeline.evaluation.leaderboard` does not give.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogs.atomic import written_whole
-from pipeline.board import Board, MeasuredCell, Row, Spread, devices
-from pipeline.board_plots import plots
-from pipeline.reported import REPORTED, TITLES, benchmark_of
+from pipeline.evaluation.leaderboard import Board, MeasuredCell, Row, Spread, devices
+from pipeline.evaluation.leaderboard_plots import plots
+from pipeline.evaluation.published_results import REPORTED, TITLES, benchmark_of
 
 _MOST_CLASSES = 30  # of a table of recall for people; with more it would fill pages
 

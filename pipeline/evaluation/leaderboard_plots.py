@@ -1,4 +1,4 @@
-"""The figures of a board, as PNG. Nothing is computed here that `pipeline.board` does not give."""
+"""The figures of a board, as PNG. Nothing is computed here that `pipeline.evaluation.leaderboard` does not give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.metrics import ReliabilityBin, calibration_gap
-from pipeline.board import Board, Row
+from pipeline.evaluation.leaderboard import Board, Row
 
 _DPI = 130
 _MOST_CLASSES = 30  # whose names and counts are written into the confusion matrix

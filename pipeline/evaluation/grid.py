@@ -4,7 +4,7 @@ All cells of a grid share images, split, epochs, images a step and image size; w
 compared. A cell is a unit of `pipeline.execution.executor`: it trains what is not trained yet, predicts the test split and leaves
 one file of predictions, by which it is known to be done. Models of a grid never become champion. Cells run seed by
 seed, so that a grid which is cut short has compared everything once. The board is made of what the cells left
-(`pipeline.board`).
+(`pipeline.evaluation.leaderboard`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from models.networks.factory import DEFAULT_LAYOUT, PEER_LAYOUT, check_variant, default_image_size, is_peer
-from pipeline.benchmark import PredictedSplit, predict_test_split
-from pipeline.board import Board, CellState, GridRecord, board_folder, predictions_file, read_board
-from pipeline.board_report import write_board
 from pipeline.config.settings import Settings
 from pipeline.config.training import PRESETS, TrainingSettings
 from pipeline.config.workspace import Workspace
@@ -30,6 +27,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import track
 from pipeline.datasets.loading import ImageSource, open_images
 from pipeline.datasets.splits import read_split
+from pipeline.evaluation.evaluate import PredictedSplit, predict_test_split
+from pipeline.evaluation.leaderboard import Board, CellState, GridRecord, board_folder, predictions_file, read_board
+from pipeline.evaluation.leaderboard_report import write_board
 from pipeline.execution.executor import run_units
 from pipeline.runs.run_log import unit_ended
 from pipeline.training import train as training
