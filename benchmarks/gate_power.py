@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config.promotion import GateSettings
 from pipeline.core.classes import GALAXY10_CLASSES
-from pipeline.gate_checks import Said, checks_against
+from pipeline.promotion.checks import Said, checks_against
 
 ACCURACY = 0.80  # of the champion
 GAINED = 0.07  # share of the images that only the candidate calls right; two trainings of one recipe differ on as many

@@ -1,4 +1,4 @@
-"""The retrain flow: labels → candidate → gate → promotion → re-classification. Thin over `pipeline.retraining`."""
+"""The retrain flow: labels → candidate → gate → promotion → re-classification. Thin over `pipeline.promotion.retraining`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flows.progress import kept_by_prefect
 from flows.retries import if_transient
 from flows.survey import survey
 from models.artifacts.registry import champion
-from pipeline import due_labels
-from pipeline import retraining as story
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.times import run_id_of
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.loading import opened
-from pipeline.due_labels import LabelSet, Retraining
+from pipeline.promotion import retraining as story
+from pipeline.promotion import retraining_trigger as due_labels
+from pipeline.promotion.retraining_trigger import LabelSet, Retraining
 from pipeline.runs.locks import Busy, alone, retraining_lock
 from pipeline.runs.run_log import logging_to
 
@@ -85,7 +85,7 @@ def retrain(
     Returns
     -------
     outcome : "nothing to do", "refused", "promoted" or "promoted before" (of the last label set); rounds : a
-    `pipeline.due_labels.Retraining` for each label set; release : what readers see afterwards.
+    `pipeline.promotion.retraining_trigger.Retraining` for each label set; release : what readers see afterwards.
 
     Raises
     ------

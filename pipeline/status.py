@@ -16,8 +16,8 @@ from models.artifacts.registry import champion, history, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.drift.monitor import latest_alarms
-from pipeline.due_labels import differing, label_set, learned_labels, reports
 from pipeline.ingest.readiness import Arrived
+from pipeline.promotion.retraining_trigger import differing, label_set, learned_labels, reports
 from pipeline.runs.locks import Holder, holder, retraining_lock, survey_lock
 from pipeline.survey.run import Run, begin, make_plan, missing_of, roots_of, tiles_in
 

@@ -13,7 +13,7 @@ from flows.display import print_json, print_table, say
 if TYPE_CHECKING:
     from models.artifacts.registry import Change
     from pipeline.config.workspace import Workspace
-    from pipeline.gate_verdict import Verdict
+    from pipeline.promotion.decision import Verdict
 
 EXIT_REFUSED = 6
 
@@ -47,7 +47,7 @@ def add(subparsers: Subparsers) -> None:
 def list_all(arguments: argparse.Namespace) -> None:
     """List the trained models."""
     from models.artifacts.registry import champion, list_models, load_card
-    from pipeline.gate_verdict import verdicts_of
+    from pipeline.promotion.decision import verdicts_of
 
     root = workspace_of(arguments).models
     first = champion(root)
@@ -79,7 +79,7 @@ def list_all(arguments: argparse.Namespace) -> None:
 def show(arguments: argparse.Namespace) -> None:
     """Print the card of a model, what became of it, and what the gate said of it."""
     from models.artifacts.registry import champion, describe, history, load_card
-    from pipeline.gate_verdict import verdicts_of
+    from pipeline.promotion.decision import verdicts_of
 
     root = workspace_of(arguments).models
     card, verdicts = load_card(root, arguments.model), verdicts_of(root, arguments.model)
@@ -114,7 +114,7 @@ def judge(arguments: argparse.Namespace) -> int:
 
 def promote(arguments: argparse.Namespace) -> int:
     """Make a model champion, by the gate or against it."""
-    from pipeline.promotion import promote as make_champion
+    from pipeline.promotion.promote import promote as make_champion
 
     workspace = workspace_of(arguments)
     verdict = _stored(workspace, arguments.model)
@@ -141,7 +141,7 @@ def promote(arguments: argparse.Namespace) -> int:
 
 def roll_back(arguments: argparse.Namespace) -> None:
     """Put an earlier champion back."""
-    from pipeline.promotion import roll_back as put_back
+    from pipeline.promotion.promote import roll_back as put_back
 
     change = put_back(workspace_of(arguments), arguments.model, by=_who(arguments), reason=arguments.reason)
     if arguments.json:
@@ -166,7 +166,7 @@ def show_history(arguments: argparse.Namespace) -> None:
 def _stored(workspace: Workspace, model: str) -> Verdict | None:
     """The newest verdict on a model against the present champion by the present policy."""
     from models.artifacts.registry import champion
-    from pipeline.gate_verdict import verdicts_of
+    from pipeline.promotion.decision import verdicts_of
 
     present, policy = champion(workspace.models), workspace.settings.gate.model_dump()
     fit = [v for v in verdicts_of(workspace.models, model) if v.champion == present and v.policy == policy]
@@ -176,7 +176,7 @@ def _stored(workspace: Workspace, model: str) -> Verdict | None:
 def _judged(workspace: Workspace, arguments: argparse.Namespace) -> Verdict:
     from models.artifacts.registry import load_card
     from pipeline.datasets.loading import open_images, own_or
-    from pipeline.gate import judge as ask_the_gate
+    from pipeline.promotion.compare import judge as ask_the_gate
 
     load_card(workspace.models, arguments.model)  # a wrong name is told before images are opened
     with bars():

@@ -25,7 +25,7 @@ def add(subparsers: Subparsers) -> None:
 
 def retrain(arguments: argparse.Namespace) -> int:
     """Retrain where labels are due; the exit status says whether the gate refused."""
-    from pipeline.due_labels import due
+    from pipeline.promotion.retraining_trigger import due
 
     workspace = workspace_of(arguments)
     if not arguments.to_version and due(workspace) is None:

@@ -13,10 +13,10 @@ from models.artifacts.registry import champion
 from models.errors import ModelError
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.gate import judge
-from pipeline.gate_verdict import Verdict, read_verdict, verdict_path, verdicts_of
+from pipeline.promotion.compare import judge
+from pipeline.promotion.decision import Verdict, read_verdict, verdict_path, verdicts_of
+from pipeline.promotion.sky_sample import FILE, SkySample, sky_sample
 from pipeline.simulation import write_cutout_tile
-from pipeline.sky_sample import FILE, SkySample, sky_sample
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.contenders import CHAMPION, Ring, make_ring

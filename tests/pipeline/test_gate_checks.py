@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config.promotion import GateSettings
 from pipeline.core.errors import UserError
-from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
-from pipeline.gate_verdict import Check
+from pipeline.promotion.checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
+from pipeline.promotion.decision import Check
 
 SLUGS = ("round", "spiral", "edge_on", "ring")
 

@@ -11,8 +11,8 @@ from models.artifacts.registry import champion, history, publish
 from models.errors import ModelError
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
-from pipeline.gate_verdict import Check, Verdict
-from pipeline.promotion import promote, roll_back, standing, turned_back, was_promoted
+from pipeline.promotion.decision import Check, Verdict
+from pipeline.promotion.promote import promote, roll_back, standing, turned_back, was_promoted
 from tests.conftest import Small
 
 

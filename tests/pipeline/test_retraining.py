@@ -16,14 +16,14 @@ from catalogs.labels.store import add, revert
 from catalogs.query.sql import query
 from catalogs.releases.registry import current_release
 from models.artifacts.registry import champion, history, load_card, set_champion
-from pipeline import due_labels
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import recorded_split
-from pipeline.promotion import roll_back
-from pipeline.retraining import candidate_workspace, decide, measure, nothing_to_learn, train_candidate
+from pipeline.promotion import retraining_trigger as due_labels
+from pipeline.promotion.promote import roll_back
+from pipeline.promotion.retraining import candidate_workspace, decide, measure, nothing_to_learn, train_candidate
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout

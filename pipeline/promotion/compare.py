@@ -1,6 +1,6 @@
 """The gate: whether a trained model may take the place of the champion, as a verdict with its numbers.
 
-The two are shown the frozen test split, a frozen sample of the sky, and the clock; `pipeline.gate_checks` says what the
+The two are shown the frozen test split, a frozen sample of the sky, and the clock; `pipeline.promotion.checks` says what the
 numbers mean. A verdict is written once: judging again what was judged returns it. Nothing is promoted here.
 """
 
@@ -25,9 +25,9 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.evaluation.evaluate import PredictedSplit, predict_test_split
-from pipeline.gate_checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
-from pipeline.gate_verdict import Check, Verdict, read_verdict, verdict_path, write_verdict
-from pipeline.sky_sample import SkySample, sky_sample
+from pipeline.promotion.checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
+from pipeline.promotion.decision import Check, Verdict, read_verdict, verdict_path, write_verdict
+from pipeline.promotion.sky_sample import SkySample, sky_sample
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pipeline.evaluation.statistics import (
     macro_f1,
     mcnemar,
 )
-from pipeline.gate_verdict import Check
+from pipeline.promotion.decision import Check
 
 _SEED = 0x6A7E  # of every draw: the same numbers give the same verdict
 _BINS = 15  # of the calibration error, as in models.metrics

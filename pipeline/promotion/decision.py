@@ -1,7 +1,7 @@
 """What the gate said of a model: a file beside the model, never written again.
 
 Reading verdicts needs no torch, so that listing models stays quick. How a verdict comes about stands in
-`pipeline.gate`.
+`pipeline.promotion.compare`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From corrected labels to a candidate for the champion, step by step as plain functions.
 
-When it is due stands in `pipeline.due_labels`. Each step finds what is there already (the model of these labels, its
+When it is due stands in `pipeline.promotion.retraining_trigger`. Each step finds what is there already (the model of these labels, its
 benchmark, the verdict, the promotion), so that a lost event costs an hour, a double one nothing, and a killed
 retraining goes on where it was.
 """
@@ -17,11 +17,11 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import read_split
-from pipeline.due_labels import LabelSet, Retraining
 from pipeline.evaluation.evaluate import benchmark
-from pipeline.gate import judge
-from pipeline.gate_verdict import Verdict
-from pipeline.promotion import promote, turned_back, was_promoted
+from pipeline.promotion.compare import judge
+from pipeline.promotion.decision import Verdict
+from pipeline.promotion.promote import promote, turned_back, was_promoted
+from pipeline.promotion.retraining_trigger import LabelSet, Retraining
 from pipeline.training.human_labels import usable
 from pipeline.training.train import can_start_from, split_of, train
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from models.artifacts.registry import Change, champion, history, set_champion
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.gate_verdict import Verdict
+from pipeline.promotion.decision import Verdict
 
 
 def promote(
