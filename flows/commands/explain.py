@@ -39,9 +39,9 @@ def add(subparsers: Subparsers) -> None:
 def explain(arguments: argparse.Namespace) -> None:
     """Print what there is to say about an object, and write the page."""
     from catalogs.atomic import written_whole
-    from pipeline.explain import explain as gather
-    from pipeline.explain import in_words
-    from pipeline.explain_page import page
+    from pipeline.inspection.explain import explain as gather
+    from pipeline.inspection.explain import in_words
+    from pipeline.inspection.explain_html import page
 
     workspace = workspace_of(arguments)
     with bars():
@@ -79,8 +79,8 @@ def explain(arguments: argparse.Namespace) -> None:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Classify an object again and say whether the catalogue has the same."""
-    from pipeline.look_again import TOLERANCE
-    from pipeline.look_again import reproduce as again
+    from pipeline.inspection.reproduce import TOLERANCE
+    from pipeline.inspection.reproduce import reproduce as again
 
     tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance
     result = again(workspace_of(arguments), arguments.object_id, arguments.release, tolerance)

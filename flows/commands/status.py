@@ -10,7 +10,7 @@ from flows.commands.common import Subparsers, workspace_of
 from flows.display import print_json, print_table
 
 if TYPE_CHECKING:
-    from pipeline.status import Status
+    from pipeline.inspection.status import Status
 
 EXIT_ALARM = 4
 
@@ -25,7 +25,7 @@ def add(subparsers: Subparsers) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """Print how the workspace stands."""
-    from pipeline.status import status
+    from pipeline.inspection.status import status
 
     workspace = workspace_of(arguments)
     now, served = status(workspace), prefect_home.server_of(workspace.root)

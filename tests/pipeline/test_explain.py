@@ -17,9 +17,9 @@ from catalogs.query.sql import query
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.splits import recorded_split
-from pipeline.explain import Explanation, explain, in_words, nearest_examples
-from pipeline.explain_page import page
-from pipeline.look_again import find_object, panel_of, reproduce
+from pipeline.inspection.explain import Explanation, explain, in_words, nearest_examples
+from pipeline.inspection.explain_html import page
+from pipeline.inspection.reproduce import find_object, panel_of, reproduce
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5

@@ -8,8 +8,8 @@ from catalogs.labels.checks import Labelled
 from catalogs.labels.store import add
 from catalogs.tiles import tile_path
 from pipeline.config.workspace import open_workspace
+from pipeline.inspection.status import status
 from pipeline.runs.locks import alone, survey_lock
-from pipeline.status import status
 from pipeline.survey import run as survey
 from tests.conftest import Small
 from tests.pipeline import survey_driver

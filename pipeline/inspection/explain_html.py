@@ -13,7 +13,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from pipeline.explain import Explanation, origins
+from pipeline.inspection.explain import Explanation, origins
 
 _STAMP, _SMALL = 320, 112  # sides of pictures on the page, in its pixels
 _STYLE = """

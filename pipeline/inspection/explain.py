@@ -24,7 +24,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import recorded_split
-from pipeline.look_again import CataloguedObject, Seen, find_object, model_of, panel_of, see_again
+from pipeline.inspection.reproduce import CataloguedObject, Seen, find_object, model_of, panel_of, see_again
 
 ALL_VIEWS = 8
 SEARCHED = 512  # training images that are looked through for the nearest, evenly spread over the training split
