@@ -16,9 +16,9 @@ from prefect.events import DeploymentEventTrigger
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
-from flows.events import LABELS_UPDATED, labels_resource
 from flows.publishing import release
 from flows.retraining import retrain
+from flows.runtime.events import LABELS_UPDATED, labels_resource
 from flows.survey import survey
 from flows.training import benchmark
 from pipeline.config.workspace import Workspace

@@ -10,8 +10,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from catalogs.releases.registry import ReleaseInfo
-from flows.progress import kept_by_prefect
-from flows.retries import if_transient
+from flows.runtime.progress import kept_by_prefect
+from flows.runtime.retries import if_transient
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.survey.publish import build_release

@@ -12,8 +12,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from catalogs.releases.registry import current_release
-from flows.progress import kept_by_prefect
-from flows.retries import if_transient
+from flows.runtime.progress import kept_by_prefect
+from flows.runtime.retries import if_transient
 from flows.survey import survey
 from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace, open_workspace

@@ -25,8 +25,8 @@ from uuid import UUID
 
 import psutil
 
-from flows import prefect_home
-from flows.prefect_home import Served
+from flows.runtime import environment as prefect_home
+from flows.runtime.environment import Served
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.core.redaction import without_secrets

@@ -14,8 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from catalogs.releases.registry import ReleaseInfo, current_release, layout_of
-from flows.progress import kept_by_prefect
-from flows.retries import if_transient
+from flows.runtime.progress import kept_by_prefect
+from flows.runtime.retries import if_transient
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
 from pipeline.drift.monitor import keep_drift

@@ -11,8 +11,8 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.progress import kept_by_prefect
-from flows.retries import if_transient
+from flows.runtime.progress import kept_by_prefect
+from flows.runtime.retries import if_transient
 from models.artifacts.registry import ModelCard, champion, describe
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError

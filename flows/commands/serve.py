@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from flows import prefect_home
 from flows.commands.common import Subparsers, make_root, workspace_of
 from flows.display import print_json, say
+from flows.runtime import environment as prefect_home
 
 
 def add(subparsers: Subparsers) -> None:

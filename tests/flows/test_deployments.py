@@ -66,7 +66,7 @@ def test_labels_start_a_retraining_by_their_event(workspace: Workspace, api: str
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
-    from flows.events import say_labels_changed
+    from flows.runtime.events import say_labels_changed
 
     retrain = registered(workspace)["retrain"]
     assert say_labels_changed(tmp_path / "another", "0001-other", 1)
@@ -93,7 +93,7 @@ def test_without_a_server_no_event_is_said_to_be_taken(tmp_path: Path, url: str)
     """In a process of its own: here the server of the tests is known."""
     code = f"""
 from pathlib import Path
-from flows.events import say_labels_changed
+from flows.runtime.events import say_labels_changed
 print(say_labels_changed(Path({str(tmp_path)!r}), "0001-abc", 1))
 """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

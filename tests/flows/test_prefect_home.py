@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import prefect_home
+from flows.runtime import environment as prefect_home
 from pipeline.core.errors import UserError
 
 
@@ -56,7 +56,7 @@ DRIVER = """
 import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from flows import prefect_home
+from flows.runtime import environment as prefect_home
 prefect_home.prepare(Path({workspace!r}))
 from prefect import flow
 @flow

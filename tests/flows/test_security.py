@@ -20,9 +20,10 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from flows import prefect_home, service
+from flows import service
 from flows.cli import main
 from flows.display import print_table
+from flows.runtime import environment as prefect_home
 from pipeline.config.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline import survey_driver
@@ -218,7 +219,7 @@ def test_a_service_is_for_its_owner_alone(tmp_path: Path) -> None:
         with urlopen(served.url.replace("/api", "/ui-settings"), timeout=30) as answer:
             assert json.load(answer)["api_url"] == served.url  # where its pages send the password
         code = (  # another command of the workspace, which is let in
-            "from pathlib import Path; from flows.events import say_labels_changed; "
+            "from pathlib import Path; from flows.runtime.events import say_labels_changed; "
             f"print(say_labels_changed(Path({str(root)!r}), '0001-x', 1))"
         )
         done = subprocess.run(
@@ -236,7 +237,7 @@ def test_a_service_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 FLOW = """
 from pathlib import Path
-from flows import prefect_home
+from flows.runtime import environment as prefect_home
 prefect_home.prepare(Path({workspace!r}))
 from prefect import flow
 @flow

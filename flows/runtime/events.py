@@ -9,7 +9,7 @@ import hashlib
 import logging
 from pathlib import Path
 
-from flows import prefect_home
+from flows.runtime import environment as prefect_home
 from pipeline.core.redaction import without_secrets
 
 _log = logging.getLogger(__name__)
