@@ -25,7 +25,7 @@ def run_service(arguments: argparse.Namespace) -> None:
     workspace = workspace_of(arguments)
     make_root(workspace)
     prefect_home.prepare(workspace.root, debug=True, adopt=False)
-    from flows.service import serve
+    from flows.service.serve import serve
 
     serve(workspace, arguments.set, say)
 
@@ -35,7 +35,7 @@ def deploy(arguments: argparse.Namespace) -> None:
     workspace = workspace_of(arguments)
     make_root(workspace)
     prefect_home.prepare(workspace.root)
-    from flows.pool import register
+    from flows.service.work_pool import register
 
     names = register(workspace, arguments.set, arguments.pool)
     if arguments.json:

@@ -40,7 +40,7 @@ def api(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def registered(workspace: Workspace) -> dict[str, UUID]:
     """The ids of the workspace's deployments by flow, registered as the service does it."""
-    from flows.deployments import deployments
+    from flows.service.deployments import deployments
 
     return {one.flow_name: one.apply() for one in deployments(workspace, ["workers.n=1"])}
 
@@ -107,7 +107,7 @@ def test_what_a_killed_service_left_behind_is_put_right(workspace: Workspace, ap
     from prefect.client.orchestration import get_client
     from prefect.states import Running, Scheduled
 
-    from flows.left_runs import look_now, put_right
+    from flows.service.crashed_runs import look_now, put_right
 
     ids = registered(workspace)
     both = [ids["survey"], ids["retrain"]]

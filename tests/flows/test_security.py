@@ -20,10 +20,10 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from flows import service
 from flows.cli import main
 from flows.display import print_table
 from flows.runtime import environment as prefect_home
+from flows.service import serve as service
 from pipeline.config.workspace import Workspace
 from tests.conftest import Small
 from tests.pipeline import survey_driver

@@ -6,8 +6,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 
-from flows.deployments import deployments
 from flows.runtime import environment as prefect_home
+from flows.service.deployments import deployments
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 

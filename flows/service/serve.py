@@ -186,8 +186,8 @@ def _run(workspace: Workspace, overrides: list[str], say: Say) -> None:
     """Register the deployments and run what is due, until the end."""
     from prefect.runner import Runner
 
-    from flows.deployments import deployments
-    from flows.left_runs import look_now, put_right
+    from flows.service.crashed_runs import look_now, put_right
+    from flows.service.deployments import deployments
 
     settings = workspace.settings.serve
     chosen = deployments(workspace, overrides)
