@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flows.display import progress_bar
+from flows.cli.display import progress_bar
 from models.inference.predictor import predictor_for
 from models.metrics import Evaluation, evaluate
 from models.preprocessing import colour_rule

@@ -24,7 +24,7 @@ import catalogs.releases.id_index
 import catalogs.releases.margin_cache
 import catalogs.releases.readme
 import catalogs.validation.audit
-import flows.cli
+import flows.cli.main
 import models.inference.predictor
 import pipeline.readers.bricks.reader
 import pipeline.readers.cutouts.reader
@@ -55,7 +55,7 @@ def story(log: str, namespace: str, root: str, *overrides: str) -> None:
 def command(log: str, *words: str) -> None:
     """Run a command of the command line."""
     _apart(log)
-    sys.exit(flows.cli.main(words))
+    sys.exit(flows.cli.main.main(words))
 
 
 def _apart(log: str) -> None:

@@ -69,7 +69,7 @@ class Command:
     def start(self, workspace: Workspace) -> Child:
         settings = [word for override in self.overrides for word in ("--set", override)]
         namespace, root = inside(workspace.root)
-        words = entering(namespace) + python("flows.cli", "--workspace", str(root), "survey", *settings)
+        words = entering(namespace) + python("flows.cli.main", "--workspace", str(root), "survey", *settings)
         api = {"PREFECT_API_URL": self.api} if self.api else {}
         home = {"HOME": str(root.parent)}  # not the profile of whoever runs this
         return Started(words, log_of(workspace), **home, **api, **dict(self.environment))

@@ -80,7 +80,7 @@ class Story:
     def call(self, *words: str) -> str:
         """What a command prints; it has to end well."""
         done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", "--workspace", str(self.root), "--json", *words],
+            [sys.executable, "-m", "flows.cli.main", "--workspace", str(self.root), "--json", *words],
             cwd=ROOT,
             env=environment(self.root.parent),
             capture_output=True,
@@ -101,7 +101,7 @@ class Story:
     @contextmanager
     def service(self) -> Iterator[subprocess.Popen[bytes]]:
         """`morphcat serve` as a process of its own; it has to end in order, and its server with it."""
-        words = [sys.executable, "-m", "flows.cli", "--workspace", str(self.root), "serve"]
+        words = [sys.executable, "-m", "flows.cli.main", "--workspace", str(self.root), "serve"]
         with (self.root.parent / "serve.log").open("wb") as log:
             process = subprocess.Popen(words, cwd=ROOT, env=environment(self.root.parent), stdout=log, stderr=log)
         try:

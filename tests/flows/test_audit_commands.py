@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.validation.audit import CHECKS
-from flows.cli import main
+from flows.cli.main import main
 from tests.catalogs.conftest import make_table
 from tests.catalogs.released import a_leaf, commit_rows, make_release, published, rewrite, with_value
 

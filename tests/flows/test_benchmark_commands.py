@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flows.cli import main
-from flows.commands.benchmark import EXIT_CELLS_FAILED
+from flows.cli.benchmark import EXIT_CELLS_FAILED
+from flows.cli.main import main
 from models.artifacts.registry import champion, list_models
 from models.preprocessing import colour_rule
 from pipeline.simulation import write_galaxy10

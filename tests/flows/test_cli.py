@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from tests.flows.conftest import make_workspace
 
 
@@ -178,7 +178,7 @@ def test_a_full_disk_and_a_lost_server_are_no_bugs(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("flows.commands.settings.to_toml", fails)
+    monkeypatch.setattr("flows.cli.settings.to_toml", fails)
     _, err = typed("config", status=1)
     assert told in err and "a bug?" not in err
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from pipeline.config.workspace import Workspace, open_workspace
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
-from flows.commands.survey import _told
+from flows.cli.main import main
+from flows.cli.survey import _told
 from tests.pipeline.skies import night, release
 
 CELL = 13

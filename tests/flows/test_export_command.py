@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from flows.cli import main
+from flows.cli.main import main
 from models.inference.predictor import predictor_for
 from tests.conftest import Small
 

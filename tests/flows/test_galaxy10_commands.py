@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cli import main
-from flows.commands.images import image_options, image_source
+from flows.cli.images import image_options, image_source
+from flows.cli.main import main
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import open_galaxy10

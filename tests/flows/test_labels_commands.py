@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from catalogs.query.sql import query
-from flows.cli import main
+from flows.cli.main import main
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import write_cutout, write_cutouts

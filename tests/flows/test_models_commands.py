@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
-from flows.commands.models import EXIT_REFUSED
+from flows.cli.main import main
+from flows.cli.models import EXIT_REFUSED
 from models.artifacts.registry import champion
 from tests.conftest import Small
 from tests.pipeline.contenders import CHAMPION, SETTINGS, Ring, make_ring

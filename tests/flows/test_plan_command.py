@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
-from flows.commands.plan import _span
+from flows.cli.main import main
+from flows.cli.plan import _span
 from pipeline.survey.estimate import Span
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.makers import write_cutouts
@@ -24,7 +24,7 @@ def test_the_command_needs_no_prefect_and_counts_without_torch(
     settings = [*SMALL_TRAINING, f'folders.models="{small.workspace.models}"']
     words = ["--workspace", str(workspace.root), *(word for s in settings for word in ("--set", s)), "plan"]
     code = (
-        "import sys; from flows.cli import main; status = main(sys.argv[1:]); "
+        "import sys; from flows.cli.main import main; status = main(sys.argv[1:]); "
         "assert not {'prefect', 'distributed', 'torch'} & set(sys.modules); sys.exit(status)"
     )
     command = [sys.executable, "-c", code, *words, "--seconds", "0"]

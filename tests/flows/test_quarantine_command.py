@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.makers import write_cutouts
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
-from flows.cli import main
-from flows.sky_words import position_of, radius_of
+from flows.cli.coordinates import position_of, radius_of
+from flows.cli.main import main
 from tests.catalogs.conftest import make_table
 from tests.catalogs.small_release import write_release
 
@@ -152,7 +152,7 @@ def test_errors_are_told_in_words(typed: Typed, tmp_path: Path, words: list[str]
 
 def test_nothing_heavy_is_imported_and_binary_answers_go_through_a_pipe(workspace: Path) -> None:
     code = (
-        "import sys; from flows.cli import main; main(sys.argv[1:]); "
+        "import sys; from flows.cli.main import main; main(sys.argv[1:]); "
         "heavy = {'astropy', 'torch', 'dask', 'distributed', 'prefect', 'hats', 'lsdb', 'pandas', 'matplotlib'}; "
         "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )

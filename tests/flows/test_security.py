@@ -20,8 +20,8 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
-from flows.cli import main
-from flows.display import print_table
+from flows.cli.display import print_table
+from flows.cli.main import main
 from flows.runtime import environment as prefect_home
 from flows.service import serve as service
 from pipeline.config.workspace import Workspace
@@ -201,7 +201,7 @@ def test_a_service_is_for_its_owner_alone(tmp_path: Path) -> None:
     root = tmp_path / "W"
     root.mkdir()
     (root / "morphcat.toml").write_text("[serve]\nport = 0\nat_start = false\n")
-    command = [sys.executable, "-m", "flows.cli", "--workspace", str(root)]
+    command = [sys.executable, "-m", "flows.cli.main", "--workspace", str(root)]
     log = tmp_path / "serve.log"
     with log.open("wb") as output:
         serving = subprocess.Popen(

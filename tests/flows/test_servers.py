@@ -27,7 +27,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def morphcat(workspace: Path, *words: str, **more: str) -> dict:
     """Run the command in a process of its own; what it prints as JSON."""
-    command = [sys.executable, "-m", "flows.cli", "--workspace", str(workspace), "--json", *words]
+    command = [sys.executable, "-m", "flows.cli.main", "--workspace", str(workspace), "--json", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment(workspace.parent, **more), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

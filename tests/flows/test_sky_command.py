@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
-from flows.commands.sky import columns_and_rows
+from flows.cli.main import main
+from flows.cli.sky import columns_and_rows
 
 
 @pytest.mark.parametrize(("text", "expected"), [("2x1", (2, 1)), ("10x3", (10, 3))])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 
 LOCAL = ("--set", "workers.kind=local", "--set", "workers.n=1", "--set", "workers.threads=1")
 

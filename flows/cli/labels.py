@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import Subparsers, at_least_one, workspace_of
-from flows.display import print_csv, print_json, print_table, rows_of, say
+from flows.cli.common import Subparsers, at_least_one, workspace_of
+from flows.cli.display import print_csv, print_json, print_table, rows_of, say
 from flows.runtime.events import say_labels_changed
 
 _REFUSED_SHOWN = 20

@@ -1,4 +1,4 @@
-"""The command line: common options, and errors in words. The commands stand in `flows.commands`.
+"""The command line: common options, and errors in words. The commands stand in `flows.cli`.
 
 Nothing heavy is imported here, so that help, `config` and `query` start at once.
 """
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.commands import (
+from flows.cli import (
     audit,
     benchmark,
     catalogue,
@@ -39,8 +39,8 @@ from flows.commands import (
     training,
     workers,
 )
-from flows.commands.common import Subparsers
-from flows.display import visible
+from flows.cli.common import Subparsers
+from flows.cli.display import visible
 from pipeline.core.redaction import without_secrets
 
 _TOPICS = (

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import Subparsers, workspace_of
-from flows.commands.survey import print_summary, run_flow
-from flows.display import print_json, print_table, say
+from flows.cli.common import Subparsers, workspace_of
+from flows.cli.display import print_json, print_table, say
+from flows.cli.survey import print_summary, run_flow
 from pipeline.config.workspace import Workspace
 
 _DETAIL = 60  # characters of a detail that are shown on a terminal

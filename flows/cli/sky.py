@@ -6,8 +6,8 @@ import argparse
 import re
 from typing import Any
 
-from flows.commands.common import Subparsers, bars, count, make_root, workspace_of
-from flows.display import print_json
+from flows.cli.common import Subparsers, bars, count, make_root, workspace_of
+from flows.cli.display import print_json
 from pipeline.config.workspace import Workspace
 from pipeline.core.progress import track
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from flows.commands.common import Subparsers, make_root, workspace_of
-from flows.display import print_json, print_table, say
+from flows.cli.common import Subparsers, make_root, workspace_of
+from flows.cli.display import print_json, print_table, say
 from pipeline.config.workspace import Workspace
 
 if TYPE_CHECKING:

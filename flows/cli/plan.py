@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.commands.common import Subparsers, workspace_of
-from flows.display import print_json, say
+from flows.cli.common import Subparsers, workspace_of
+from flows.cli.display import print_json, say
 
 if TYPE_CHECKING:
     from pipeline.survey.estimate import Forecast, Span

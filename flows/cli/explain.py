@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.commands.common import Subparsers, bars, count, short, workspace_of
-from flows.commands.images import image_options, image_source
-from flows.display import print_json
+from flows.cli.common import Subparsers, bars, count, short, workspace_of
+from flows.cli.display import print_json
+from flows.cli.images import image_options, image_source
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:

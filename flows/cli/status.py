@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from flows.commands.common import Subparsers, workspace_of
-from flows.display import print_json, print_table
+from flows.cli.common import Subparsers, workspace_of
+from flows.cli.display import print_json, print_table
 from flows.runtime import environment as prefect_home
 
 if TYPE_CHECKING:

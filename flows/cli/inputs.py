@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from time import time
 
-from flows.commands.common import Subparsers, workspace_of
-from flows.display import print_json, print_table
+from flows.cli.common import Subparsers, workspace_of
+from flows.cli.display import print_json, print_table
 
 
 def add(subparsers: Subparsers) -> None:

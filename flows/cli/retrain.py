@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flows.commands.common import Subparsers, bars, flow_ready, workspace_of
-from flows.commands.images import image_options, image_source
-from flows.display import print_json, say
+from flows.cli.common import Subparsers, bars, flow_ready, workspace_of
+from flows.cli.display import print_json, say
+from flows.cli.images import image_options, image_source
 
 EXIT_REFUSED = 6
 

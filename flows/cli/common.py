@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
 
-from flows.display import progress_bar, say
+from flows.cli.display import progress_bar, say
 from flows.runtime import environment as prefect_home
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError

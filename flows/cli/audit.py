@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.answers import FORMATS, format_of, write_answer
-from flows.commands.common import Subparsers, count, short, workspace_of
-from flows.commands.release import EXIT_MISMATCH
-from flows.display import print_json, print_table, rows_of, say
+from flows.cli.common import Subparsers, count, short, workspace_of
+from flows.cli.display import print_json, print_table, rows_of, say
+from flows.cli.output import FORMATS, format_of, write_answer
+from flows.cli.release import EXIT_MISMATCH
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import Subparsers, at_least_one, bars, flow_ready, simulated_mark, workspace_of
-from flows.commands.images import image_options, image_source
-from flows.display import print_json
+from flows.cli.common import Subparsers, at_least_one, bars, flow_ready, simulated_mark, workspace_of
+from flows.cli.display import print_json
+from flows.cli.images import image_options, image_source
 from pipeline.config.workspace import Workspace
 
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.common import Subparsers, bars, count, simulated_mark, workspace_of
-from flows.display import print_json, print_table
+from flows.cli.common import Subparsers, bars, count, simulated_mark, workspace_of
+from flows.cli.display import print_json, print_table
 
 if TYPE_CHECKING:
     from pipeline.datasets.galaxy10_check import Galaxy10Check

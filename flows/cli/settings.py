@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from flows.commands.common import Subparsers, make_root, workspace_of
-from flows.display import print_json, say
+from flows.cli.common import Subparsers, make_root, workspace_of
+from flows.cli.display import print_json, say
 from pipeline.config.settings import to_toml
 from pipeline.config.workspace import FILE_NAME
 from pipeline.core.errors import UserError

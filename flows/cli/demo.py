@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from flows.commands.benchmark import print_benchmark, run_benchmark
-from flows.commands.common import Subparsers, bars, count, make_root, short, workspace_of
-from flows.commands.sky import columns_and_rows, write_block, write_sky
-from flows.commands.survey import print_summary, run_survey
-from flows.commands.training import run_train
-from flows.display import print_table, rows_of, say
+from flows.cli.benchmark import print_benchmark, run_benchmark
+from flows.cli.common import Subparsers, bars, count, make_root, short, workspace_of
+from flows.cli.display import print_table, rows_of, say
+from flows.cli.sky import columns_and_rows, write_block, write_sky
+from flows.cli.survey import print_summary, run_survey
+from flows.cli.training import run_train
 from pipeline.config.workspace import Workspace
 
 _DEMO_SETTINGS = ['training.variant="cpu_tiny"', "training.epochs=25"]  # two minutes on two cores

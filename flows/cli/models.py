@@ -6,9 +6,9 @@ import argparse
 import getpass
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.common import Subparsers, bars, simulated_mark, workspace_of
-from flows.commands.images import image_options, image_source
-from flows.display import print_json, print_table, say
+from flows.cli.common import Subparsers, bars, simulated_mark, workspace_of
+from flows.cli.display import print_json, print_table, say
+from flows.cli.images import image_options, image_source
 
 if TYPE_CHECKING:
     from models.artifacts.registry import Change

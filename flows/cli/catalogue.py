@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.answers import FORMATS, format_of, write_answer
-from flows.commands.common import Subparsers, count, short, workspace_of
-from flows.display import print_json, print_table, say
+from flows.cli.common import Subparsers, count, short, workspace_of
+from flows.cli.display import print_json, print_table, say
+from flows.cli.output import FORMATS, format_of, write_answer
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def query(arguments: argparse.Namespace) -> None:
 def cone(arguments: argparse.Namespace) -> None:
     """Objects within a circle."""
     from catalogs.query.cone_search import Cone
-    from flows.sky_words import position_of, radius_of
+    from flows.cli.coordinates import position_of, radius_of
 
     form = _format(arguments)
     circle = Cone(*position_of(arguments.position), radius_of(arguments.radius))

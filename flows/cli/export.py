@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flows.commands.common import Subparsers, short, simulated_mark, workspace_of
-from flows.display import print_json
+from flows.cli.common import Subparsers, short, simulated_mark, workspace_of
+from flows.cli.display import print_json
 from pipeline.core.errors import UserError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from flows.commands.common import Subparsers, workspace_of
-from flows.display import print_json
+from flows.cli.common import Subparsers, workspace_of
+from flows.cli.display import print_json
 
 
 def add(subparsers: Subparsers) -> None:

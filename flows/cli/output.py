@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from flows.display import print_csv, print_json, print_table, rows_of
+from flows.cli.display import print_csv, print_json, print_table, rows_of
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common import Subparsers, bars, flow_ready, workspace_of
-from flows.display import print_json, say
+from flows.cli.common import Subparsers, bars, flow_ready, workspace_of
+from flows.cli.display import print_json, say
 from pipeline.config.workspace import Workspace
 
 EXIT_TILES_FAILED = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flows.commands.common import Subparsers, bars, workspace_of
-from flows.display import print_json, print_table
+from flows.cli.common import Subparsers, bars, workspace_of
+from flows.cli.display import print_json, print_table
 from pipeline.core.errors import UserError
 
 EXIT_MISMATCH = 5

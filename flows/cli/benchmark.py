@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.common import Subparsers, bars, flow_ready, make_root, short, simulated_mark, workspace_of
-from flows.commands.images import image_options, image_source
-from flows.display import print_json, print_table, say
+from flows.cli.common import Subparsers, bars, flow_ready, make_root, short, simulated_mark, workspace_of
+from flows.cli.display import print_json, print_table, say
+from flows.cli.images import image_options, image_source
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 
