@@ -21,7 +21,7 @@ chaos: $(VENV)/.dev  ## kill surveys, fill their disk, take their inputs away: t
 	nice $(BIN)/python -m tests.chaos --kills $(KILLS)
 
 story: $(VENV)/.dev  ## serve, new tiles, labels, retraining, gate, promotion, release, and a bad candidate refused: five minutes
-	$(BIN)/python -m tests.flows.service_story
+	$(BIN)/python -m tests.flows.service.story
 
 lint: $(VENV)/.dev  ## style, types, direction of imports
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""The retrain flow: labels → candidate → gate → promotion → re-classification. Thin over `pipeline.promotion.retraining`."""
+"""The retrain flow: labels → candidate → gate → promotion → re-classification.
+
+The steps are functions of `pipeline.promotion.retraining`.
+"""
 
 from __future__ import annotations
 

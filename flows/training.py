@@ -1,4 +1,7 @@
-"""The flows that train a network and measure it: thin stories over `pipeline.training.train` and `pipeline.evaluation.evaluate`."""
+"""The flows that train a network and measure it.
+
+The steps are functions of `pipeline.training.train` and `pipeline.evaluation.evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,10 @@ def train(
 ) -> dict[str, Any]:
     """Train the network of the settings; returns the card of the model as plain values.
 
-    `source` holds the fields of a `pipeline.datasets.loading.ImageSource`; the workspace's own benchmark file when none is
-    given. `split` is a file that `morphcat galaxy10 split` wrote; without it one is made from the settings. With
-    `members` above 1 so many seeds are trained and joined to an ensemble. An interrupted training goes on from its last
-    epoch.
+    `source` holds the fields of a `pipeline.datasets.loading.ImageSource`; the workspace's own benchmark file when
+    none is given. `split` is a file that `morphcat galaxy10 split` wrote; without it one is made from the settings.
+    With `members` above 1 so many seeds are trained and joined to an ensemble. An interrupted training goes on from its
+    last epoch.
     """
     place = open_workspace(Path(workspace), overrides or [])
     with logging_to(place, "train", run_id_of(datetime.now(UTC))):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import SHARED
+
 os.environ.setdefault("PYTHONSAFEPATH", "")  # commands that run in this process would set it, for drivers of tests too
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small tensors are quicker on one thread
 
@@ -43,7 +45,7 @@ def one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the repository; tests that need it are skipped where it is not."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = SHARED
     if not folder.is_dir():
         pytest.skip("no folder `shared` beside the repository")
     return folder

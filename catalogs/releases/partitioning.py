@@ -1,7 +1,7 @@
 """Which HEALPix pixels a release has, and which rows of which committed tiles go into each.
 
-The plan reads two columns of every tile, 16 bytes a row; everything else is read pixel by pixel (catalogs.releases.partition_writer).
-It knows neither how the units are run nor what a release looks like on disk.
+The plan reads two columns of every tile, 16 bytes a row; everything else is read pixel by pixel
+(catalogs.releases.partition_writer). It knows neither how the units are run nor what a release looks like on disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The catalogue explained to those who read it: the README of a release, and docs/catalogue.md.
 
-Both are made from the tables of `catalogs.schema` and `catalogs.releases.provenance`. `python -m catalogs.releases.readme CLASS …` prints
-docs/catalogue.md; the names of the classes come from outside.
+Both are made from the tables of `catalogs.schema` and `catalogs.releases.provenance`.
+`python -m catalogs.releases.readme CLASS …` prints docs/catalogue.md; the names of the classes come from outside.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _LOCK = ".champion.lock"
 
 
 class Member(BaseModel):
-    """A model that takes part in an ensemble, with the digest of its tensors (`models.artifacts.weights.tensors_digest`)."""
+    """A model of an ensemble, with the digest of its tensors (`models.artifacts.weights.tensors_digest`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

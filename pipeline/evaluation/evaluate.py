@@ -1,7 +1,7 @@
 """How good a model is on the frozen test split of its own data set: a report on disk and as values.
 
-`predict_test_split` is also what the cells of a grid (`pipeline.evaluation.grid`) are measured with, so that a model has the same
-numbers alone and on a board.
+`predict_test_split` is also what the cells of a grid (`pipeline.evaluation.grid`) are measured with, so that a model
+has the same numbers alone and on a board.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The benchmark grid: every combination of networks, layouts, recipes and seeds, trained and measured alike.
 
 All cells of a grid share images, split, epochs, images a step and image size; what a recipe does beyond that is what is
-compared. A cell is a unit of `pipeline.execution.executor`: it trains what is not trained yet, predicts the test split and leaves
-one file of predictions, by which it is known to be done. Models of a grid never become champion. Cells run seed by
-seed, so that a grid which is cut short has compared everything once. The board is made of what the cells left
+compared. A cell is a unit of `pipeline.execution.executor`: it trains what is not trained yet, predicts the test split
+and leaves one file of predictions, by which it is known to be done. Models of a grid never become champion. Cells run
+seed by seed, so that a grid which is cut short has compared everything once. The board is made of what the cells left
 (`pipeline.evaluation.leaderboard`).
 """
 

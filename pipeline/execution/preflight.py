@@ -229,8 +229,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"it could not be asked, it is gone ({error})"
     return (
-        f"pipeline.execution.preflight can not be imported there ({error}): install morphcat with the same constraints.txt in "
-        "the workers' environment"
+        f"pipeline.execution.preflight can not be imported there ({error}): install morphcat with the same "
+        "constraints.txt in the workers' environment"
     )
 
 

@@ -1,7 +1,7 @@
 """The gate: whether a trained model may take the place of the champion, as a verdict with its numbers.
 
-The two are shown the frozen test split, a frozen sample of the sky, and the clock; `pipeline.promotion.checks` says what the
-numbers mean. A verdict is written once: judging again what was judged returns it. Nothing is promoted here.
+The two are shown the frozen test split, a frozen sample of the sky, and the clock; `pipeline.promotion.checks` says
+what the numbers mean. A verdict is written once: judging again what was judged returns it. Nothing is promoted here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From corrected labels to a candidate for the champion, step by step as plain functions.
 
-When it is due stands in `pipeline.promotion.retraining_trigger`. Each step finds what is there already (the model of these labels, its
-benchmark, the verdict, the promotion), so that a lost event costs an hour, a double one nothing, and a killed
-retraining goes on where it was.
+When it is due stands in `pipeline.promotion.retraining_trigger`. Each step finds what is there already (the model of
+these labels, its benchmark, the verdict, the promotion), so that a lost event costs an hour, a double one nothing, and
+a killed retraining goes on where it was.
 """
 
 from __future__ import annotations

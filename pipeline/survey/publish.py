@@ -1,6 +1,7 @@
 """Releases of a workspace: their pixels mapped over the workers.
 
-What a release is and how it is built stands in catalogs.releases.build; here is where its units run and how far they are.
+What a release is and how it is built stands in catalogs.releases.build; here is where its units run and how far
+they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to
 
 
 def build_release(workspace: Workspace, model_id: str) -> ReleaseInfo | None:
-    """Publish what is committed of a model, as `catalogs.releases.build.publish` does, with the workspace's settings."""
+    """Publish what is committed of a model by `catalogs.releases.build.publish`, with the workspace's settings."""
     settings = workspace.settings
     return publish(
         workspace.catalog,

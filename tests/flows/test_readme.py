@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
+from tests.paths import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 
 
 def commands() -> list[list[str]]:

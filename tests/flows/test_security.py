@@ -26,10 +26,10 @@ from flows.runtime import environment as prefect_home
 from flows.service import serve as service
 from pipeline.config.workspace import Workspace
 from tests.conftest import Small
+from tests.paths import ROOT
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import write_cutouts
 
-ROOT = Path(__file__).parents[2]
 SECRETS = {"PREFECT_API_KEY": "pnu_seven_sisters", "AWS_SECRET_ACCESS_KEY": "magellanic/cloud+9"}
 IN_SETTINGS = ("andromeda-pass", "cassiopeia-token")
 

@@ -84,7 +84,7 @@ def trained(group: Group, folder: Path, name: str) -> dict[str, Any]:
 
 def broken_in_one(group: Group, folder: Path) -> str:
     """The message of a training in which the second process meets a loss that is no number, in its third step."""
-    from tests.models.test_training import Breaks
+    from tests.models.training.test_trainer import Breaks
 
     net = Breaks(2 if group.rank == 1 else 1000, "nan")
     try:

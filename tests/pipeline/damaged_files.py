@@ -46,7 +46,7 @@ from tests.pipeline.makers import (
     write_table,
 )
 from tests.pipeline.mutilations import STAMP, Rng, Ways
-from tests.pipeline.test_subimages import piece
+from tests.pipeline.readers.test_subimages import piece
 
 _ODD = (b"\xff", b"\n", b"..%2f", b"'; rm -rf ;'", b" ", "ü".encode() * 60, b"\\", b"%s{0}", b"\x7f\xc3")
 _LISTED = 9  # one in so many has the checksum of the undamaged file beside it

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-_ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 _START_SECONDS = 60.0
 
 
@@ -55,10 +56,10 @@ def _dask(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     with (folder / f"{arguments[0]}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
-            cwd=_ROOT,
+            cwd=ROOT,
             stdout=log,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )
 
 
