@@ -22,7 +22,7 @@ from catalogs.schema import (
     is_reliable,
     label_columns,
 )
-from catalogs.tiles import TileStamp, commit, read_stamp, tile_path
+from catalogs.tiles import TileMetadata, commit, read_tile_metadata, tile_path
 
 MODEL = "simulated-0000"
 SLUGS = ["disturbed", "merging", "round", "in_between", "cigar", "barred", "tight", "loose", "edge_on", "edge_on_bulge"]
@@ -139,7 +139,7 @@ def patched_rows(tile: Tile) -> tuple[pa.Table, np.ndarray]:
 def commit_tile(catalog: Path, tile: Tile, table: pa.Table, made_of: str) -> None:
     """Commit rows of a tile; `made_of` is the fingerprint of its input."""
     classified = count_classified(table)
-    stamp = TileStamp(
+    stamp = TileMetadata(
         tile_id=tile.name,
         source=f"{tile.name}.fits",
         fingerprint=made_of,
@@ -158,7 +158,7 @@ def write_tiles(catalog: Path, tiles: Sequence[Tile]) -> int:
     written = 0
     for tile in tiles:
         made_of = f"simulated-{SEED}-{tile.number}-{tile.rows}"
-        stamp = read_stamp(tile_path(catalog, MODEL, tile.name))
+        stamp = read_tile_metadata(tile_path(catalog, MODEL, tile.name))
         if stamp is None or not stamp.matches(fingerprint=made_of, model_id=MODEL, recipe_digest="simulated"):
             commit_tile(catalog, tile, simulated_rows(tile).slice(0, tile.rows), made_of)
             written += 1

@@ -25,9 +25,9 @@ import torch
 from matplotlib.figure import Figure
 
 from models.preprocessing import colour_rule
-from models.training.trainer import Trained
+from models.training.trainer import TrainingResult
 from pipeline.config.workspace import open_workspace
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.simulation import write_galaxy10
 from pipeline.training.fit import FitJob, fit, prepare
@@ -53,14 +53,14 @@ def begin(root: Path) -> None:
     write_galaxy10(root / "galaxy10.h5", seed=11, images=_IMAGES, render=colour_rule)
 
 
-def train(root: Path, case: str) -> Trained:
+def train(root: Path, case: str) -> TrainingResult:
     """One of the trainings, from its last finished epoch on."""
     workspace = open_workspace(root, [*_SETTINGS, f"workers.gang={2 if case.startswith('two') else 1}"])
     images = open_galaxy10(root / "galaxy10.h5", workspace.settings.input)
     job, parts, _ = plan(workspace, images)
     job = replace(job, folder=root / case.replace(",", "").replace(" ", "-"))
     prepare(job, images.labels, parts.train, parts.validation)
-    with shown_by(killing(job) if case == "two processes, one killed" else quiet):
+    with progress_display(killing(job) if case == "two processes, one killed" else quiet):
         return fit(job, workspace.settings.workers)
 
 
@@ -96,7 +96,7 @@ def finished(folder: Path) -> list[dict]:
     return torch.load(path, weights_only=True)["history"] if path.exists() else []
 
 
-def killed_and_resumed(root: Path, case: str) -> Trained:
+def killed_and_resumed(root: Path, case: str) -> TrainingResult:
     """A training in another process that is killed within an epoch, and then gone on with here."""
     process = subprocess.Popen([sys.executable, __file__, "--only", str(root), case])
     folder = root / case.replace(",", "").replace(" ", "-")
@@ -110,18 +110,18 @@ def killed_and_resumed(root: Path, case: str) -> Trained:
     return train(root, case)
 
 
-def losses(trained: Trained) -> list[float]:
+def losses(trained: TrainingResult) -> list[float]:
     """Training losses in nats, an epoch each."""
     return [record.loss for record in trained.history]
 
 
-def same_weights(one: Trained, other: Trained) -> bool:
+def same_weights(one: TrainingResult, other: TrainingResult) -> bool:
     """Whether two networks are equal bit by bit."""
     states = (one.network.state_dict(), other.network.state_dict())
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def table(found: dict[str, Trained]) -> str:
+def table(found: dict[str, TrainingResult]) -> str:
     """The curves side by side, as Markdown."""
     lines = ["| epoch | " + " | ".join(found) + " |", "|--:|" + "--:|" * len(found)]
     for epoch, row in enumerate(zip(*(losses(trained) for trained in found.values()), strict=True), start=1):
@@ -142,14 +142,14 @@ def table(found: dict[str, Trained]) -> str:
     )
 
 
-def sameness(undisturbed: Trained, disturbed: Trained) -> str:
+def sameness(undisturbed: TrainingResult, disturbed: TrainingResult) -> str:
     """How a disturbed training compares with the undisturbed one, in words."""
     largest = max(abs(a - b) for a, b in zip(losses(undisturbed), losses(disturbed), strict=True))
     curve = "the same curve bit by bit" if largest == 0 else f"a curve that differs by up to {largest:.1e} nats"
     return f"{curve} and {'the very same' if same_weights(undisturbed, disturbed) else 'other'} weights"
 
 
-def plot(found: dict[str, Trained], path: Path) -> None:
+def plot(found: dict[str, TrainingResult], path: Path) -> None:
     """The curves in one figure; they lie on each other."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config.promotion import GateSettings
 from pipeline.core.classes import GALAXY10_CLASSES
-from pipeline.promotion.checks import Said, checks_against
+from pipeline.promotion.checks import HeldOutPredictions, checks_against
 
 ACCURACY = 0.80  # of the champion
 GAINED = 0.07  # share of the images that only the candidate calls right; two trainings of one recipe differ on as many
@@ -39,9 +39,9 @@ def drawn(n: int, loss: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return labels, np.where(candidate, labels, wrong), np.where(champion, labels, wrong_before)
 
 
-def said(called: np.ndarray, classes: int) -> Said:
+def said(called: np.ndarray, classes: int) -> HeldOutPredictions:
     """Predictions that call these classes; of their probabilities only the largest matters here."""
-    return Said(np.eye(classes, dtype=np.float32)[called], np.eye(classes, dtype=bool)[called], 0.9, 1)
+    return HeldOutPredictions(np.eye(classes, dtype=np.float32)[called], np.eye(classes, dtype=bool)[called], 0.9, 1)
 
 
 def refused(n: int, loss: float, trials: int, settings: GateSettings) -> dict[str, float]:

@@ -33,7 +33,7 @@ from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
-from models.preprocessing import DR8_GRZ, Recipe
+from models.preprocessing import DR8_GRZ, Preprocessing
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
@@ -125,7 +125,7 @@ def images_alone(folder: Path) -> None:
 
 def ours(place: Path) -> int:
     """Stamps as the survey reads and renders them."""
-    recipe, count = Recipe(), 0
+    recipe, count = Preprocessing(), 0
     for tile in discover([place], 10_000, EVERYTHING):
         for batch in read_tile(tile, EVERYTHING, 64):
             if batch.stamps:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from models.artifacts.registry import ModelCard, champion
 from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import evaluate
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     for seed in range(arguments.seeds):
         results.append(_one_seed(root, seed, arguments))
         print(json.dumps(results[-1]), flush=True)
-        with written_whole(arguments.out) as beside:
+        with atomic_write(arguments.out) as beside:
             beside.write_text(_markdown(results, arguments), encoding="utf-8")
 
 
@@ -112,7 +112,7 @@ def _steps(workspace: Workspace, images: ImageSet) -> int:
 
 def _survey(workspace: Workspace) -> None:
     """Classify the sky with the champion and publish a release."""
-    run = survey.begin(workspace, champion(workspace.models))
+    run = survey.start_run(workspace, champion(workspace.models))
     tiles = survey.find_tiles(workspace, [])
     todo = survey.make_plan(workspace, run, tiles)
     if failed := survey.classify_tiles(workspace, run, todo):

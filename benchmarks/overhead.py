@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--units 10000] [--workers 2] [--out FILE.json]
 
-Units that do nothing, and units that commit a tile file without rows, run through `run_units` on local Dask workers
+Units that do nothing, and units that commit a tile file without rows, run through `run_tasks` on local Dask workers
 and in this process. Memory is the resident set of this process, sampled five times a second.
 """
 
@@ -27,7 +27,7 @@ import psutil
 from overhead_units import EmptyJob, commit_nothing, do_nothing
 
 from pipeline.config.workers import WorkerSettings
-from pipeline.execution.executor import run_units
+from pipeline.execution.executor import run_tasks
 
 _SAMPLES_EACH = 0.2  # seconds
 
@@ -67,7 +67,7 @@ def measured(settings: WorkerSettings, function: Callable[[EmptyJob], str], unit
     with tempfile.TemporaryDirectory() as folder:
         jobs = [EmptyJob(number, folder) for number in range(units)]
         with sampled_memory() as samples:
-            for outcome in run_units(function, jobs, settings):
+            for outcome in run_tasks(function, jobs, settings):
                 names.add(outcome.receipt)
                 ended.append(time.perf_counter())
         tiles = sum(1 for _ in Path(folder).rglob("*.parquet"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalogs.schema import arrow_schema
-from catalogs.tiles import TileStamp, commit
+from catalogs.tiles import TileMetadata, commit
 
 MODEL = "nothing-0000"
 SLUGS = ["disturbed", "merging", "round", "in_between", "cigar", "barred", "tight", "loose", "edge_on", "edge_on_bulge"]
@@ -31,7 +31,7 @@ def do_nothing(job: EmptyJob) -> str:
 
 def commit_nothing(job: EmptyJob) -> str:
     """Commit a tile without rows, as a tile in which nothing can be used does: written, synced, read back, renamed."""
-    stamp = TileStamp(
+    stamp = TileMetadata(
         tile_id=job.name,
         source=job.name,
         fingerprint=job.name,

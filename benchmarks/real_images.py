@@ -30,7 +30,7 @@ from models.preprocessing import colour_rule
 from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_folder import open_pictures
 from pipeline.datasets.image_set import ImageSet
@@ -92,7 +92,7 @@ CONFIGURATIONS = {
 def main() -> None:
     arguments = _arguments()
     rows = []
-    with shown_by(progress_bar):
+    with progress_display(progress_bar):
         for name in arguments.configurations.split(","):
             rows.append(_measured(name, CONFIGURATIONS[name], arguments))
             _write(rows, arguments)

@@ -21,7 +21,7 @@ def measure(variant: str, side: int, keep: bool) -> float:
     import torch
 
     from models.networks.astroformer import create_model
-    from models.preprocessing import Recipe
+    from models.preprocessing import Preprocessing
     from models.training.config import LoopSettings
     from models.training.trainer import LabelledPixels, train_network
     from pipeline.training.fit import keep_freed_memory
@@ -40,7 +40,7 @@ def measure(variant: str, side: int, keep: bool) -> float:
             LabelledPixels(pixels, labels, torch.arange(_IMAGES)),
             LabelledPixels(pixels, labels, torch.arange(2)),
             LoopSettings(epochs=2),
-            Recipe(image_size=side),
+            Preprocessing(image_size=side),
             device=torch.device("cpu"),
             checkpoint=Path(folder) / "checkpoint.pt",
             on_epoch=lambda _: records.append(time.monotonic() - started),

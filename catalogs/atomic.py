@@ -11,7 +11,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a hidden name beside `path`; on success it is synced and renamed to `path`, on an exception removed.
 
     The name starts with a dot: readers of Parquet folders must never see it. It is another one each time, so that two
@@ -21,9 +21,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     try:
         yield beside
-        sync(beside)
+        fsync(beside)
         os.replace(beside, path)
-        sync(path.parent)
+        fsync(path.parent)
     finally:
         if beside.is_dir():
             shutil.rmtree(beside)
@@ -31,7 +31,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

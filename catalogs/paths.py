@@ -72,7 +72,7 @@ class ReleaseLayout:
 
     def leaf(self, order: int, pixel: int) -> Path:
         """The file of a pixel of the primary catalogue."""
-        return leaf_path(self.primary, order, pixel)
+        return partition_path(self.primary, order, pixel)
 
     def partitions(self) -> list[Partition]:
         """The pixels of the primary catalogue, from its partition_info.csv."""
@@ -80,6 +80,6 @@ class ReleaseLayout:
             return [Partition(int(r["Norder"]), int(r["Npix"]), int(r["num_rows"])) for r in csv.DictReader(file)]
 
 
-def leaf_path(catalogue: Path, order: int, pixel: int) -> Path:
+def partition_path(catalogue: Path, order: int, pixel: int) -> Path:
     """The file of a pixel of a HATS catalogue: dataset/Norder=K/Dir=D/Npix=N.parquet."""
     return catalogue / "dataset" / f"Norder={order}" / f"Dir={pixel // 10_000 * 10_000}" / f"Npix={pixel}.parquet"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.schema import arrow_schema, count_classified
 
@@ -29,7 +29,7 @@ _ROW_GROUP = 65_536
 DUPLICATE, OUTSIDE = "duplicate_object_id", "out_of_footprint"  # reasons that are counted by themselves
 
 
-class Quarantined(BaseModel):
+class QuarantineEntry(BaseModel):
     """One input that got no row: which file and object, a reason code, and the details for a person.
 
     `exception` names what a parser raised, if one did. `attempts` counts how often it was tried, `first_seen` and
@@ -48,7 +48,7 @@ class Quarantined(BaseModel):
     last_seen: str = ""
 
 
-class TileStamp(BaseModel):
+class TileMetadata(BaseModel):
     """What a tile file was made from and how its inputs add up.
 
     inputs = classified + unclassified + quarantined + out of footprint + duplicates. The last three are counted from
@@ -73,7 +73,7 @@ class TileStamp(BaseModel):
     class_slugs: list[str]
     classified: int
     unclassified: int
-    quarantine: list[Quarantined] = []
+    quarantine: list[QuarantineEntry] = []
     rejected: str = ""
     set_aside: dict[str, int] = {}
     found: int = -1
@@ -111,7 +111,7 @@ def tile_path(catalog: Path, model_id: str, tile_id: str) -> Path:
     return catalog / "tiles" / model_id / shard / f"{tile_id}.parquet"
 
 
-def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
+def commit(catalog: Path, table: pa.Table, stamp: TileMetadata) -> Path:
     """Write a tile's rows and stamp atomically: beside the data, read back, synced, renamed.
 
     Raises
@@ -134,14 +134,14 @@ def commit(catalog: Path, table: pa.Table, stamp: TileStamp) -> Path:
     accounted = stamp.inputs + sum(stamp.set_aside.values())
     if stamp.found >= 0 and stamp.found != accounted:
         raise CatalogError(f"tile {stamp.tile_id}: {stamp.found} inputs were found, but {accounted} are accounted for")
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         pq.write_table(stamped, beside, compression="zstd", row_group_size=_ROW_GROUP)
         if _stamp_in(beside) != stamp or pq.read_metadata(beside).num_rows != table.num_rows:
             raise CatalogError(f"{path}: what was written does not read back; is the disk full or failing?")
     return path
 
 
-def read_stamp(path: Path) -> TileStamp | None:
+def read_tile_metadata(path: Path) -> TileMetadata | None:
     """The stamp of a committed tile; None when there is no file or it can not be trusted (it is then made again)."""
     try:
         return _stamp_in(path)
@@ -149,19 +149,19 @@ def read_stamp(path: Path) -> TileStamp | None:
         return None
 
 
-def _stamp_in(path: Path) -> TileStamp:
+def _stamp_in(path: Path) -> TileMetadata:
     metadata = pq.read_metadata(path).metadata or {}
-    return TileStamp.model_validate_json(metadata[_STAMP_KEY])
+    return TileMetadata.model_validate_json(metadata[_STAMP_KEY])
 
 
-def committed(catalog: Path, model_id: str) -> Iterator[tuple[Path, TileStamp]]:
+def committed(catalog: Path, model_id: str) -> Iterator[tuple[Path, TileMetadata]]:
     """Every committed tile of a model with its stamp, in the order of tile ids.
 
     Files that no commit put there (damaged, foreign, a copy under another name) are left out with a warning.
     """
     paths = (catalog / "tiles" / model_id).glob("??/*.parquet")
     for path in sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.stem):
-        stamp = read_stamp(path)
+        stamp = read_tile_metadata(path)
         if stamp is None or path != tile_path(catalog, stamp.model_id, stamp.tile_id):
             _log.warning("%s is no committed tile (damaged, or not written by morphcat); it is left out", path)
             continue

@@ -22,11 +22,11 @@ from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.times import run_id_of
 from pipeline.datasets.image_set import ImageSet
-from pipeline.datasets.loading import opened
+from pipeline.datasets.loading import open_source
 from pipeline.promotion import retraining as story
 from pipeline.promotion import retraining_trigger as due_labels
 from pipeline.promotion.retraining_trigger import LabelSet, Retraining
-from pipeline.runs.locks import Busy, alone, retraining_lock
+from pipeline.runs.locks import AlreadyRunning, exclusive, retraining_lock
 from pipeline.runs.run_log import logging_to
 
 
@@ -92,16 +92,16 @@ def retrain(
 
     Raises
     ------
-    pipeline.runs.locks.Busy : another retraining is under way.
+    pipeline.runs.locks.AlreadyRunning : another retraining is under way.
     """
     place = open_workspace(Path(workspace), overrides or [])
     try:
         with (
-            alone(retraining_lock(place.models), event or "by hand", "retraining"),
+            exclusive(retraining_lock(place.models), event or "by hand", "retraining"),
             logging_to(place, "retrain", run_id_of(datetime.now(UTC))),
         ):
             rounds = _rounds(place, labels, source)
-    except Busy as busy:
+    except AlreadyRunning as busy:
         if not scheduled:
             raise
         return Completed(name="Skipped", message=str(busy))  # type: ignore[return-value]  # the run's state
@@ -125,7 +125,7 @@ def _rounds(workspace: Workspace, version: str | None, source: dict[str, Any] | 
         if labels is None or labels.digest in {one.labels.digest for one in rounds}:
             return rounds
         logger.info("%d labels of version %s", labels.labels, labels.version)
-        images = opened(workspace, source)
+        images = open_source(workspace, source)
         if story.nothing_to_learn(workspace, labels, images):
             logger.warning("none of them can be used for training: all are of held-out images, or of no object")
             return rounds

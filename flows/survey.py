@@ -18,9 +18,9 @@ from flows.runtime.progress import kept_by_prefect
 from flows.runtime.retries import if_transient
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
-from pipeline.drift.monitor import keep_drift
-from pipeline.ingest.readiness import Arrived
-from pipeline.runs.locks import Busy, alone, survey_lock
+from pipeline.drift.monitor import write_drift
+from pipeline.ingest.readiness import ReadyPlan
+from pipeline.runs.locks import AlreadyRunning, exclusive, survey_lock
 from pipeline.runs.run_log import log_path, logging_to
 from pipeline.survey import run as story
 from pipeline.survey.quarantine import reasons_of
@@ -45,12 +45,12 @@ def discover(workspace: Workspace, roots: list[Path]) -> list[SkyTile]:
 
 
 @task(cache_policy=NO_CACHE)
-def plan(workspace: Workspace, run: Run, tiles: list[SkyTile], again: frozenset[str]) -> Arrived:
+def plan(workspace: Workspace, run: Run, tiles: list[SkyTile], again: frozenset[str]) -> ReadyPlan:
     return story.make_plan(workspace, run, tiles, again)
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
-def classify(workspace: Workspace, run: Run, todo: Arrived) -> dict[str, str]:
+def classify(workspace: Workspace, run: Run, todo: ReadyPlan) -> dict[str, str]:
     if runtime.task_run.run_count > 1:  # the cluster was lost: what is committed by now need not be done again
         todo = story.still_to_do(workspace, run, todo)
     with kept_by_prefect():
@@ -64,7 +64,7 @@ def release(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> ReleaseInfo
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
 def drift(workspace: Workspace, release: str) -> None:
-    report = keep_drift(workspace, release)
+    report = write_drift(workspace, release)
     if report:
         create_markdown_artifact(report.to_markdown(), key="drift", description=f"drift of release {release}")
 
@@ -114,20 +114,20 @@ def survey(
     Raises
     ------
     TilesFailed : some tiles could not be finished; the rest is committed and released.
-    pipeline.runs.locks.Busy : another survey of this workspace is under way.
+    pipeline.runs.locks.AlreadyRunning : another survey of this workspace is under way.
     """
     place = open_workspace(Path(workspace), overrides or [])
-    run = story.begin(place, model)
+    run = story.start_run(place, model)
     try:
         if scheduled and story.already_done(place, run, [Path(root) for root in tiles or []]):
             message = "every sky tile that has arrived is done"
             return Completed(name="Nothing to do", message=message)  # type: ignore[return-value]  # the run's state
         with (
-            alone(survey_lock(place.catalog), run.run_id, "survey", wait=wait),
+            exclusive(survey_lock(place.catalog), run.run_id, "survey", wait=wait),
             logging_to(place, "survey", run.run_id),
         ):
             return _survey(place, run, [Path(root) for root in tiles or []], again or [])
-    except (Busy, NoTiles) as nothing:
+    except (AlreadyRunning, NoTiles) as nothing:
         if not scheduled:
             raise
         return Completed(name="Skipped", message=str(nothing))  # type: ignore[return-value]

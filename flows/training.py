@@ -21,10 +21,10 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.core.times import run_id_of
 from pipeline.datasets.image_set import ImageSet
-from pipeline.datasets.loading import ImageSource, opened, own_or
+from pipeline.datasets.loading import ImageSource, open_source, source_or_benchmark
 from pipeline.evaluation import evaluate as measuring
 from pipeline.evaluation.evaluate import BenchmarkResult
-from pipeline.evaluation.grid import Grid, GridPlan, finish_board, plan_grid, run_cells
+from pipeline.evaluation.grid import Grid, GridPlan, plan_grid, run_experiments, write_leaderboard_of
 from pipeline.evaluation.leaderboard_report import to_markdown
 from pipeline.runs.run_log import logging_to
 from pipeline.training import train as training
@@ -66,7 +66,7 @@ def train(
     """
     place = open_workspace(Path(workspace), overrides or [])
     with logging_to(place, "train", run_id_of(datetime.now(UTC))):
-        images = opened(place, source)
+        images = open_source(place, source)
         first = place.settings.training.seed
         cards = [fit(place.changed(training={"seed": first + k}), images, split) for k in range(members)]
         card = join(place, images, [each.model_id for each in cards]) if members > 1 else cards[0]
@@ -95,7 +95,7 @@ def benchmark(
     chosen = model or champion(place.models)
     if chosen is None:
         raise UserError(f"no model in {place.models} to measure: `morphcat train` makes one")
-    result = measure(place, opened(place, source), chosen)
+    result = measure(place, open_source(place, source), chosen)
     create_markdown_artifact(measuring.to_markdown(result), key="benchmark", description=chosen)
     return result.to_dict()
 
@@ -116,12 +116,12 @@ def plan_cells(workspace: Workspace, source: ImageSource, grid: Grid, split: Pat
 @task(cache_policy=NO_CACHE)
 def train_and_measure(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
     with kept_by_prefect():
-        return run_cells(workspace, plan)
+        return run_experiments(workspace, plan)
 
 
 @task(cache_policy=NO_CACHE)
 def make_board(workspace: Workspace, plan: GridPlan, failed: dict[str, str]) -> dict[str, Any]:
-    board = finish_board(workspace, plan, failed)
+    board = write_leaderboard_of(workspace, plan, failed)
     create_markdown_artifact(to_markdown(board), key="benchmark-board", description=str(board.folder))
     return board.to_dict()
 
@@ -144,7 +144,9 @@ def benchmark_grid(
     """
     place = open_workspace(Path(workspace), overrides or [])
     named = ImageSource.model_validate(source) if source else None
-    cells = plan_cells(place, own_or(place, named), Grid.model_validate(grid), Path(split) if split else None)
+    cells = plan_cells(
+        place, source_or_benchmark(place, named), Grid.model_validate(grid), Path(split) if split else None
+    )
     get_run_logger().info("%d of %d cells to do", len(cells.to_do), len(cells.cells))
     board = make_board(place, cells, train_and_measure(place, cells))
     if board["failed"]:

@@ -1,8 +1,8 @@
 """Pixels to network input: colour rule, field of view, scale, normalisation.
 
-One frozen object, `Recipe`, is used in training and in inference, and its digest is part of every model id and of every
-committed tile, so that the two can not drift apart. Everything runs in torch on the device of its input. This module
-knows nothing of files, sky positions or class names.
+One frozen object, `Preprocessing`, is used in training and in inference, and its digest is part of every model id and
+of every committed tile, so that the two cannot drift apart. Everything runs in torch on the device of its input. This
+module knows nothing of files, sky positions or class names.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _to_uint8(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preprocessing:
     """How stamps become the input of one network.
 
     Parameters
@@ -139,7 +139,7 @@ class Recipe:
         return plain
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`."""
         plain = _with_tuples(values)
         return cls(colour=ColourRule(**_with_tuples(plain.pop("colour"))), **plain)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.citation import simulated_warning
 from catalogs.errors import CatalogError
 from catalogs.export.vo_metadata import file_metadata, votable_header
@@ -138,7 +138,7 @@ def fits_header(class_slugs: Sequence[str], info: Mapping[str, str], widths: Map
 
 @contextmanager
 def _parquet(path: Path, schema: pa.Schema) -> Iterator[_Writer]:
-    with written_whole(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as file:
+    with atomic_write(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as file:
 
         def write(rows: pa.Table, records: np.ndarray) -> None:
             file.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=_ROWS)
@@ -150,7 +150,7 @@ def _parquet(path: Path, schema: pa.Schema) -> Iterator[_Writer]:
 def _fits(path: Path, header: Header) -> Iterator[_Writer]:
     from astropy.io.fits import StreamingHDU
 
-    with written_whole(path) as beside, StreamingHDU(str(beside), header) as file:
+    with atomic_write(path) as beside, StreamingHDU(str(beside), header) as file:
 
         def write(rows: pa.Table, records: np.ndarray) -> None:
             file.write(records.view(np.uint8))
@@ -162,7 +162,7 @@ def _fits(path: Path, header: Header) -> Iterator[_Writer]:
 def _votable(path: Path, header: bytes) -> Iterator[_Writer]:
     """In BINARY2 each record begins with a bit for each column that says whether it is null; none is."""
     before, end, after = header.rpartition(b"</TABLE>")
-    with written_whole(path) as beside, beside.open("wb") as file:
+    with atomic_write(path) as beside, beside.open("wb") as file:
         file.write(before + b'<DATA><BINARY2><STREAM encoding="base64">\n')
 
         def write(rows: pa.Table, records: np.ndarray) -> None:

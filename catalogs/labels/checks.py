@@ -52,7 +52,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class ResolvedLabel:
     """A label of an object of the catalogue; ra and dec in degrees are those of the catalogue."""
 
     object_id: int
@@ -75,7 +75,7 @@ def objects_of(catalog: Path, release: str | None = None) -> pa.Table:
 
 def checked(
     proposals: Sequence[Proposal], objects: pa.Table, radius: float
-) -> tuple[list[Labelled], list[Refusal], int]:
+) -> tuple[list[ResolvedLabel], list[Refusal], int]:
     """Labels of known objects, what is refused, and how many rows only said again what another row says.
 
     Parameters
@@ -95,14 +95,14 @@ def checked(
         if place >= 0:
             meant.setdefault(int(place), []).append(proposal)
     ids, ra, dec = (objects[name].to_numpy() for name in ("object_id", "ra", "dec"))
-    labels: list[Labelled] = []
+    labels: list[ResolvedLabel] = []
     for place, rows in meant.items():
         if len({one.label for one in rows}) > 1:
             refused += _conflict(int(ids[place]), rows)
             continue
         first = rows[0]
         labels.append(
-            Labelled(int(ids[place]), first.label, first.label_id, float(ra[place]), float(dec[place]), first.note)
+            ResolvedLabel(int(ids[place]), first.label, first.label_id, float(ra[place]), float(dec[place]), first.note)
         )
     conflicting = sum(one.reason == CONFLICT for one in refused)
     repeated = sum(map(len, meant.values())) - conflicting - len(labels)

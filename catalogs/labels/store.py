@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 
 if TYPE_CHECKING:
-    from catalogs.labels.checks import Labelled  # which needs scipy and DuckDB; reading labels does not
+    from catalogs.labels.checks import ResolvedLabel  # which needs scipy and DuckDB; reading labels does not
 
 LABEL_SCHEMA = pa.schema(
     [
@@ -57,7 +57,7 @@ _PUT_BACK = "put the file back from a copy; versions before it can be read once 
 _KEY = b"morphcat.labels"
 
 
-class Version(BaseModel):
+class LabelVersion(BaseModel):
     """What a version says of itself. `reverts` names the version that it takes back; one that adds labels has none.
 
     Of its `labels`, `new` are of objects without a label, `revised` differ from the label before, and the rest
@@ -80,14 +80,14 @@ class Version(BaseModel):
 
 
 @dataclass(frozen=True)
-class Added:
+class AddResult:
     """What became of labels that were offered; `unchanged` said what the same author had said before."""
 
-    version: Version | None
+    version: LabelVersion | None
     unchanged: int
 
 
-def versions(folder: Path) -> list[Version]:
+def versions(folder: Path) -> list[LabelVersion]:
     """Every version, the oldest first; empty before the first.
 
     Raises
@@ -112,7 +112,7 @@ def in_force(folder: Path, version: str | None = None) -> pa.Table:
     return _in_force(chain)
 
 
-def taken_back(history: Sequence[Version]) -> set[str]:
+def taken_back(history: Sequence[LabelVersion]) -> set[str]:
     """Names of versions that do not count, because a later one that counts takes them back."""
     gone: set[str] = set()
     for version in reversed(history):
@@ -127,7 +127,7 @@ def digest(labels: pa.Table) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
-def find(folder: Path, name: str, history: Sequence[Version] | None = None) -> Version:
+def find(folder: Path, name: str, history: Sequence[LabelVersion] | None = None) -> LabelVersion:
     """The version of a name, of the beginning of one, or of a number. Raises CatalogError when there is none."""
     known = versions(folder) if history is None else history
     number = int(name) if name.isascii() and name.isdigit() and len(name) <= 9 else -1
@@ -139,7 +139,7 @@ def find(folder: Path, name: str, history: Sequence[Version] | None = None) -> V
     return hits[0]
 
 
-def add(folder: Path, labels: Sequence[Labelled], *, author: str, source: str = "", note: str = "") -> Added:
+def add(folder: Path, labels: Sequence[ResolvedLabel], *, author: str, source: str = "", note: str = "") -> AddResult:
     """Append a version with these labels, of at most one row an object; nothing where all is said already.
 
     Raises
@@ -160,13 +160,13 @@ def add(folder: Path, labels: Sequence[Labelled], *, author: str, source: str = 
         )
         fresh = [one for one in labels if said.get(one.object_id) != (one.label, author)]
         if not fresh:
-            return Added(None, len(labels))
+            return AddResult(None, len(labels))
         rows = [_row(one, said.get(one.object_id, ("", ""))[0]) for one in fresh]
         version = _append(folder, chain, rows, author=author, source=source, note=note)
-        return Added(version, len(labels) - len(fresh))
+        return AddResult(version, len(labels) - len(fresh))
 
 
-def revert(folder: Path, name: str, *, author: str, note: str = "") -> Version:
+def revert(folder: Path, name: str, *, author: str, note: str = "") -> LabelVersion:
     """Append a version that takes another one back; taking that back again brings the labels back.
 
     Raises
@@ -184,7 +184,7 @@ def revert(folder: Path, name: str, *, author: str, note: str = "") -> Version:
         return _append(folder, chain, [], author=author, note=note, reverts=wanted.name)
 
 
-def _in_force(chain: Sequence[tuple[Version, pa.Table]]) -> pa.Table:
+def _in_force(chain: Sequence[tuple[LabelVersion, pa.Table]]) -> pa.Table:
     gone = taken_back([version for version, _ in chain])
     tables = [table for version, table in chain if version.name not in gone]
     everything = pa.concat_tables([LABEL_SCHEMA.empty_table(), *tables])
@@ -192,7 +192,7 @@ def _in_force(chain: Sequence[tuple[Version, pa.Table]]) -> pa.Table:
     return everything.filter(pa.array(~later)).sort_by("object_id")
 
 
-def _row(one: Labelled, previous: str) -> dict[str, Any]:
+def _row(one: ResolvedLabel, previous: str) -> dict[str, Any]:
     return {
         "object_id": one.object_id,
         "label": one.label,
@@ -206,14 +206,14 @@ def _row(one: Labelled, previous: str) -> dict[str, Any]:
 
 def _append(
     folder: Path,
-    chain: Sequence[tuple[Version, pa.Table]],
+    chain: Sequence[tuple[LabelVersion, pa.Table]],
     rows: list[dict[str, Any]],
     *,
     author: str,
     source: str = "",
     note: str = "",
     reverts: str = "",
-) -> Version:
+) -> LabelVersion:
     """Write a version behind the chain, then HEAD."""
     rows = sorted(rows, key=lambda row: row["object_id"])
     time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -233,11 +233,11 @@ def _append(
     table = pa.Table.from_pylist(rows, schema=LABEL_SCHEMA)
     name = _name(head, table)
     table = table.set_column(8, LABEL_SCHEMA.field("version"), [pa.array([name] * len(rows), pa.string())])
-    version = Version.model_validate({**head, "name": name})
-    with written_whole(folder / f"{name}.parquet") as beside:
+    version = LabelVersion.model_validate({**head, "name": name})
+    with atomic_write(folder / f"{name}.parquet") as beside:
         stamped = table.replace_schema_metadata({_KEY: version.model_dump_json().encode()})
         pq.write_table(stamped, beside, compression="zstd")
-    with written_whole(folder / _HEAD) as beside:
+    with atomic_write(folder / _HEAD) as beside:
         beside.write_text(name + "\n")
     return version
 
@@ -249,11 +249,11 @@ def _name(head: dict[str, Any], table: pa.Table) -> str:
     return f"{head['number']:04d}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _chain(folder: Path) -> list[tuple[Version, pa.Table]]:
+def _chain(folder: Path) -> list[tuple[LabelVersion, pa.Table]]:
     """Versions with their rows from the first to the one that HEAD names."""
     pointer = folder / _HEAD
     name = pointer.read_text().strip() if pointer.is_file() else ""
-    chain: list[tuple[Version, pa.Table]] = []
+    chain: list[tuple[LabelVersion, pa.Table]] = []
     while name:
         if Path(name).name != name:
             raise CatalogError(f"{folder}: {name!r} is no name of a version; {_PUT_BACK}")
@@ -262,10 +262,10 @@ def _chain(folder: Path) -> list[tuple[Version, pa.Table]]:
     return chain[::-1]
 
 
-def _read(path: Path) -> tuple[Version, pa.Table]:
+def _read(path: Path) -> tuple[LabelVersion, pa.Table]:
     try:
         table = pq.ParquetFile(path).read()
-        version = Version.model_validate_json((table.schema.metadata or {})[_KEY])
+        version = LabelVersion.model_validate_json((table.schema.metadata or {})[_KEY])
     except (OSError, pa.ArrowException, KeyError, ValidationError) as error:
         raise CatalogError(
             f"{path}: not a version of the labels ({type(error).__name__}: {error}); {_PUT_BACK}"

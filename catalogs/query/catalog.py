@@ -119,7 +119,7 @@ class Catalogue:
 
     def decode(self, flags: int) -> list[str]:
         """The names of the bits in a value of `quality_flags`. Raises CatalogError for bits that are none."""
-        return [name for name, _ in flags_in_words(flags)]
+        return [name for name, _ in describe_flags(flags)]
 
     def decode_set(self, pred_set: int) -> list[str]:
         """The classes in a value of `pred_set`. Raises CatalogError for bits of no class of the release."""
@@ -153,7 +153,7 @@ def open_catalogue(folder: Path, release: str | None = None) -> Catalogue:
     return Catalogue(*find_release(folder, release))
 
 
-def flags_in_words(flags: int) -> list[tuple[str, str]]:
+def describe_flags(flags: int) -> list[tuple[str, str]]:
     """Name and meaning of each bit in a value of `quality_flags`. Raises CatalogError for bits that are none."""
     known = sum(QualityFlag)
     if flags < 0 or flags & ~known:

@@ -17,30 +17,37 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from catalogs.atomic import sync
+from catalogs.atomic import fsync
 from catalogs.paths import ReleaseLayout
-from catalogs.releases.partition_writer import PLAN, Leaf, LeafJob, build_leaf, build_margin, write_jobs
-from catalogs.releases.partitioning import Plan, plan, slugs_of
-from catalogs.releases.provenance import RunRecord, leaves_of, write_sidecars
+from catalogs.releases.partition_writer import (
+    PLAN,
+    PartitionFile,
+    PartitionJob,
+    build_margin,
+    build_partition,
+    write_jobs,
+)
+from catalogs.releases.partitioning import ReleasePlan, plan_release, slugs_of
+from catalogs.releases.provenance import RunRecord, partition_files, write_provenance
 from catalogs.releases.registry import (
     FORMAT,
     ReleaseInfo,
     content_digest,
     current_release,
-    holds,
+    is_release_of,
     layout_of,
-    next_name,
-    point_to,
-    publishing,
+    next_release_name,
+    publish_lock,
     readable_releases,
+    set_current,
 )
 from catalogs.schema import arrow_schema
-from catalogs.tiles import TileStamp, committed
+from catalogs.tiles import TileMetadata, committed
 
 MAX_ROWS = 1_000_000
 _BUILDING = ".building"
 
-Tiles = Sequence[tuple[Path, TileStamp]]
+Tiles = Sequence[tuple[Path, TileMetadata]]
 Receipt = TypeVar("Receipt")
 
 
@@ -48,11 +55,13 @@ class RunUnits(Protocol):
     """Runs a function on every job, wherever; `what` names the step for people. Raises when a unit failed."""
 
     def __call__(
-        self, what: str, function: Callable[[LeafJob], Receipt], jobs: Sequence[LeafJob]
+        self, what: str, function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]
     ) -> Iterable[Receipt]: ...
 
 
-def in_turn(what: str, function: Callable[[LeafJob], Receipt], jobs: Sequence[LeafJob]) -> Iterable[Receipt]:
+def run_serially(
+    what: str, function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]
+) -> Iterable[Receipt]:
     """One unit after the other in this process."""
     return map(function, jobs)
 
@@ -64,7 +73,7 @@ def publish(
     max_rows: int = MAX_ROWS,
     exports: bool = True,
     runs: Mapping[str, RunRecord] | None = None,
-    run_units: RunUnits = in_turn,
+    run_units: RunUnits = run_serially,
 ) -> ReleaseInfo | None:
     """Publish all committed tiles of a model as a release, unless the current one already holds exactly these.
 
@@ -79,20 +88,20 @@ def publish(
     Raises
     ------
     CatalogError : a committed tile is damaged, or tiles disagree about columns or classes.
-    PublishUnderWay : another process publishes.
+    ReleaseLocked : another process publishes.
     """
     tiles, current = list(committed(catalog, model_id)), current_release(catalog)
-    if not tiles or holds(catalog, current, _content(tiles)):
+    if not tiles or is_release_of(catalog, current, _content(tiles)):
         return current if tiles else None
-    with publishing(catalog):
+    with publish_lock(catalog):
         # Again: tiles may have been committed, and another process may have published, before this one had the lock.
         tiles, current = list(committed(catalog, model_id)), current_release(catalog)
-        if not tiles or holds(catalog, current, _content(tiles)):
+        if not tiles or is_release_of(catalog, current, _content(tiles)):
             return current if tiles else None
         info = _not_pointed_to(catalog, _content(tiles), current)
         if info is None:
             info = _build(catalog, tiles, current, max_rows, exports, runs or {}, run_units)
-        point_to(catalog, info.release)
+        set_current(catalog, info.release)
     return info
 
 
@@ -114,10 +123,10 @@ def _build(
     before = layout_of(catalog, current.release) if current else None
     planned, schema = _planned(tiles, max_rows)
     leaves = _build_collection(root, planned, schema, before, tiles[0][1].model_id, max_rows, run_units)
-    info = _describe(next_name(catalog), tiles, planned, leaves, current, max_rows)
+    info = _describe(next_release_name(catalog), tiles, planned, leaves, current, max_rows)
     _complete(root, info, tiles, planned, leaves, runs, before, exports)
     os.replace(root, catalog / "releases" / info.release)
-    sync(catalog / "releases")
+    fsync(catalog / "releases")
     return info
 
 
@@ -128,25 +137,25 @@ def _not_pointed_to(catalog: Path, content: str, current: ReleaseInfo | None) ->
     return found[-1] if found else None
 
 
-def _planned(tiles: Tiles, max_rows: int) -> tuple[Plan, pa.Schema]:
+def _planned(tiles: Tiles, max_rows: int) -> tuple[ReleasePlan, pa.Schema]:
     """The leaves to make, and their schema with the metadata of a file."""
     from catalogs.export.vo_metadata import file_metadata
 
     slugs = slugs_of(tiles)
     metadata = file_metadata(slugs, {"model_id": tiles[0][1].model_id})  # no name of a release: leaves are shared
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode()).hexdigest()
-    return plan(tiles, max_rows, f"{FORMAT} {digest}"), arrow_schema(slugs).with_metadata(metadata)
+    return plan_release(tiles, max_rows, f"{FORMAT} {digest}"), arrow_schema(slugs).with_metadata(metadata)
 
 
 def _build_collection(
     root: Path,
-    planned: Plan,
+    planned: ReleasePlan,
     schema: pa.Schema,
     before: ReleaseLayout | None,
     model_id: str,
     max_rows: int,
     run_units: RunUnits,
-) -> list[Leaf]:
+) -> list[PartitionFile]:
     """Make the HATS collection: primary catalogue, margin, index."""
     from catalogs.releases.hats_metadata import write_collection, write_primary
     from catalogs.releases.id_index import write_id_index
@@ -154,11 +163,11 @@ def _build_collection(
 
     layout = ReleaseLayout(root)
     _clear(layout)
-    there = leaves_of(before) if before else {}
+    there = partition_files(before) if before else {}
     keys = {(p.partition.order, p.partition.pixel): p.digest for p in planned.pixels}
     carried = {key: there[*key, digest] for key, digest in keys.items() if (*key, digest) in there}
     jobs = write_jobs(root, planned.pixels, schema, carried)
-    leaves = sorted(run_units("building pixels", build_leaf, jobs), key=lambda leaf: (leaf.order, leaf.pixel))
+    leaves = sorted(run_units("building pixels", build_partition, jobs), key=lambda leaf: (leaf.order, leaf.pixel))
     partitions = [leaf.partition for leaf in leaves]
     write_primary(
         layout,
@@ -193,8 +202,8 @@ def _clear(layout: ReleaseLayout) -> None:
 def _describe(
     name: str,
     tiles: Tiles,
-    planned: Plan,
-    leaves: Sequence[Leaf],
+    planned: ReleasePlan,
+    leaves: Sequence[PartitionFile],
     current: ReleaseInfo | None,
     max_rows: int,
 ) -> ReleaseInfo:
@@ -225,8 +234,8 @@ def _complete(
     root: Path,
     info: ReleaseInfo,
     tiles: Tiles,
-    planned: Plan,
-    leaves: Sequence[Leaf],
+    planned: ReleasePlan,
+    leaves: Sequence[PartitionFile],
     runs: Mapping[str, RunRecord],
     before: ReleaseLayout | None,
     exports: bool,
@@ -240,7 +249,7 @@ def _complete(
     from catalogs.releases.readme import readme
 
     layout, words = ReleaseLayout(root), info.words()
-    write_sidecars(layout, tiles, planned.duplicates, leaves, runs)
+    write_provenance(layout, tiles, planned.duplicates, leaves, runs)
     write_extension(layout, arrow_schema(info.class_slugs).names)
     if exports:
         write_exports(layout, info.class_slugs, words)
@@ -256,7 +265,7 @@ def _complete(
     known = {layout.leaf(leaf.order, leaf.pixel).relative_to(root).as_posix(): leaf.sha256 for leaf in leaves}
     write_manifest(root, known)
     for path in root.rglob("*"):
-        sync(path)
+        fsync(path)
 
 
 def _report(info: ReleaseInfo) -> str:

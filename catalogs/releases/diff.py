@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.paths import Partition, ReleaseLayout
 from catalogs.schema import QualityFlag
 
@@ -89,7 +89,7 @@ def write_changes(old: ReleaseLayout | None, new: ReleaseLayout) -> Path:
     table = compare(old, new) if old else _coded_schema().empty_table()
     path = new.sidecar / "changes.parquet"
     schema = CHANGES_SCHEMA.with_metadata({_SINCE: old.root.name.encode() if old else b""})
-    with written_whole(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+    with atomic_write(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for start in range(0, table.num_rows, _SLICE):
             writer.write_table(table.slice(start, _SLICE).cast(schema))
     return path

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.atomic import sync, written_whole
+from catalogs.atomic import atomic_write, fsync
 from catalogs.errors import CatalogError
 from catalogs.paths import INDEX_NAME, NAME, Partition, ReleaseLayout
 
@@ -44,7 +44,7 @@ def write_id_index(
     ------
     CatalogError : the leaves hold another number of rows than the partitions say.
     """
-    with written_whole(layout.index) as beside:
+    with atomic_write(layout.index) as beside:
         dataset = beside / "dataset"
         (dataset / "index").mkdir(parents=True)
         footers = []
@@ -136,7 +136,7 @@ def _write_part(ids: np.ndarray, where: np.ndarray, partitions: Sequence[Partiti
         column_encoding={COLUMN: "DELTA_BINARY_PACKED"},
         sorting_columns=[pq.SortingColumn(0)],
     )
-    sync(path)
+    fsync(path)
     return pq.read_metadata(path)
 
 

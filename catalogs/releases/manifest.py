@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.paths import ReleaseLayout
 
@@ -23,7 +23,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")  # sha256sum writes a * before th
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class FileMismatch:
     """What is wrong with a file; `path` is relative to the release."""
 
     path: str
@@ -56,43 +56,43 @@ def write_manifest(root: Path, known: Mapping[str, str] | None = None) -> Path:
     if unread:
         raise CatalogError(f"{root / unread[0]}: can not be read back; is the disk failing?")
     path = manifest_path(root)
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("".join(f"{digests[name]}  {name}\n" for name in files), encoding="utf-8")
     return path
 
 
-def read_manifest(root: Path) -> tuple[dict[str, str], list[Problem]]:
+def read_manifest(root: Path) -> tuple[dict[str, str], list[FileMismatch]]:
     """Digest (hex) by path, and what is wrong with the manifest itself; what a refused line says is left out."""
     path = manifest_path(root)
     name = path.relative_to(root).as_posix()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        return {}, [Problem(name, f"can not be read ({error})")]
+        return {}, [FileMismatch(name, f"can not be read ({error})")]
     digests: dict[str, str] = {}
     problems = []
     for number, line in enumerate(lines, 1):
         found = _LINE.fullmatch(line)
         if found is None:
-            problems.append(Problem(name, f"line {number} is no sha256 and path"))
+            problems.append(FileMismatch(name, f"line {number} is no sha256 and path"))
         elif not _is_inside(found[2]) or found[2] in digests:
-            problems.append(Problem(name, f"line {number} is refused: path {found[2]!r}"))
+            problems.append(FileMismatch(name, f"line {number} is refused: path {found[2]!r}"))
         else:
             digests[found[2]] = found[1]
     return digests, problems
 
 
-def verify_manifest(root: Path) -> list[Problem]:
+def verify_manifest(root: Path) -> list[FileMismatch]:
     """Files of a release that are missing, changed, or not in its manifest, sorted by path; empty when all is well."""
     wanted, problems = read_manifest(root)
     files, odd = _files(root)
-    problems += [Problem(name, "no plain file with a plain name: not part of a release") for name in odd]
-    problems += [Problem(name, "not in the manifest") for name in files if name not in wanted]
-    problems += [Problem(name, "missing") for name in sorted(wanted.keys() - set(files) - set(odd))]
+    problems += [FileMismatch(name, "no plain file with a plain name: not part of a release") for name in odd]
+    problems += [FileMismatch(name, "not in the manifest") for name in files if name not in wanted]
+    problems += [FileMismatch(name, "missing") for name in sorted(wanted.keys() - set(files) - set(odd))]
     there = [name for name in files if name in wanted]
     found = _digests(root, there)
     problems += [
-        Problem(name, "changed: its sha256 is not that of the manifest" if found[name] else "can not be read")
+        FileMismatch(name, "changed: its sha256 is not that of the manifest" if found[name] else "can not be read")
         for name in there
         if found[name] != wanted[name]
     ]

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.coordinates import Angle
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.export.vo_metadata import with_widths
 from catalogs.healpix import ORDER, healpix_29
-from catalogs.paths import MARGIN_ARCSEC, MARGIN_NAME, NAME, Partition, ReleaseLayout, leaf_path
+from catalogs.paths import MARGIN_ARCSEC, MARGIN_NAME, NAME, Partition, ReleaseLayout, partition_path
 from catalogs.releases.partitioning import DEEPEST_ORDER, pixel_range
 
 SLACK_ARCSEC = 0.1
@@ -35,7 +35,7 @@ _SORTED = [("_healpix_29", "ascending"), ("object_id", "ascending")]
 _ROW_GROUP = 65_536
 
 
-def write_margin_leaf(layout: ReleaseLayout, partitions: Sequence[Partition], order: int, pixel: int) -> int:
+def write_margin_file(layout: ReleaseLayout, partitions: Sequence[Partition], order: int, pixel: int) -> int:
     """Write the margin of one pixel of the primary catalogue and return its number of rows.
 
     The file has the schema of the primary catalogue, with its metadata, and is sorted as its leaves are; without rows
@@ -46,7 +46,7 @@ def write_margin_leaf(layout: ReleaseLayout, partitions: Sequence[Partition], or
     ------
     CatalogError : a pixel is smaller than the cells in which neighbours are looked for.
     """
-    path = leaf_path(layout.margin, order, pixel)
+    path = partition_path(layout.margin, order, pixel)
     found = [
         rows
         for neighbour, cells in _neighbours(partitions, order, pixel)
@@ -57,7 +57,7 @@ def write_margin_leaf(layout: ReleaseLayout, partitions: Sequence[Partition], or
         return 0
     table = pa.concat_tables([rows.replace_schema_metadata(None) for rows in found]).sort_by(_SORTED)
     described = table.replace_schema_metadata(with_widths(_schema(layout).metadata or {}, table))
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         pq.write_table(described, beside, compression="zstd", row_group_size=_ROW_GROUP)
     return table.num_rows
 
@@ -78,7 +78,7 @@ def finish_margin(layout: ReleaseLayout, rows: dict[tuple[int, int], int]) -> No
     schema = _schema(layout)
     footers = []
     for part in filled:
-        path = leaf_path(layout.margin, part.order, part.pixel)
+        path = partition_path(layout.margin, part.order, part.pixel)
         footer = pq.read_metadata(path)
         if footer.num_rows != part.rows:
             raise CatalogError(f"{path}: {footer.num_rows} rows, {part.rows} were written; build the release again")

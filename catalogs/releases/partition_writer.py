@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.atomic import sync, written_whole
+from catalogs.atomic import atomic_write, fsync
 from catalogs.errors import CatalogError
 from catalogs.export.vo_metadata import with_widths
 from catalogs.paths import Partition, ReleaseLayout
@@ -35,7 +35,7 @@ _LEAF_KEY = b"morphcat.leaf"
 
 
 @dataclass(frozen=True)
-class LeafJob:
+class PartitionJob:
     """One leaf of the release that is made in the folder `root`; `rows` say how much work it is."""
 
     root: str
@@ -50,7 +50,7 @@ class LeafJob:
 
 
 @dataclass(frozen=True)
-class Leaf:
+class PartitionFile:
     """A leaf that is there: its rows, how many have a label, how many are simulated, its digests.
 
     `digest` is of what it was made from, `sha256` of the file. `made` says how: written, kept from a build that was
@@ -82,7 +82,7 @@ class _Footer(BaseModel):
 
 
 @dataclass(frozen=True)
-class Carried:
+class ReusablePartition:
     """A leaf of another release that was made from the same."""
 
     path: str
@@ -90,8 +90,8 @@ class Carried:
 
 
 def write_jobs(
-    root: Path, pixels: tuple[PlannedPixel, ...], schema: pa.Schema, carried: dict[tuple[int, int], Carried]
-) -> list[LeafJob]:
+    root: Path, pixels: tuple[PlannedPixel, ...], schema: pa.Schema, carried: dict[tuple[int, int], ReusablePartition]
+) -> list[PartitionJob]:
     """Write down beside the release in the making what each unit has to do; leaves of other plans are deleted.
 
     Parameters
@@ -110,7 +110,7 @@ def write_jobs(
         if (at.order, at.pixel) in carried:
             entry["carried"] = asdict(carried[at.order, at.pixel])
         (folder / f"{at.order}-{at.pixel}.json").write_text(json.dumps(entry))
-        jobs.append(LeafJob(str(root), at.order, at.pixel, at.rows))
+        jobs.append(PartitionJob(str(root), at.order, at.pixel, at.rows))
         wanted.add(ReleaseLayout(root).leaf(at.order, at.pixel))
     for path in (ReleaseLayout(root).primary / "dataset").glob("Norder=*/Dir=*/*"):
         if path not in wanted:
@@ -118,7 +118,7 @@ def write_jobs(
     return jobs
 
 
-def build_leaf(job: LeafJob) -> Leaf:
+def build_partition(job: PartitionJob) -> PartitionFile:
     """Make one leaf, unless it is there or can be taken over from another release.
 
     Raises
@@ -131,7 +131,7 @@ def build_leaf(job: LeafJob) -> Leaf:
     there = _footer(path)
     if there is not None and there.digest == digest:
         return _receipt(job, path, "kept")
-    if entry["carried"] is not None and take_over(Carried(**entry["carried"]), path):
+    if entry["carried"] is not None and link_reusable(ReusablePartition(**entry["carried"]), path):
         return _receipt(job, path, "carried")
     schema = pq.read_schema(root / PLAN / "schema.parquet")
     partition = Partition(**entry["partition"])
@@ -172,11 +172,11 @@ def _write(path: Path, table: pa.Table, digest: str) -> None:
     footer = _Footer(digest=digest, classified=count_classified(table), simulated=simulated, runs=runs)
     described = with_widths(table.schema.metadata or {}, table)
     metadata = {**described, _LEAF_KEY: footer.model_dump_json().encode()}
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         pq.write_table(table.replace_schema_metadata(metadata), beside, compression="zstd", row_group_size=ROW_GROUP)
 
 
-def take_over(leaf: Carried, path: Path) -> bool:
+def link_reusable(leaf: ReusablePartition, path: Path) -> bool:
     """Put a leaf of another release to `path`, by a hard link where the file system can; whether it could be done.
 
     The file is compared with its checksum first: damage must not go from release to release.
@@ -189,9 +189,9 @@ def take_over(leaf: Carried, path: Path) -> bool:
     path.unlink(missing_ok=True)
     try:
         os.link(source, path)
-        sync(path.parent)
+        fsync(path.parent)
     except OSError:  # another file system, or one without links
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             shutil.copyfile(source, beside)
     return True
 
@@ -210,11 +210,11 @@ def _footer(path: Path) -> _Footer | None:
         return None
 
 
-def _receipt(job: LeafJob, path: Path, made: str) -> Leaf:
+def _receipt(job: PartitionJob, path: Path, made: str) -> PartitionFile:
     footer = _footer(path)
     if footer is None:
         raise CatalogError(f"{path}: what was written does not read back; is the disk full or failing?")
-    return Leaf(
+    return PartitionFile(
         order=job.order,
         pixel=job.pixel,
         rows=pq.read_metadata(path).num_rows,
@@ -228,7 +228,7 @@ def _receipt(job: LeafJob, path: Path, made: str) -> Leaf:
 
 
 @dataclass(frozen=True)
-class MarginLeaf:
+class MarginFile:
     """How many rows of other pixels lie in the margin of a pixel."""
 
     order: int
@@ -236,10 +236,10 @@ class MarginLeaf:
     rows: int
 
 
-def build_margin(job: LeafJob) -> MarginLeaf:
+def build_margin(job: PartitionJob) -> MarginFile:
     """Make the margin of one leaf; all leaves must be there, and partition_info.csv."""
-    from catalogs.releases.margin_cache import write_margin_leaf
+    from catalogs.releases.margin_cache import write_margin_file
 
     layout = ReleaseLayout(Path(job.root))
-    rows = write_margin_leaf(layout, layout.partitions(), job.order, job.pixel)
-    return MarginLeaf(job.order, job.pixel, rows)
+    rows = write_margin_file(layout, layout.partitions(), job.order, job.pixel)
+    return MarginFile(job.order, job.pixel, rows)

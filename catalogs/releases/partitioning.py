@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from catalogs.errors import CatalogError
 from catalogs.paths import Partition
 from catalogs.schema import arrow_schema
-from catalogs.tiles import TileStamp
+from catalogs.tiles import TileMetadata
 
 MAP_ORDER = 10  # cells of 3.4 arcmin: the coverage map, and the finest cells that are counted
 SKY_ORDER = 29  # of `_healpix_29`
@@ -52,7 +52,7 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReleasePlan:
     """All leaves of a release. `cells` and `counts`, int64 (M,): objects in each occupied cell of `MAP_ORDER`."""
 
     pixels: tuple[PlannedPixel, ...]
@@ -66,7 +66,7 @@ class Plan:
         return sum(pixel.partition.rows for pixel in self.pixels)
 
 
-def slugs_of(tiles: Sequence[tuple[Path, TileStamp]]) -> list[str]:
+def slugs_of(tiles: Sequence[tuple[Path, TileMetadata]]) -> list[str]:
     """The classes of the tiles. Raises CatalogError when they disagree."""
     slugs = {tuple(stamp.class_slugs) for _, stamp in tiles}
     if len(slugs) != 1:
@@ -74,7 +74,7 @@ def slugs_of(tiles: Sequence[tuple[Path, TileStamp]]) -> list[str]:
     return list(next(iter(slugs)))
 
 
-def plan(tiles: Sequence[tuple[Path, TileStamp]], max_rows: int, made_by: str) -> Plan:
+def plan_release(tiles: Sequence[tuple[Path, TileMetadata]], max_rows: int, made_by: str) -> ReleasePlan:
     """Plan the leaves of a release from committed tiles, in the order of their ids.
 
     Parameters
@@ -104,7 +104,7 @@ def plan(tiles: Sequence[tuple[Path, TileStamp]], max_rows: int, made_by: str) -
         Duplicate(tiles[t][0], tiles[t][1].tile_id, int(row - ends[t])) for t, row in zip(tile_of, dropped, strict=True)
     )
     pixels = _pixels(tiles, ends, positions, kept, partitions, made_by)
-    return Plan(tuple(pixels), tuple(duplicates), cells, counts)
+    return ReleasePlan(tuple(pixels), tuple(duplicates), cells, counts)
 
 
 def _shift(order: int) -> int:
@@ -163,7 +163,7 @@ def adaptive_partitions(positions: np.ndarray, max_rows: int) -> list[Partition]
 
 
 def _pixels(
-    tiles: Sequence[tuple[Path, TileStamp]],
+    tiles: Sequence[tuple[Path, TileMetadata]],
     ends: np.ndarray,
     positions: np.ndarray,
     kept: np.ndarray,

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from catalogs.paths import ReleaseLayout
-from catalogs.releases.partition_writer import Carried, Leaf
+from catalogs.releases.partition_writer import PartitionFile, ReusablePartition
 from catalogs.releases.partitioning import Duplicate
 from catalogs.schema import Column
-from catalogs.tiles import DUPLICATE, TileStamp
+from catalogs.tiles import DUPLICATE, TileMetadata
 
 QUARANTINE_SCHEMA = pa.schema(
     [
@@ -106,11 +106,11 @@ class RunRecord(BaseModel):
         return (self.classified + self.unclassified) / self.seconds
 
 
-def write_sidecars(
+def write_provenance(
     layout: ReleaseLayout,
-    tiles: Sequence[tuple[Path, TileStamp]],
+    tiles: Sequence[tuple[Path, TileMetadata]],
     duplicates: Sequence[Duplicate],
-    leaves: Sequence[Leaf],
+    leaves: Sequence[PartitionFile],
     runs: Mapping[str, RunRecord],
 ) -> None:
     """Write tiles, runs, quarantine and partitions as Parquet."""
@@ -126,20 +126,20 @@ def write_sidecars(
         pq.write_table(table, layout.sidecar / f"{name}.parquet", compression="zstd")
 
 
-def leaves_of(layout: ReleaseLayout) -> dict[tuple[int, int, str], Carried]:
+def partition_files(layout: ReleaseLayout) -> dict[tuple[int, int, str], ReusablePartition]:
     """The leaves of a release by order, pixel and digest of what they were made from; none where they are not told."""
     path = layout.sidecar / "partitions.parquet"
     if not path.is_file():
         return {}
     return {
-        (row["order"], row["pixel"], row["digest"]): Carried(
+        (row["order"], row["pixel"], row["digest"]): ReusablePartition(
             str(layout.leaf(row["order"], row["pixel"])), row["sha256"]
         )
         for row in pq.read_table(path, columns=["order", "pixel", "digest", "sha256"]).to_pylist()
     }
 
 
-def quarantine_table(stamps: Iterable[TileStamp], duplicates: Sequence[Duplicate]) -> pa.Table:
+def quarantine_table(stamps: Iterable[TileMetadata], duplicates: Sequence[Duplicate]) -> pa.Table:
     """Every input without a row: what the tiles say, and rows whose object stands in another tile."""
     rows = [{"tile_id": stamp.tile_id, **q.model_dump()} for stamp in stamps for q in stamp.quarantine]
     by_tile: dict[Path, list[Duplicate]] = defaultdict(list)
@@ -164,7 +164,7 @@ def quarantine_table(stamps: Iterable[TileStamp], duplicates: Sequence[Duplicate
     return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
 
 
-def tiles_table(stamps: Iterable[TileStamp]) -> pa.Table:
+def tiles_table(stamps: Iterable[TileMetadata]) -> pa.Table:
     """One row for each committed tile: its stamp, without the entries of its quarantine."""
     rows = [
         {
@@ -181,7 +181,9 @@ def tiles_table(stamps: Iterable[TileStamp]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def runs_table(stamps: Sequence[TileStamp], leaves: Sequence[Leaf], runs: Mapping[str, RunRecord]) -> pa.Table:
+def runs_table(
+    stamps: Sequence[TileMetadata], leaves: Sequence[PartitionFile], runs: Mapping[str, RunRecord]
+) -> pa.Table:
     """One row for each run that committed a tile of the release or predicted one of its rows; rows join by run_id.
 
     A row that was taken over from an earlier commit of its tile keeps the run that predicted it. Columns as in
@@ -205,7 +207,7 @@ def runs_table(stamps: Sequence[TileStamp], leaves: Sequence[Leaf], runs: Mappin
     return pa.Table.from_pylist(rows, schema=RUNS_SCHEMA)
 
 
-def _simulated(leaves: Sequence[Leaf]) -> bool | None:
+def _simulated(leaves: Sequence[PartitionFile]) -> bool | None:
     """Whether the rows of a run are simulated, by the leaves that hold some of them; None where these hold both."""
     simulated = sum(leaf.simulated for leaf in leaves)
     if not leaves or 0 < simulated < sum(leaf.rows for leaf in leaves):

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.paths import ReleaseLayout
-from catalogs.tiles import TileStamp, committed
+from catalogs.tiles import TileMetadata, committed
 
 _log = logging.getLogger(__name__)
 
@@ -66,17 +66,17 @@ class ReleaseInfo(BaseModel):
         }
 
 
-class PublishUnderWay(CatalogError):
+class ReleaseLocked(CatalogError):
     """Another process publishes in the same catalogue."""
 
 
 def is_published(catalog: Path, model_id: str) -> bool:
     """Whether nothing is to be published of a model: readers see what is committed, or turned back from just that."""
     content = content_digest(stamp for _, stamp in committed(catalog, model_id))
-    return holds(catalog, current_release(catalog), content)
+    return is_release_of(catalog, current_release(catalog), content)
 
 
-def holds(catalog: Path, current: ReleaseInfo | None, content: str) -> bool:
+def is_release_of(catalog: Path, current: ReleaseInfo | None, content: str) -> bool:
     """Whether readers see this content, or a rollback was from a release of this content to what they see."""
     if current is None or current.content == content:
         return current is not None
@@ -86,7 +86,7 @@ def holds(catalog: Path, current: ReleaseInfo | None, content: str) -> bool:
     return any(info.release == steps[-1]["from"] and info.content == content for info in readable_releases(catalog))
 
 
-def content_digest(stamps: Iterable[TileStamp]) -> str:
+def content_digest(stamps: Iterable[TileMetadata]) -> str:
     """Sixteen hexadecimal digits over the stamps of tiles, in the order of their ids, and the format of releases."""
     digest = hashlib.sha256(FORMAT.encode())
     for stamp in stamps:
@@ -153,16 +153,16 @@ def _is_name(name: str) -> bool:
     return re.fullmatch(r"[^./\\][^/\\]*", name) is not None
 
 
-def next_name(catalog: Path) -> str:
+def next_release_name(catalog: Path) -> str:
     """Year, month and a number that counts up in each month."""
     month = datetime.now(UTC).strftime("%Y.%m")
     names = (re.fullmatch(rf"{re.escape(month)}\.(\d+)", p.name) for p in (catalog / "releases").glob(f"{month}.*"))
     return f"{month}.{max((int(name[1]) for name in names if name), default=-1) + 1}"
 
 
-def point_to(catalog: Path, release: str) -> None:
+def set_current(catalog: Path, release: str) -> None:
     """Let readers see this release from now on."""
-    with written_whole(catalog / "CURRENT") as pointer:
+    with atomic_write(catalog / "CURRENT") as pointer:
         pointer.write_text(release + "\n")
 
 
@@ -174,9 +174,9 @@ def rollback(catalog: Path, to: str, reason: str) -> ReleaseInfo:
     Raises
     ------
     CatalogError : there is no such release. The one that readers see may be damaged.
-    PublishUnderWay : a publish would undo it.
+    ReleaseLocked : a publish would undo it.
     """
-    with publishing(catalog):
+    with publish_lock(catalog):
         current, wanted = current_name(catalog), read_release(catalog, to)
         if current == wanted.release:
             return wanted
@@ -184,9 +184,9 @@ def rollback(catalog: Path, to: str, reason: str) -> ReleaseInfo:
         step = {"utc": now, "from": current or "", "to": wanted.release, "reason": reason}
         path = catalog / _HISTORY
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
-        with written_whole(path) as beside:  # before the pointer: the next publish undoes a rollback that is not kept
+        with atomic_write(path) as beside:  # before the pointer: the next publish undoes a rollback that is not kept
             beside.write_text(before + json.dumps(step) + "\n", encoding="utf-8")
-        point_to(catalog, wanted.release)
+        set_current(catalog, wanted.release)
     return wanted
 
 
@@ -199,19 +199,19 @@ def history(catalog: Path) -> list[dict[str, str]]:
 
 
 @contextmanager
-def publishing(catalog: Path) -> Iterator[None]:
+def publish_lock(catalog: Path) -> Iterator[None]:
     """Only one process at a time comes in here; the system lets go of the lock when the process dies.
 
     Raises
     ------
-    PublishUnderWay : another one is in.
+    ReleaseLocked : another one is in.
     """
     catalog.mkdir(parents=True, exist_ok=True)
     with (catalog / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise PublishUnderWay(
+            raise ReleaseLocked(
                 f"another process is publishing in {catalog}; its release will be there when it is done"
             ) from error
         yield

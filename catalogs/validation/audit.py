@@ -17,16 +17,16 @@ import numpy as np
 
 from catalogs.errors import CatalogError
 from catalogs.paths import Partition, ReleaseLayout
-from catalogs.releases.manifest import Problem, verify_manifest
+from catalogs.releases.manifest import FileMismatch, verify_manifest
 from catalogs.releases.registry import ReleaseInfo, current_release, layout_of, read_release
 from catalogs.validation.findings import Findings
-from catalogs.validation.partitions import LeafScan, repeated_ids, scan_leaf, total_tiles
+from catalogs.validation.partitions import PartitionScan, repeated_ids, scan_partition, total_tiles
 from catalogs.validation.products import check_common_schema, check_counts, check_index, check_margin, read_margin
 from catalogs.validation.provenance import (
-    check_ledger,
     check_one_model,
     check_rows_of_tiles,
     check_store,
+    check_tiles,
     class_slugs_of,
     read_tiles,
     runs_without_entry,
@@ -53,7 +53,7 @@ CHECKS = {
 
 
 @dataclass(frozen=True)
-class Check:
+class AuditCheck:
     """The result of one check: `status` is ok, wrong or skipped; `wrong` counts mismatches, of which some are named."""
 
     name: str
@@ -71,7 +71,7 @@ class AuditReport:
     release: str
     rows: int
     tiles: int
-    checks: tuple[Check, ...]
+    checks: tuple[AuditCheck, ...]
 
     @property
     def ok(self) -> bool:
@@ -83,7 +83,7 @@ class AuditReport:
         return {**asdict(self), "ok": self.ok}
 
 
-def verify(layout: ReleaseLayout) -> list[Problem]:
+def verify(layout: ReleaseLayout) -> list[FileMismatch]:
     """Files of a release that are missing, changed or unknown, by its manifest."""
     return verify_manifest(layout.root)
 
@@ -107,7 +107,7 @@ def audit(catalog: Path, release: str | None = None, *, quick: bool = False) -> 
     findings, remarks = Findings(), dict[str, str]()
     partitions = _partitions(layout)
     tiles = read_tiles(layout, findings)
-    across = check_ledger(layout, info, tiles, findings)
+    across = check_tiles(layout, info, tiles, findings)
     check_one_model(info, tiles, findings)
     scans = _scan(catalog, layout, info, partitions, list(tiles), findings, remarks)
     unread = [scan for scan in scans if not scan.readable]
@@ -145,7 +145,7 @@ def _scan(
     tiles: Sequence[str],
     findings: Findings,
     remarks: dict[str, str],
-) -> list[LeafScan]:
+) -> list[PartitionScan]:
     """Everything that is about rows: all leaves, and what hangs on them."""
     slugs = info.class_slugs or class_slugs_of(layout, catalog, info.model_id, tiles)
     check_counts(layout, info, partitions, findings)
@@ -155,7 +155,7 @@ def _scan(
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Arrow and NumPy let other threads run
         scans = list(
             threads.map(
-                lambda n: scan_leaf(layout, partitions[n], slugs, margin.wanted(n) if margin else nothing),
+                lambda n: scan_partition(layout, partitions[n], slugs, margin.wanted(n) if margin else nothing),
                 range(len(partitions)),
             )
         )
@@ -172,7 +172,9 @@ def _scan(
     return scans
 
 
-def _check_together(layout: ReleaseLayout, info: ReleaseInfo, scans: Sequence[LeafScan], findings: Findings) -> None:
+def _check_together(
+    layout: ReleaseLayout, info: ReleaseInfo, scans: Sequence[PartitionScan], findings: Findings
+) -> None:
     """What only all leaves together can say."""
     readable = [scan for scan in scans if scan.readable]
     repeated, some = repeated_ids(layout, [scan.partition for scan in readable])
@@ -191,7 +193,7 @@ def _check_together(layout: ReleaseLayout, info: ReleaseInfo, scans: Sequence[Le
         findings.expect("counts", "leaves", "simulated", counts["simulated"], info.simulated_objects)
 
 
-def _check(name: str, findings: Findings, remarks: dict[str, str]) -> Check:
+def _check(name: str, findings: Findings, remarks: dict[str, str]) -> AuditCheck:
     wrong, remark = findings.counts.get(name, 0), remarks.get(name, "")
     status = "wrong" if wrong else "skipped" if remark.startswith("skipped") else "ok"
-    return Check(name, CHECKS[name], status, wrong, tuple(findings.examples.get(name, ())), remark)
+    return AuditCheck(name, CHECKS[name], status, wrong, tuple(findings.examples.get(name, ())), remark)

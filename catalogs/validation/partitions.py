@@ -25,7 +25,7 @@ IDS_IN_MEMORY = 1 << 25  # of one pass over the object ids: 256 MB
 
 
 @dataclass
-class LeafScan:
+class PartitionScan:
     """What a leaf holds. `tiles` and `index_sum` add up digests of rows modulo 2^64 (`audit_rows.row_sums`).
 
     `tiles` : rows and sum of digests by tile id. `index_sum` : of the object ids. `readable` is False when rows could
@@ -45,14 +45,16 @@ class LeafScan:
     picked: list[pa.RecordBatch] = field(default_factory=list)
 
 
-def scan_leaf(layout: ReleaseLayout, partition: Partition, class_slugs: Sequence[str], wanted: np.ndarray) -> LeafScan:
+def scan_partition(
+    layout: ReleaseLayout, partition: Partition, class_slugs: Sequence[str], wanted: np.ndarray
+) -> PartitionScan:
     """Look at every row of a leaf.
 
     Parameters
     ----------
     wanted : int64 (M,) sorted; rows with these `_healpix_29` are kept whole in `picked`: copies of them are in margins.
     """
-    scan = LeafScan(partition)
+    scan = PartitionScan(partition)
     path = layout.leaf(partition.order, partition.pixel)
     where = path.name if not path.is_relative_to(layout.root) else path.relative_to(layout.root).as_posix()
     try:
@@ -83,7 +85,7 @@ def _check_schema(found: pa.Schema, class_slugs: Sequence[str], where: str, find
 
 
 def _scan_rows(
-    file: pq.ParquetFile, scan: LeafScan, class_slugs: Sequence[str], wanted: np.ndarray, where: str
+    file: pq.ParquetFile, scan: PartitionScan, class_slugs: Sequence[str], wanted: np.ndarray, where: str
 ) -> None:
     last = np.array([np.iinfo(np.int64).min])
     for batch in file.iter_batches(BATCH, use_threads=False):
@@ -106,7 +108,7 @@ def _scan_rows(
             scan.picked.append(batch.filter(pa.array(wanted[at] == healpix)))
 
 
-def _add_up(scan: LeafScan, batch: pa.RecordBatch) -> None:
+def _add_up(scan: PartitionScan, batch: pa.RecordBatch) -> None:
     scan.rows += batch.num_rows
     scan.classified += int((array(batch, "label_id") >= 0).sum())
     scan.index_sum = (scan.index_sum + int(row_sums([array(batch, "object_id")]).sum())) % 2**64
@@ -160,7 +162,7 @@ def _ids(layout: ReleaseLayout, partitions: Sequence[Partition]) -> Iterator[np.
         yield pq.ParquetFile(layout.leaf(partition.order, partition.pixel)).read(["object_id"])["object_id"].to_numpy()
 
 
-def total_tiles(scans: Sequence[LeafScan]) -> dict[str, tuple[int, int]]:
+def total_tiles(scans: Sequence[PartitionScan]) -> dict[str, tuple[int, int]]:
     """Rows and sums of digests by tile id, over all leaves."""
     totals: dict[str, tuple[int, int]] = {}
     for scan in scans:

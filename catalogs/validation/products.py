@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catalogs.paths import Partition, ReleaseLayout, leaf_path
+from catalogs.paths import Partition, ReleaseLayout, partition_path
 from catalogs.releases.registry import ReleaseInfo
 from catalogs.schema import arrow_schema
 from catalogs.validation.findings import Findings
-from catalogs.validation.partitions import BATCH, LeafScan, add_sum, partition_of, sums_by
+from catalogs.validation.partitions import BATCH, PartitionScan, add_sum, partition_of, sums_by
 from catalogs.validation.rows import array, outside, row_sums
 
 
@@ -27,7 +27,7 @@ def check_counts(layout: ReleaseLayout, info: ReleaseInfo, partitions: Sequence[
     """Rows by release.json, partition_info.csv, hats.properties, _metadata and the export; leaves on disk; overlaps."""
     findings.expect("counts", "partition_info.csv", "rows", sum(p.rows for p in partitions), info.objects)
     findings.expect("counts", "hats.properties", "hats_nrows", stated_rows(layout.primary), info.objects)
-    listed = {leaf_path(Path(), p.order, p.pixel).as_posix() for p in partitions}
+    listed = {partition_path(Path(), p.order, p.pixel).as_posix() for p in partitions}
     there = {p.relative_to(layout.primary).as_posix() for p in (layout.primary / "dataset").rglob("*.parquet")}
     for name in sorted(there - listed):
         findings.add("counts", f"{name}: a leaf that partition_info.csv does not know")
@@ -97,7 +97,7 @@ def read_margin(
         with (layout.margin / "partition_info.csv").open(newline="") as file:
             pixels = [(int(r["Norder"]), int(r["Npix"]), int(r["num_rows"])) for r in csv.DictReader(file)]
         for order, pixel, rows in pixels:
-            table = pq.ParquetFile(leaf_path(layout.margin, order, pixel)).read().replace_schema_metadata(None)
+            table = pq.ParquetFile(partition_path(layout.margin, order, pixel)).read().replace_schema_metadata(None)
             name = f"margin Norder={order} Npix={pixel}"
             findings.expect("margin", name, "rows", table.num_rows, rows)
             total += rows
@@ -116,7 +116,7 @@ def read_margin(
     return Margin(merged, partition_of(partitions, merged["_healpix_29"].to_numpy()))
 
 
-def check_margin(margin: Margin, scans: Sequence[LeafScan], findings: Findings) -> None:
+def check_margin(margin: Margin, scans: Sequence[PartitionScan], findings: Findings) -> None:
     """Every row of the margin is in the primary catalogue, value for value."""
     for number in np.unique(margin.owner).tolist():
         rows = margin.rows.filter(pa.array(margin.owner == number))
@@ -151,7 +151,7 @@ def _some(rows: pa.Table) -> str:
 # --- id index -------------------------------------------------------------------------------------------------------
 
 
-def check_index(layout: ReleaseLayout, scans: Sequence[LeafScan], findings: Findings) -> None:
+def check_index(layout: ReleaseLayout, scans: Sequence[PartitionScan], findings: Findings) -> None:
     """The index names every object once, sorted by id, with the pixel that holds it: by counts and sums of digests."""
     totals: dict[str, tuple[int, int]] = {}
     last = np.array([np.iinfo(np.int64).min])

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from catalogs.paths import ReleaseLayout
 from catalogs.releases.registry import ReleaseInfo
 from catalogs.schema import arrow_schema
-from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
+from catalogs.tiles import DUPLICATE, OUTSIDE, read_tile_metadata, tile_path
 from catalogs.validation.findings import Findings
 from catalogs.validation.partitions import BATCH
 from catalogs.validation.rows import SUMMED, array, row_sums
@@ -45,7 +45,7 @@ def read_tiles(layout: ReleaseLayout, findings: Findings) -> dict[str, dict[str,
     return tiles
 
 
-def check_ledger(
+def check_tiles(
     layout: ReleaseLayout, info: ReleaseInfo, tiles: dict[str, dict[str, Any]], findings: Findings
 ) -> LeftOut:
     """Sums of each tile, over the tiles, and in quarantine and release.json.
@@ -169,7 +169,7 @@ def _check_tile(
 ) -> bool:
     """Compare a tile file with the sidecar and the rows in the release; True: it was committed again since."""
     where = f"tile {row['tile_id']}"
-    stamp = read_stamp(path)
+    stamp = read_tile_metadata(path)
     if stamp is None:
         findings.add("tiles", f"{where}: its file is missing or damaged ({path})")
         return False
@@ -217,7 +217,7 @@ def class_slugs_of(layout: ReleaseLayout, catalog: Path, model_id: str, tiles: S
     None where neither can be read.
     """
     for tile_id in tiles:
-        stamp = read_stamp(tile_path(catalog, model_id, tile_id))
+        stamp = read_tile_metadata(tile_path(catalog, model_id, tile_id))
         if stamp is not None:
             return stamp.class_slugs
     try:

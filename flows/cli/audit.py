@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cli.common import Subparsers, count, short, workspace_of
-from flows.cli.display import print_json, print_table, rows_of, say
-from flows.cli.output import FORMATS, format_of, write_answer
+from flows.cli.display import print_json, print_message, print_table, rows_of
+from flows.cli.output import FORMATS, format_of, write_table
 from flows.cli.release import EXIT_MISMATCH
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def diff(arguments: argparse.Namespace) -> None:
 def _write_all(changes: pa.Table, arguments: argparse.Namespace) -> None:
     shown = changes if arguments.limit is None else changes.slice(0, arguments.limit)
     form = format_of("json" if arguments.json else arguments.format, arguments.out)
-    write_answer(shown, form, arguments.out, ())
+    write_table(shown, form, arguments.out, ())
     if arguments.out:
-        say(f"{short(arguments.out.resolve())}: {shown.num_rows} rows")
+        print_message(f"{short(arguments.out.resolve())}: {shown.num_rows} rows")
 
 
 def _print_summary(summary: dict[str, pa.Table]) -> None:

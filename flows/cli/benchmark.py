@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.common import Subparsers, bars, flow_ready, make_root, short, simulated_mark, workspace_of
-from flows.cli.display import print_json, print_table, say
+from flows.cli.display import print_json, print_message, print_table
 from flows.cli.images import image_options, image_source
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
@@ -93,10 +93,10 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     grid = _grid(workspace, arguments)
     make_root(workspace)
-    from pipeline.datasets.loading import own_or
-    from pipeline.evaluation.grid import finish_board, plan_grid
+    from pipeline.datasets.loading import source_or_benchmark
+    from pipeline.evaluation.grid import plan_grid, write_leaderboard_of
 
-    source = own_or(workspace, image_source(arguments))
+    source = source_or_benchmark(workspace, image_source(arguments))
     split = Path(arguments.split).absolute() if arguments.split else None
     with bars():
         plan = plan_grid(workspace, source, grid, split)
@@ -106,7 +106,7 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
     if plan.to_do:
         board, status = _run_flow(workspace, grid, source.model_dump(mode="json"), split, arguments)
     else:
-        board, status = finish_board(workspace, plan, {}).to_dict(), 0
+        board, status = write_leaderboard_of(workspace, plan, {}).to_dict(), 0
     print_json(board) if arguments.json else print_board(board)
     return status
 
@@ -138,7 +138,7 @@ def _run_flow(
             path = str(split) if split else None
             return flow(str(workspace.root), grid.model_dump(mode="json"), source, path, arguments.set), 0
     except CellsFailed as failed:
-        say(f"morphcat: {failed}")
+        print_message(f"morphcat: {failed}")
         return failed.board, EXIT_CELLS_FAILED
 
 

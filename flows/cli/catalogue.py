@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cli.common import Subparsers, count, short, workspace_of
-from flows.cli.display import print_json, print_table, say
-from flows.cli.output import FORMATS, format_of, write_answer
+from flows.cli.display import print_json, print_message, print_table
+from flows.cli.output import FORMATS, format_of, write_table
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def query(arguments: argparse.Namespace) -> None:
     form = _format(arguments)
     catalogue = _open(arguments)
     answer = catalogue.arrow(arguments.sql, limit=arguments.limit)
-    write_answer(answer, form, arguments.out, catalogue.columns)
+    write_table(answer, form, arguments.out, catalogue.columns)
     _say_where(arguments, answer.num_rows)
 
 
@@ -65,17 +65,17 @@ def cone(arguments: argparse.Namespace) -> None:
     columns = arguments.columns.replace(" ", "").split(",") if arguments.columns else None
     catalogue = _open(arguments)
     answer = catalogue.cone_arrow(circle, columns, limit=arguments.limit)
-    write_answer(answer, form, arguments.out, catalogue.columns)
+    write_table(answer, form, arguments.out, catalogue.columns)
     _say_where(arguments, answer.num_rows)
 
 
 def decode(arguments: argparse.Namespace) -> None:
     """Flags and sets in words."""
-    from catalogs.query.catalog import flags_in_words
+    from catalogs.query.catalog import describe_flags
 
     if arguments.flags is None and arguments.pred_set is None:
         raise UserError("decode what? A value of quality_flags, or --pred-set N")
-    flags = flags_in_words(arguments.flags) if arguments.flags is not None else None
+    flags = describe_flags(arguments.flags) if arguments.flags is not None else None
     classes = _open(arguments).decode_set(arguments.pred_set) if arguments.pred_set is not None else None
     if arguments.json:
         told = {"quality_flags": flags and dict(flags), "pred_set": classes}
@@ -110,7 +110,7 @@ def _format(arguments: argparse.Namespace) -> str:
 
 def _say_where(arguments: argparse.Namespace, rows: int) -> None:
     if arguments.out:
-        say(f"{short(arguments.out.resolve())}: {rows} rows")
+        print_message(f"{short(arguments.out.resolve())}: {rows} rows")
 
 
 def _number(text: str) -> int:

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
 
-from flows.cli.display import progress_bar, say
+from flows.cli.display import print_message, progress_bar
 from flows.runtime import environment as prefect_home
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -37,7 +37,7 @@ def make_root(workspace: Workspace) -> None:
 
 def bars() -> AbstractContextManager[None]:
     """Progress of long work is shown on the error stream."""
-    return shown_by(progress_bar)
+    return progress_display(progress_bar)
 
 
 def flow_ready(workspace: Workspace, debug: bool) -> None:
@@ -45,7 +45,7 @@ def flow_ready(workspace: Workspace, debug: bool) -> None:
     make_root(workspace)
     prefect_home.prepare(workspace.root, debug=debug)
     if not prefect_home.server_configured() and "prefect" not in sys.modules:
-        say("starting a temporary Prefect server (set PREFECT_API_URL to use your own) …")
+        print_message("starting a temporary Prefect server (set PREFECT_API_URL to use your own) …")
 
 
 def simulated_mark(yes: bool) -> str:

@@ -6,7 +6,7 @@ import argparse
 
 from flows.cli.benchmark import print_benchmark, run_benchmark
 from flows.cli.common import Subparsers, bars, count, make_root, short, workspace_of
-from flows.cli.display import print_table, rows_of, say
+from flows.cli.display import print_message, print_table, rows_of
 from flows.cli.sky import columns_and_rows, write_block, write_sky
 from flows.cli.survey import print_summary, run_survey
 from flows.cli.training import run_train
@@ -49,7 +49,7 @@ def demo(arguments: argparse.Namespace) -> int:
     arguments.set = [*_DEMO_SETTINGS, *arguments.set]  # what the user sets wins
     workspace = workspace_of(arguments)
     make_root(workspace)
-    say(f"Demo in {workspace.root}. The sky is simulated; everything else is the real thing.")
+    print_message(f"Demo in {workspace.root}. The sky is simulated; everything else is the real thing.")
     with bars():
         write_sky(workspace, arguments)
         write_block(workspace, arguments)

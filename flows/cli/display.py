@@ -54,12 +54,12 @@ def _lines(title: str, total: int) -> Iterator[Step]:
         done += more
         if done >= total or time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
-            say(f"{title}: {done} of {total}" + (f", {note}" if note else ""))
+            print_message(f"{title}: {done} of {total}" + (f", {note}" if note else ""))
 
     yield step
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """A line for the person who waits, on the error stream, so that the output stays clean for scripts."""
     _errors.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 

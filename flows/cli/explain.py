@@ -38,9 +38,9 @@ def add(subparsers: Subparsers) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     """Print what there is to say about an object, and write the page."""
-    from catalogs.atomic import written_whole
+    from catalogs.atomic import atomic_write
     from pipeline.inspection.explain import explain as gather
-    from pipeline.inspection.explain import in_words
+    from pipeline.inspection.explain import to_text
     from pipeline.inspection.explain_html import page
 
     workspace = workspace_of(arguments)
@@ -53,7 +53,7 @@ def explain(arguments: argparse.Namespace) -> None:
             neighbours=arguments.neighbours,
         )
     if arguments.out:
-        with written_whole(arguments.out) as beside:
+        with atomic_write(arguments.out) as beside:
             beside.write_text(page(told), encoding="utf-8")
     if arguments.json:
         print_json(
@@ -72,7 +72,7 @@ def explain(arguments: argparse.Namespace) -> None:
             }
         )
         return
-    print("\n".join(in_words(told)))
+    print("\n".join(to_text(told)))
     if arguments.out:
         print(f"page: {short(arguments.out)}")
 
@@ -99,11 +99,11 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def _images(workspace: Workspace, arguments: argparse.Namespace) -> ImageSet | None:
     """The labelled images that were named, else those of the workspace where there are any."""
-    from pipeline.datasets.loading import open_images, own_or
+    from pipeline.datasets.loading import open_images, source_or_benchmark
 
     named = image_source(arguments)
     try:
-        return open_images(own_or(workspace, named), workspace.settings.input)
+        return open_images(source_or_benchmark(workspace, named), workspace.settings.input)
     except UserError:
         if named is not None:
             raise

@@ -24,14 +24,14 @@ def export(arguments: argparse.Namespace) -> None:
 
     from models.artifacts.registry import champion, load_card
     from models.inference.onnx_export import export as write
-    from models.inference.predictor import load_panel
+    from models.inference.predictor import load_ensemble
 
     root = workspace_of(arguments).models
     model_id = arguments.model or champion(root)
     if model_id is None:
         raise UserError(f"no model in {root}: `morphcat train` makes one")
     card = load_card(root, model_id)
-    panel = load_panel(root, card, torch.device("cpu"), batch_size=1)
+    panel = load_ensemble(root, card, torch.device("cpu"), batch_size=1)
     path = arguments.out or Path(f"{model_id}.onnx")
     done = write(
         panel.networks, panel.recipe, card.temperature, card.class_names, path, model_id=model_id, views=panel.views

@@ -24,13 +24,13 @@ def add(subparsers: Subparsers) -> None:
 def inputs(arguments: argparse.Namespace) -> None:
     """Print the table."""
     from models.artifacts.registry import load_card
-    from pipeline.survey.input_report import fates
+    from pipeline.survey.input_report import input_statuses
     from pipeline.survey.quarantine import surveyed_model
 
     workspace = workspace_of(arguments)
     model = arguments.model or surveyed_model(workspace)
     card = load_card(workspace.models, model) if model else None
-    rows = fates(workspace, [Path(root).absolute() for root in arguments.tiles], card, time())
+    rows = input_statuses(workspace, [Path(root).absolute() for root in arguments.tiles], card, time())
     if arguments.json:
         print_json([asdict(row) for row in rows])
     else:

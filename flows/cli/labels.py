@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.common import Subparsers, at_least_one, workspace_of
-from flows.cli.display import print_csv, print_json, print_table, rows_of, say
-from flows.runtime.events import say_labels_changed
+from flows.cli.display import print_csv, print_json, print_message, print_table, rows_of
+from flows.runtime.events import emit_labels_changed
 
 _REFUSED_SHOWN = 20
 
@@ -66,7 +66,7 @@ def add_labels(arguments: argparse.Namespace) -> int:
     """Add the labels of a file, and say which rows were refused, and why."""
     from catalogs.labels.checks import checked, objects_of
     from catalogs.labels.io import read_proposals
-    from catalogs.labels.store import Added
+    from catalogs.labels.store import AddResult
     from catalogs.labels.store import add as append
     from pipeline.core.classes import GALAXY10_CLASSES
     from pipeline.datasets.galaxy_zoo import GALAXY_ZOO_DECALS
@@ -81,13 +81,13 @@ def add_labels(arguments: argparse.Namespace) -> int:
     labels, refused, repeated = checked(proposals, objects_of(workspace.catalog, arguments.release), arguments.radius)
     refused = sorted(not_understood + refused, key=lambda one: one.row)
     stopped = arguments.strict and bool(refused)
-    added = Added(None, 0)
+    added = AddResult(None, 0)
     if not stopped:
         source = arguments.source if arguments.source is not None else arguments.file.name
         added = append(workspace.labels, labels, author=arguments.author, source=source, note=arguments.note)
     version = added.version
-    if version and say_labels_changed(workspace.root, version.name, version.labels):
-        say("the service knows of them: a retraining begins when no more come for a while")
+    if version and emit_labels_changed(workspace.root, version.name, version.labels):
+        print_message("the service knows of them: a retraining begins when no more come for a while")
     counts = {
         "rows": len(proposals) + len(not_understood),
         "added": version.labels if version else 0,
@@ -140,7 +140,9 @@ def show_labels(arguments: argparse.Namespace) -> None:
     else:
         print_table(names, rows)
         counts = Counter(table["label"].to_pylist()).most_common()
-        say(f"{table.num_rows} labels, digest {digest(table)}; " + ", ".join(f"{n} {slug}" for slug, n in counts))
+        print_message(
+            f"{table.num_rows} labels, digest {digest(table)}; " + ", ".join(f"{n} {slug}" for slug, n in counts)
+        )
 
 
 def revert_version(arguments: argparse.Namespace) -> None:
@@ -149,7 +151,7 @@ def revert_version(arguments: argparse.Namespace) -> None:
 
     workspace = workspace_of(arguments)
     version = revert(workspace.labels, arguments.version, author=arguments.author, note=arguments.note)
-    say_labels_changed(workspace.root, version.name, version.labels)
+    emit_labels_changed(workspace.root, version.name, version.labels)
     if arguments.json:
         print_json(version.model_dump())
     else:

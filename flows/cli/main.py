@@ -41,7 +41,7 @@ from flows.cli import (
 )
 from flows.cli.common import Subparsers
 from flows.cli.display import visible
-from pipeline.core.redaction import without_secrets
+from pipeline.core.redaction import redact
 
 _TOPICS = (
     demo,
@@ -117,7 +117,7 @@ class _Discreet(logging.Formatter):
 
 def _discreet(text: str) -> str:
     """Without secrets, for what is printed is often kept; and without what a terminal would obey."""
-    return visible(without_secrets(text))
+    return visible(redact(text))
 
 
 def _in_words(error: Exception) -> str:

@@ -7,13 +7,13 @@ import getpass
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.common import Subparsers, bars, simulated_mark, workspace_of
-from flows.cli.display import print_json, print_table, say
+from flows.cli.display import print_json, print_message, print_table
 from flows.cli.images import image_options, image_source
 
 if TYPE_CHECKING:
-    from models.artifacts.registry import Change
+    from models.artifacts.registry import ChampionChange
     from pipeline.config.workspace import Workspace
-    from pipeline.promotion.decision import Verdict
+    from pipeline.promotion.decision import Decision
 
 EXIT_REFUSED = 6
 
@@ -47,13 +47,13 @@ def add(subparsers: Subparsers) -> None:
 def list_all(arguments: argparse.Namespace) -> None:
     """List the trained models."""
     from models.artifacts.registry import champion, list_models, load_card
-    from pipeline.promotion.decision import verdicts_of
+    from pipeline.promotion.decision import decisions_of
 
     root = workspace_of(arguments).models
     first = champion(root)
     rows = []
     for model_id in list_models(root):
-        card, verdicts = load_card(root, model_id), verdicts_of(root, model_id)
+        card, verdicts = load_card(root, model_id), decisions_of(root, model_id)
         rows.append(
             {
                 "model": card.model_id,
@@ -73,16 +73,16 @@ def list_all(arguments: argparse.Namespace) -> None:
     elif rows:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
     else:
-        say(f"no models in {root} yet: `morphcat train` makes one")
+        print_message(f"no models in {root} yet: `morphcat train` makes one")
 
 
 def show(arguments: argparse.Namespace) -> None:
     """Print the card of a model, what became of it, and what the gate said of it."""
     from models.artifacts.registry import champion, describe, history, load_card
-    from pipeline.promotion.decision import verdicts_of
+    from pipeline.promotion.decision import decisions_of
 
     root = workspace_of(arguments).models
-    card, verdicts = load_card(root, arguments.model), verdicts_of(root, arguments.model)
+    card, verdicts = load_card(root, arguments.model), decisions_of(root, arguments.model)
     changes = [change for change in history(root) if card.model_id in (change.before, change.to)]
     leads = champion(root) == card.model_id
     if arguments.json:
@@ -125,7 +125,7 @@ def promote(arguments: argparse.Namespace) -> int:
             print_json({"promoted": False, "verdict": verdict.model_dump(), "why": verdict.why})
         else:
             _print_verdict(verdict)
-            say("not promoted; a person may promote it all the same, with --override and a --reason")
+            print_message("not promoted; a person may promote it all the same, with --override and a --reason")
         return EXIT_REFUSED
     reason = arguments.reason or (verdict.why if verdict and not arguments.override else "")
     change = make_champion(
@@ -163,24 +163,24 @@ def show_history(arguments: argparse.Namespace) -> None:
         print("no champion yet: the first model that is trained becomes it")
 
 
-def _stored(workspace: Workspace, model: str) -> Verdict | None:
+def _stored(workspace: Workspace, model: str) -> Decision | None:
     """The newest verdict on a model against the present champion by the present policy."""
     from models.artifacts.registry import champion
-    from pipeline.promotion.decision import verdicts_of
+    from pipeline.promotion.decision import decisions_of
 
     present, policy = champion(workspace.models), workspace.settings.gate.model_dump()
-    fit = [v for v in verdicts_of(workspace.models, model) if v.champion == present and v.policy == policy]
+    fit = [v for v in decisions_of(workspace.models, model) if v.champion == present and v.policy == policy]
     return fit[-1] if fit else None
 
 
-def _judged(workspace: Workspace, arguments: argparse.Namespace) -> Verdict:
+def _judged(workspace: Workspace, arguments: argparse.Namespace) -> Decision:
     from models.artifacts.registry import load_card
-    from pipeline.datasets.loading import open_images, own_or
-    from pipeline.promotion.compare import judge as ask_the_gate
+    from pipeline.datasets.loading import open_images, source_or_benchmark
+    from pipeline.promotion.compare import compare as ask_the_gate
 
     load_card(workspace.models, arguments.model)  # a wrong name is told before images are opened
     with bars():
-        images = open_images(own_or(workspace, image_source(arguments)), workspace.settings.input)
+        images = open_images(source_or_benchmark(workspace, image_source(arguments)), workspace.settings.input)
         return ask_the_gate(workspace, images, arguments.model)
 
 
@@ -194,15 +194,15 @@ def _who(arguments: argparse.Namespace) -> str:
         return ""
 
 
-def _word(verdict: Verdict) -> str:
+def _word(verdict: Decision) -> str:
     return "passed" if verdict.passed else "refused: " + ", ".join(check.name for check in verdict.refusals)
 
 
-def _plain(change: Change) -> dict[str, Any]:
+def _plain(change: ChampionChange) -> dict[str, Any]:
     return change.model_dump(by_alias=True)
 
 
-def _print_verdict(verdict: Verdict) -> None:
+def _print_verdict(verdict: Decision) -> None:
     """The checks one by one, and the outcome."""
     rows = [
         [check.name, "passed" if check.passed else "REFUSED", *map(_short, (check.value, check.limit, check.reference))]
@@ -218,7 +218,7 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _print_changes(changes: list[Change]) -> None:
+def _print_changes(changes: list[ChampionChange]) -> None:
     rows = [
         [change.utc, change.before, change.to, change.by, _kind(change), change.verdict, change.reason]
         for change in changes
@@ -226,5 +226,5 @@ def _print_changes(changes: list[Change]) -> None:
     print_table(["utc", "from", "to", "by", "", "verdict", "reason"], rows)
 
 
-def _kind(change: Change) -> str:
+def _kind(change: ChampionChange) -> str:
     return "rollback" if change.rollback else "override" if change.override else ""

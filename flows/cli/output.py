@@ -46,7 +46,7 @@ def format_of(asked: str | None, out: Path | None) -> str:
     return form
 
 
-def write_answer(table: pa.Table, form: str, out: Path | None, columns: Sequence[Column]) -> None:
+def write_table(table: pa.Table, form: str, out: Path | None, columns: Sequence[Column]) -> None:
     """Write a table to a file, which is there whole or not at all and replaces what was there, or to the output.
 
     Parameters
@@ -59,9 +59,9 @@ def write_answer(table: pa.Table, form: str, out: Path | None, columns: Sequence
         else:
             sys.stdout.buffer.write(_encoded(table, form, columns))
         return
-    from catalogs.atomic import written_whole
+    from catalogs.atomic import atomic_write
 
-    with written_whole(out) as beside:
+    with atomic_write(out) as beside:
         if form in TEXT:
             with beside.open("w", newline="") as file, contextlib.redirect_stdout(file):
                 _print(table, form)

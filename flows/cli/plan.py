@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.cli.common import Subparsers, workspace_of
-from flows.cli.display import print_json, say
+from flows.cli.display import print_json, print_message
 
 if TYPE_CHECKING:
-    from pipeline.survey.estimate import Forecast, Span
+    from pipeline.survey.estimate import Interval, SurveyEstimate
 
 
 def add(subparsers: Subparsers) -> None:
@@ -35,17 +35,17 @@ def _seconds(text: str) -> float:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Count, try some tiles, and print the forecast. Changes nothing and starts no flow."""
-    from pipeline.survey.estimate import forecast
+    from pipeline.survey.estimate import estimate
 
     workspace = workspace_of(arguments)
     if arguments.seconds:
-        say(f"counting, then trying sky tiles on this machine for about {arguments.seconds:g} s …")
+        print_message(f"counting, then trying sky tiles on this machine for about {arguments.seconds:g} s …")
     roots = [Path(root).absolute() for root in arguments.tiles]
-    found = forecast(workspace, arguments.model, roots, arguments.seconds)
+    found = estimate(workspace, arguments.model, roots, arguments.seconds)
     print_json(found.to_dict()) if arguments.json else _print(found, workspace.settings.workers.kind)
 
 
-def _print(found: Forecast, kind: str) -> None:
+def _print(found: SurveyEstimate, kind: str) -> None:
     print(f"sky tiles {found.tiles}: {found.to_do} to do, {found.done} done, {found.waiting} still arriving")
     if not found.to_do:
         print("nothing to do: every sky tile that has arrived is done")
@@ -72,10 +72,10 @@ def _print(found: Forecast, kind: str) -> None:
             f"{_bytes(found.free_bytes)} are free"
         )
         if found.tile_bytes + found.release_bytes > found.free_bytes:
-            say("morphcat: the disk of the catalogue has too little room for this survey")
+            print_message("morphcat: the disk of the catalogue has too little room for this survey")
 
 
-def _how_counted(found: Forecast) -> str:
+def _how_counted(found: SurveyEstimate) -> str:
     if not found.bricks:
         return ""
     if found.catalogues_read == found.bricks:
@@ -83,14 +83,14 @@ def _how_counted(found: Forecast) -> str:
     return f" (about; of {found.bricks} bricks from the catalogues of {found.catalogues_read} of them)"
 
 
-def _for_whom(found: Forecast, kind: str) -> str:
+def _for_whom(found: SurveyEstimate, kind: str) -> str:
     workers = f"{found.workers} worker{'s' if found.workers > 1 else ''}"
     if kind in ("inline", "local"):
         return f" with {workers}"
     return f" with {workers} of the kind {kind}, if each is like this machine"
 
 
-def _span(seconds: Span) -> str:
+def _span(seconds: Interval) -> str:
     """A time in the unit that suits it, with its range."""
     unit, name = next(((u, n) for u, n in ((3600.0, "hours"), (60.0, "minutes")) if seconds.value >= 2 * u), (1.0, "s"))
     value, low, high = (_number(each / unit) for each in (seconds.value, seconds.low, seconds.high))

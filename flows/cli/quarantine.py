@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.common import Subparsers, workspace_of
-from flows.cli.display import print_json, print_table, say
+from flows.cli.display import print_json, print_message, print_table
 from flows.cli.survey import print_summary, run_flow
 from pipeline.config.workspace import Workspace
 
@@ -60,16 +60,16 @@ def list_entries(arguments: argparse.Namespace) -> None:
 
 def retry(arguments: argparse.Namespace) -> int:
     """Survey sky tiles with inputs in quarantine once more, and say how many came good."""
-    from pipeline.survey.quarantine import Places, Retried, listing, outcome, places_of, reasons_of
+    from pipeline.survey.quarantine import RetryPlan, RetryResult, listing, outcome, plan_retry, reasons_of
 
     workspace = workspace_of(arguments)
     reasons, model = reasons_of(arguments.reason), _model(workspace, arguments)
     entries = listing(workspace, model, arguments.reason)
-    places = places_of(workspace, model, entries) if not arguments.tiles else Places()
+    places = plan_retry(workspace, model, entries) if not arguments.tiles else RetryPlan()
     for tile, why in sorted(places.passed_over.items()):
-        say(f"note: passed over, {tile}: {why}")
+        print_message(f"note: passed over, {tile}: {why}")
     roots = [Path(root).absolute() for root in arguments.tiles] or places.roots
-    summary, status, result = None, 0, Retried()
+    summary, status, result = None, 0, RetryResult()
     if entries and roots:
         summary, status = run_flow(workspace, arguments, roots, model, sorted(reasons))
         result = outcome(workspace, model, entries, summary["run_id"])

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from flows.cli.common import Subparsers, bars, flow_ready, workspace_of
-from flows.cli.display import print_json, say
+from flows.cli.display import print_json, print_message
 from flows.cli.images import image_options, image_source
 
 EXIT_REFUSED = 6
@@ -53,5 +53,5 @@ def _told(result: dict[str, Any], arguments: argparse.Namespace) -> int:
     for one in result["rounds"] if not arguments.json else []:
         print(f"{one['labels']['labels']} labels of version {one['labels']['version']}: {one['outcome']}")
         print(f"  {one['why']}")
-        say(f"  the verdict: morphcat models show {one['candidate']}")
+        print_message(f"  the verdict: morphcat models show {one['candidate']}")
     return EXIT_REFUSED if result["outcome"] == "refused" else 0

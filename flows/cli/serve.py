@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.common import Subparsers, make_root, workspace_of
-from flows.cli.display import print_json, say
+from flows.cli.display import print_json, print_message
 from flows.runtime import environment as prefect_home
 
 
@@ -27,7 +27,7 @@ def run_service(arguments: argparse.Namespace) -> None:
     prefect_home.prepare(workspace.root, debug=True, adopt=False)
     from flows.service.serve import serve
 
-    serve(workspace, arguments.set, say)
+    serve(workspace, arguments.set, print_message)
 
 
 def deploy(arguments: argparse.Namespace) -> None:
@@ -43,4 +43,4 @@ def deploy(arguments: argparse.Namespace) -> None:
         return
     for name in names:
         print(name)
-    say(f"workers run them: prefect worker start --pool {arguments.pool}")
+    print_message(f"workers run them: prefect worker start --pool {arguments.pool}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.common import Subparsers, make_root, workspace_of
-from flows.cli.display import print_json, say
+from flows.cli.display import print_json, print_message
 from pipeline.config.settings import to_toml
 from pipeline.config.workspace import FILE_NAME
 from pipeline.core.errors import UserError
@@ -27,7 +27,7 @@ def config(arguments: argparse.Namespace) -> None:
             raise UserError(f"{path} is there already; edit it, or delete it first")
         make_root(workspace)
         path.write_text(to_toml(workspace.settings))
-        say(f"wrote {path}")
+        print_message(f"wrote {path}")
     elif arguments.json:
         print_json(workspace.settings.model_dump())
     else:

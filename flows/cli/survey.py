@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.common import Subparsers, bars, flow_ready, workspace_of
-from flows.cli.display import print_json, say
+from flows.cli.display import print_json, print_message
 from pipeline.config.workspace import Workspace
 
 EXIT_TILES_FAILED = 3
@@ -54,7 +54,7 @@ def run_survey(workspace: Workspace, arguments: argparse.Namespace) -> tuple[dic
     from pipeline.survey import run as story
 
     roots = [Path(root).absolute() for root in arguments.tiles]
-    summary = story.already_done(workspace, story.begin(workspace, arguments.model), roots)
+    summary = story.already_done(workspace, story.start_run(workspace, arguments.model), roots)
     if summary is not None:
         return _told(summary.to_dict())
     return run_flow(workspace, arguments, roots, arguments.model, [])
@@ -72,18 +72,18 @@ def run_flow(
         with bars():
             return _told(flow(str(workspace.root), [str(root) for root in roots], model, arguments.set, again))
     except TilesFailed as failed:
-        say(f"morphcat: {failed}")
+        print_message(f"morphcat: {failed}")
         return _told(failed.summary.to_dict())[0], EXIT_TILES_FAILED
 
 
 def _told(summary: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Say alarms on the error stream, whatever else is printed; those of drift do not change the exit status."""
     if summary["alarm"]:
-        say(f"morphcat: alarm: {summary['alarm']}; see `morphcat quarantine list`")
+        print_message(f"morphcat: alarm: {summary['alarm']}; see `morphcat quarantine list`")
     for alarm in summary["drift"][:_MOST_DRIFT]:
-        say(f"morphcat: drift: {alarm}")
+        print_message(f"morphcat: drift: {alarm}")
     if len(summary["drift"]) > _MOST_DRIFT:
-        say(f"morphcat: drift: and {len(summary['drift']) - _MOST_DRIFT} more, see `morphcat drift`")
+        print_message(f"morphcat: drift: and {len(summary['drift']) - _MOST_DRIFT} more, see `morphcat drift`")
     return summary, EXIT_ALARM if summary["alarm"] else 0
 
 
@@ -116,7 +116,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     for tile, error in sorted(summary["failed"].items()):
         print(f"  failed, {tile}: {error.strip().splitlines()[-1]}")
     for warning in summary["warnings"]:
-        say(f"note: {warning}")
+        print_message(f"note: {warning}")
     simulated = summary["simulated_objects"]
     print(
         f"release {summary['release']} in {summary['catalog']}"

@@ -69,11 +69,11 @@ def _assists(arguments: argparse.Namespace) -> bool:
     """Whether this process was started by torchrun to help the one of rank 0, and has done so."""
     if os.environ.get("RANK", "0") == "0":
         return False
-    from pipeline.datasets.loading import opened
-    from pipeline.training.train import assist
+    from pipeline.datasets.loading import open_source
+    from pipeline.training.train import train_worker
 
     workspace = _training_workspace(arguments)
-    assist(workspace, opened(workspace, _source(arguments)), arguments.split)
+    train_worker(workspace, open_source(workspace, _source(arguments)), arguments.split)
     return True
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flows.cli.common import Subparsers, make_root, workspace_of
-from flows.cli.display import print_json, print_table, say
+from flows.cli.display import print_json, print_message, print_table
 from pipeline.config.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -57,32 +57,32 @@ def script(arguments: argparse.Namespace) -> None:
 def _asked(workspace: Workspace) -> list[WorkerReport]:
     from models.inference.predictor import chosen_device
     from pipeline.execution.clusters import needs_gpu, open_cluster
-    from pipeline.execution.environment import standard_here
+    from pipeline.execution.environment import requirements
     from pipeline.execution.preflight import ask_workers
 
     settings = workspace.settings.workers
-    standard = standard_here(
+    standard = requirements(
         device=chosen_device(settings.device),
         writes=workspace.catalog,
         reads=[workspace.models],
         inputs=[workspace.incoming],
     )
     expected = settings.n if settings.kind in ("local", "slurm") else 1
-    say(f"waiting for the workers ({settings.kind}) …")
+    print_message(f"waiting for the workers ({settings.kind}) …")
     with open_cluster(settings) as client:
         return ask_workers(client, standard, expected=expected, gpu_only=needs_gpu(settings))
 
 
 def _print(reports: Sequence[WorkerReport]) -> None:
     """A row for each worker, what is to be said of it, and whether all can work."""
-    from pipeline.execution.preflight import in_words
+    from pipeline.execution.preflight import describe_reports
 
     print_table(_HEADER, [_row(report) for report in reports])
     for report in reports:
         for warning in report.warnings:
             print(f"warning, {report.address}: {warning}")
     unfit = any(report.problems for report in reports)
-    print(in_words(reports, most=len(reports)) if unfit else "ok: every worker can do a survey")
+    print(describe_reports(reports, most=len(reports)) if unfit else "ok: every worker can do a survey")
 
 
 def _row(report: WorkerReport) -> tuple[str | int | float | None, ...]:

@@ -89,7 +89,7 @@ def own_home(workspace: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Served:
+class RunningServer:
     """A Prefect server that `morphcat serve` has started: where its API is, its process, and its password."""
 
     url: str
@@ -103,14 +103,14 @@ class Served:
         path.write_text(json.dumps(asdict(self)))
 
 
-def server_of(workspace: Path) -> Served | None:
+def server_of(workspace: Path) -> RunningServer | None:
     """The server that serves this workspace now; None when there is none on this machine, or it does not answer.
 
     The file may be left over, or come with a workspace from elsewhere: only a process of this home is believed.
     """
     home = workspace / ".prefect"
     try:
-        served = Served(**json.loads((home / _SERVED).read_text()))
+        served = RunningServer(**json.loads((home / _SERVED).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     return served if _is_of(served.pid, home) and is_healthy(served.url) else None

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from flows.runtime import environment as prefect_home
-from pipeline.core.redaction import without_secrets
+from pipeline.core.redaction import redact
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def labels_resource(root: Path) -> str:
     return f"morphcat.labels.{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
 
 
-def say_labels_changed(root: Path, version: str, count: int) -> bool:
+def emit_labels_changed(root: Path, version: str, count: int) -> bool:
     """Emit the event where a Prefect server is known; returns whether the server has taken it."""
     if not prefect_home.server_configured() and prefect_home.server_of(root) is None:
         return False  # without the seconds that Prefect's import takes
@@ -40,6 +40,6 @@ def say_labels_changed(root: Path, version: str, count: int) -> bool:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except (HTTPError, OSError) as error:
-        _log.warning(without_secrets(f"the Prefect server did not take the event: {error}"))
+        _log.warning(redact(f"the Prefect server did not take the event: {error}"))
         return False
     return True

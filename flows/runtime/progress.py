@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from pipeline.core.progress import Display, Step, ignore, shown_by, shown_now
+from pipeline.core.progress import Display, Step, current_display, ignore, progress_display
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _SECONDS = 5.0  # between two reports to the server: each costs it 20 ms and a r
 
 def kept_by_prefect() -> AbstractContextManager[None]:
     """Keep the progress of the work done inside as progress artifacts of the task that runs."""
-    return shown_by(_kept(shown_now()))
+    return progress_display(_kept(current_display()))
 
 
 def _kept(beside: Display | None) -> Display:

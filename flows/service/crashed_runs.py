@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Crashed
 _PAGE = 200
 
 
-def put_right(deployments: Sequence[UUID]) -> list[str]:
+def mark_crashed_runs(deployments: Sequence[UUID]) -> list[str]:
     """Say of runs that seem to run that they crashed, and cancel those that were missed; returns what was done.
 
     For the moment when nothing runs: a service starts, and it is the only one. Missed runs would all come at once and
@@ -42,7 +42,7 @@ def put_right(deployments: Sequence[UUID]) -> list[str]:
     return [f"{count} {what}" for count, what in said if count]
 
 
-def look_now(deployments: Sequence[UUID]) -> None:
+def check_now(deployments: Sequence[UUID]) -> None:
     """Have each of these deployments run once, at once."""
     with get_client(sync_client=True) as client:
         for one in deployments:

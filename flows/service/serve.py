@@ -26,11 +26,11 @@ from uuid import UUID
 import psutil
 
 from flows.runtime import environment as prefect_home
-from flows.runtime.environment import Served
+from flows.runtime.environment import RunningServer
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.core.redaction import without_secrets
-from pipeline.runs.locks import alone
+from pipeline.core.redaction import redact
+from pipeline.runs.locks import exclusive
 
 _log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ def serve(workspace: Workspace, overrides: list[str], say: Say) -> None:
 
     Raises
     ------
-    pipeline.runs.locks.Busy : another process serves this workspace.
+    pipeline.runs.locks.AlreadyRunning : another process serves this workspace.
     UserError : the Prefect server does not start, or does not answer.
     """
     signal.signal(signal.SIGTERM, _end)
     lock = prefect_home.own_home(workspace.root) / "serve.lock"
-    with alone(lock, "morphcat serve", "service"), _server(workspace, say):
+    with exclusive(lock, "morphcat serve", "service"), _server(workspace, say):
         _run(workspace, overrides, say)
 
 
@@ -97,7 +97,7 @@ def exposed(host: str) -> str:
 
 
 @contextmanager
-def _started(workspace: Workspace, host: str, port: int) -> Iterator[Served]:
+def _started(workspace: Workspace, host: str, port: int) -> Iterator[RunningServer]:
     """A Prefect server in a session of its own: a Ctrl-C for this process does not end it before us."""
     home, password = prefect_home.own_home(workspace.root), prefect_home.protect()
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/api"
@@ -110,7 +110,7 @@ def _started(workspace: Workspace, host: str, port: int) -> Iterator[Served]:
         process = subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    served = Served(url, process.pid, password)
+    served = RunningServer(url, process.pid, password)
     try:
         _wait_for(served, port, process, log)
         served.save(workspace.root)
@@ -120,7 +120,7 @@ def _started(workspace: Workspace, host: str, port: int) -> Iterator[Served]:
         process.wait()
 
 
-def _wait_for(served: Served, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(served: RunningServer, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     while not (_listens(process.pid, port) and prefect_home.is_healthy(served.url)):
         if process.poll() is not None or time.monotonic() > end:
@@ -186,17 +186,17 @@ def _run(workspace: Workspace, overrides: list[str], say: Say) -> None:
     """Register the deployments and run what is due, until the end."""
     from prefect.runner import Runner
 
-    from flows.service.crashed_runs import look_now, put_right
+    from flows.service.crashed_runs import check_now, mark_crashed_runs
     from flows.service.deployments import deployments
 
     settings = workspace.settings.serve
     chosen = deployments(workspace, overrides)
     runner = Runner(name=chosen[0].name, limit=settings.limit, query_seconds=settings.poll, pause_on_shutdown=True)
     ids = [cast(UUID, runner.add_deployment(one)) for one in chosen]  # outside of an event loop no coroutines
-    for words in put_right(ids):
+    for words in mark_crashed_runs(ids):
         say(words)
     if settings.at_start:
-        look_now(ids[:2])
+        check_now(ids[:2])
     _say_schedules(workspace, chosen, say)
     try:
         asyncio.run(runner.start())
@@ -206,7 +206,7 @@ def _run(workspace: Workspace, overrides: list[str], say: Say) -> None:
 
 def _say_schedules(workspace: Workspace, chosen: Sequence[Any], say: Say) -> None:
     settings = workspace.settings.serve
-    where = without_secrets(os.environ.get("PREFECT_API_URL", "the server of the profile"))
+    where = redact(os.environ.get("PREFECT_API_URL", "the server of the profile"))
     say(f"serving {workspace.root} at {where}")
     for name in ("survey", "retrain", "benchmark"):
         say(f"  {name}: {getattr(settings, name) or 'never by itself'} ({settings.timezone})")

@@ -24,9 +24,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import ModelError
-from models.files import sync
+from models.files import fsync
 from models.uncertainty.conformal import ConformalSets
-from models.uncertainty.ood import NoveltyScale
+from models.uncertainty.ood import OODScale
 
 WEIGHTS = "weights.safetensors"
 
@@ -36,7 +36,7 @@ _ANNOUNCED = ".change.json"  # the change that is being made
 _LOCK = ".champion.lock"
 
 
-class Member(BaseModel):
+class EnsembleMember(BaseModel):
     """A model of an ensemble, with the digest of its tensors (`models.artifacts.weights.tensors_digest`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,11 +80,11 @@ class ModelCard(BaseModel):
     class_names: list[str]
     recipe: dict[str, Any]
     recipe_digest: str
-    members: list[Member]
+    members: list[EnsembleMember]
     views: int
     temperature: float
     conformal: ConformalSets
-    novelty: NoveltyScale
+    novelty: OODScale
     settings: dict[str, Any]
     data: dict[str, Any]
     envelope: dict[str, Any]
@@ -97,7 +97,7 @@ class ModelCard(BaseModel):
     versions: dict[str, str]
 
 
-class Change(BaseModel):
+class ChampionChange(BaseModel):
     """One change of the champion; a line of the history.
 
     `before` and `to` are model ids, `before` None for the first champion. `by` says who made it, `verdict` is the key
@@ -149,16 +149,16 @@ def publish(
             for path in (*beside.iterdir(), beside):
                 if path.is_file():
                     path.chmod(mode)
-                sync(path)
+                fsync(path)
             _rename_unless_there(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     if may_lead:
-        lead_if_first(root, card.model_id)
+        promote_if_first(root, card.model_id)
     return folder
 
 
-def lead_if_first(root: Path, model_id: str) -> None:
+def promote_if_first(root: Path, model_id: str) -> None:
     """Make a model champion where there is none yet."""
     if champion(root) is None:
         with _alone(root):
@@ -219,8 +219,8 @@ def set_champion(
     override: bool = False,
     rollback: bool = False,
     instead_of: str | None = None,
-) -> Change:
-    """Make a model champion and add a line to the history; the arguments are those of `Change`.
+) -> ChampionChange:
+    """Make a model champion and add a line to the history; the arguments are those of `ChampionChange`.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def set_champion(
         )
 
 
-def history(root: Path) -> list[Change]:
+def history(root: Path) -> list[ChampionChange]:
     """Every change of the champion, oldest first; the last one always names the present champion.
 
     A change whose line is missing is taken from its announcement (its process was killed), or else inferred from
@@ -262,14 +262,16 @@ def history(root: Path) -> list[Change]:
     last = changes[-1].to if changes else None
     if present is not None and present != last:
         when = datetime.fromtimestamp((root / _CHAMPION).stat().st_mtime, UTC).isoformat(timespec="seconds")
-        changes.append(Change(utc=when, before=last, to=present, reason="not recorded: CHAMPION was changed by hand"))
+        changes.append(
+            ChampionChange(utc=when, before=last, to=present, reason="not recorded: CHAMPION was changed by hand")
+        )
     return changes
 
 
-def _replace_champion(root: Path, model_id: str, **words: Any) -> Change:
+def _replace_champion(root: Path, model_id: str, **words: Any) -> ChampionChange:
     """Announce a change, make it, record it; to be called under the lock."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    change = Change(utc=now, before=champion(root), to=model_id, **words)
+    change = ChampionChange(utc=now, before=champion(root), to=model_id, **words)
     _record(root, history(root))  # what a process that was killed here left unsaid
     _write_line(root / _ANNOUNCED, change.line())
     _write_line(root / _CHAMPION, model_id)
@@ -278,7 +280,7 @@ def _replace_champion(root: Path, model_id: str, **words: Any) -> Change:
     return change
 
 
-def _record(root: Path, changes: list[Change]) -> None:
+def _record(root: Path, changes: list[ChampionChange]) -> None:
     """Append to the history those of `changes` that are not in it, over a last line that was cut short."""
     there, whole = _recorded(root)
     missing = changes[len(there) :]
@@ -286,10 +288,10 @@ def _record(root: Path, changes: list[Change]) -> None:
         with (root / _HISTORY).open("ab") as file:
             file.truncate(whole)
             file.write("".join(change.line() + "\n" for change in missing).encode())
-        sync(root / _HISTORY)
+        fsync(root / _HISTORY)
 
 
-def _recorded(root: Path) -> tuple[list[Change], int]:
+def _recorded(root: Path) -> tuple[list[ChampionChange], int]:
     """The changes in the file of the history, and the bytes that they take; a last line without its end is no change.
 
     Raises ModelError when another line is damaged.
@@ -297,19 +299,19 @@ def _recorded(root: Path) -> tuple[list[Change], int]:
     path = root / _HISTORY
     content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
-    changes: list[Change] = []
+    changes: list[ChampionChange] = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
-            changes.append(Change.model_validate_json(line))
+            changes.append(ChampionChange.model_validate_json(line))
         except ValidationError as error:
             raise ModelError(f"{path}, line {number}: not a change of the champion: {error}") from error
     return changes, whole
 
 
-def _announced(root: Path) -> Change | None:
+def _announced(root: Path) -> ChampionChange | None:
     """The change that a process began; None where none did, or a file of that name says nothing."""
     try:
-        return Change.model_validate_json((root / _ANNOUNCED).read_bytes())
+        return ChampionChange.model_validate_json((root / _ANNOUNCED).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -318,9 +320,9 @@ def _write_line(path: Path, text: str) -> None:
     """Replace a file by one line, whole or not at all."""
     beside = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}")
     beside.write_text(text + "\n")
-    sync(beside)
+    fsync(beside)
     os.replace(beside, path)
-    sync(path.parent)
+    fsync(path.parent)
 
 
 @contextmanager

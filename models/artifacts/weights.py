@@ -12,7 +12,7 @@ from torch import nn
 from models.artifacts.registry import WEIGHTS, ModelCard
 from models.errors import ModelError
 from models.networks.factory import create_network
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from models.uncertainty.ood import FEATURES
 
 _REASON = 200  # characters of a reason that are shown
@@ -59,7 +59,7 @@ def tensors_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def recipe_of(card: ModelCard) -> Recipe:
+def preprocessing_of(card: ModelCard) -> Preprocessing:
     """The recipe of a model, checked against its digest.
 
     Raises
@@ -67,7 +67,7 @@ def recipe_of(card: ModelCard) -> Recipe:
     ModelError : this version of the software would treat pixels in another way than the training did.
     """
     try:
-        recipe = Recipe.from_dict(card.recipe)
+        recipe = Preprocessing.from_dict(card.recipe)
         found = recipe.digest
     except (KeyError, TypeError, AttributeError) as error:  # settings that this version does not know, or misses
         recipe, found = None, f"none like it ({error})"

@@ -1,8 +1,7 @@
 """What networks say of images, pass by pass, before it is made into confidences.
 
-A `Panel` is one network, or the members of an ensemble, with the views of each image that each of them sees. A pass is
-one view seen by one network. Calibration and service run through the same panel, so that what is calibrated is what is
-served.
+An `Ensemble` holds one network or several, and the views of each image that each of them sees. A pass is one view seen
+by one network. Calibration and inference run through the same code, so that what is calibrated is what is predicted.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.inference.tta import views_of
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from models.uncertainty.ood import FeatureSpace
 
 Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
-class Passes:
+class EnsembleLogits:
     """Of V passes over N images: logits float32 (V, N, C) on the CPU, and the distance to the training images.
 
     `distance` is float32 (N,), the mean over the passes of `FeatureSpace.distance`.
@@ -34,14 +33,14 @@ class Passes:
     distance: np.ndarray
 
 
-class Panel:
+class Ensemble:
     """Networks of one recipe on one device, with the feature space of each; all in evaluation mode."""
 
     def __init__(
         self,
         networks: Sequence[nn.Module],
         spaces: Sequence[FeatureSpace],
-        recipe: Recipe,
+        recipe: Preprocessing,
         *,
         views: int,
         device: torch.device,
@@ -51,7 +50,7 @@ class Panel:
         self.spaces = list(spaces)
         self.recipe, self.views, self.device, self.batch_size = recipe, views, device, batch_size
 
-    def passes(self, pixels: Tensor, rows: np.ndarray | None = None) -> Passes:
+    def passes(self, pixels: Tensor, rows: np.ndarray | None = None) -> EnsembleLogits:
         """Show model-ready pixels uint8 (N, 3, S, S), or those of their `rows`, to every network.
 
         A batch that does not fit on the GPU is halved, from then on.
@@ -63,8 +62,8 @@ class Panel:
         parts = list(self._in_batches(self._look, pixels, rows))
         if not parts:
             classes = int(self.networks[0].num_classes)  # type: ignore[arg-type]
-            return Passes(torch.empty(len(self.networks) * self.views, 0, classes), np.empty(0, np.float32))
-        return Passes(torch.cat([p.logits for p in parts], dim=1), np.concatenate([p.distance for p in parts]))
+            return EnsembleLogits(torch.empty(len(self.networks) * self.views, 0, classes), np.empty(0, np.float32))
+        return EnsembleLogits(torch.cat([p.logits for p in parts], dim=1), np.concatenate([p.distance for p in parts]))
 
     def features(self, pixels: Tensor, rows: np.ndarray) -> np.ndarray:
         """Features before the last layer, float32 (n, D), of `rows` of pixels, seen once by the first network."""
@@ -75,7 +74,7 @@ class Panel:
 
         return np.concatenate(list(self._in_batches(look, pixels, rows)))
 
-    def _look(self, batch: Tensor) -> Passes:
+    def _look(self, batch: Tensor) -> EnsembleLogits:
         logits: list[Tensor] = []
         distances: list[np.ndarray] = []
         for view in views_of(self.recipe.to_input(batch), self.views):
@@ -87,7 +86,7 @@ class Panel:
         stacked = torch.stack(logits).cpu()
         if not stacked.isfinite().all():
             raise ModelError("the network gives logits that are not finite: it is broken, train it again")
-        return Passes(stacked, np.stack(distances).mean(axis=0))
+        return EnsembleLogits(stacked, np.stack(distances).mean(axis=0))
 
     def _in_batches(self, look: Callable[[Tensor], Seen], pixels: Tensor, rows: np.ndarray | None) -> Iterator[Seen]:
         index = None if rows is None else torch.from_numpy(rows)

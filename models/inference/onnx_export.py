@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.errors import ModelError
 from models.inference.tta import views_of
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 
 INPUT, OUTPUTS = "pixels", ("logits", "probabilities")
 _LARGEST_FILE = 1_900_000_000  # bytes of weights in one file; protobuf holds no message of 2 GiB
@@ -35,7 +35,7 @@ _CHECKED = 3  # images of the check; another number than that of the tracing
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What was written, and how far onnxruntime and torch agree on it; None where onnxruntime is not installed.
 
     `files` are the ONNX file and, for networks of nearly 2 GB and more, the file of weights that must stay beside it.
@@ -49,7 +49,7 @@ class Exported:
 class _Served(nn.Module):
     """What a model serves, as one graph. uint8 (N, 3, S, S) -> mean logits (N, C), probabilities (N, C), float32."""
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, views: int, temperature: float) -> None:
+    def __init__(self, networks: Sequence[nn.Module], recipe: Preprocessing, views: int, temperature: float) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.recipe, self.views, self.temperature = recipe, views, temperature
@@ -63,14 +63,14 @@ class _Served(nn.Module):
 
 def export(
     networks: Sequence[nn.Module],
-    recipe: Recipe,
+    recipe: Preprocessing,
     temperature: float,
     class_names: Sequence[str],
     path: Path,
     *,
     model_id: str,
     views: int = 1,
-) -> Exported:
+) -> ExportResult:
     """Write a model as an ONNX file and check it against torch.
 
     The graph reads `pixels` uint8 (N, 3, S, S), RGB, any N, and gives `logits` and `probabilities` float32 (N, C). Its
@@ -98,7 +98,7 @@ def export(
         for written in sorted(folder.iterdir(), reverse=True):  # weights before the graph that names them
             os.replace(written, path.parent / written.name)
             files.append(path.parent / written.name)
-    return Exported(tuple(sorted(files)), *differences)
+    return ExportResult(tuple(sorted(files)), *differences)
 
 
 def _require(*packages: str) -> None:
@@ -134,14 +134,14 @@ def _traced(served: _Served) -> Any:
         exporter.setLevel(level)
 
 
-def _random_pixels(recipe: Recipe, count: int) -> Tensor:
+def _random_pixels(recipe: Preprocessing, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     shape = (count, 3, recipe.image_size, recipe.image_size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 def _metadata(
-    recipe: Recipe, temperature: float, class_names: Sequence[str], model_id: str, members: int, views: int
+    recipe: Preprocessing, temperature: float, class_names: Sequence[str], model_id: str, members: int, views: int
 ) -> dict[str, str]:
     """What the file says of itself; values that are no plain text are JSON."""
     scales = " or ".join(f"{scale:g}" for scale in recipe.pixel_scales)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.inference.ensemble import Passes
-from models.uncertainty.conformal import ConformalSets, fit_sets
-from models.uncertainty.ood import NoveltyScale, fit_scale
+from models.inference.ensemble import EnsembleLogits
+from models.uncertainty.conformal import ConformalSets, fit_conformal_sets
+from models.uncertainty.ood import OODScale, fit_ood_scale
 from models.uncertainty.temperature import fit_temperature
 
 
@@ -44,16 +44,16 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Confidence:
+class UncertaintyModel:
     """What calibration found on the validation split, for one panel with its number of views."""
 
     temperature: float
     conformal: ConformalSets
-    novelty: NoveltyScale
+    novelty: OODScale
 
-    def of(self, passes: Passes) -> Prediction:
+    def of(self, passes: EnsembleLogits) -> Prediction:
         """The prediction that passes over N images make together."""
-        probabilities = served(passes, self.temperature)
+        probabilities = calibrated_probabilities(passes, self.temperature)
         best = torch.from_numpy(probabilities).argmax(dim=1)
         chosen = (passes.logits / self.temperature).softmax(dim=2)[:, torch.arange(len(best)), best]  # (V, N)
         return Prediction(
@@ -66,13 +66,13 @@ class Confidence:
         )
 
 
-def served(passes: Passes, temperature: float) -> np.ndarray:
+def calibrated_probabilities(passes: EnsembleLogits, temperature: float) -> np.ndarray:
     """Probabilities float32 (N, C) of the mean logits of the passes at a temperature."""
     return (passes.logits.mean(dim=0) / temperature).softmax(dim=1).numpy()
 
 
-def fit_confidence(passes: Passes, labels: np.ndarray, coverage: float) -> Confidence:
+def fit_uncertainty(passes: EnsembleLogits, labels: np.ndarray, coverage: float) -> UncertaintyModel:
     """Calibrate on the passes over validation images with labels int64 (N,), N of at least 1."""
     temperature = fit_temperature(passes.logits.mean(dim=0), torch.from_numpy(labels))
-    sets = fit_sets(served(passes, temperature), labels, coverage)
-    return Confidence(temperature, sets, fit_scale(passes.distance))
+    sets = fit_conformal_sets(calibrated_probabilities(passes, temperature), labels, coverage)
+    return UncertaintyModel(temperature, sets, fit_ood_scale(passes.distance))

@@ -12,25 +12,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.artifacts.registry import Member, ModelCard, load_card
-from models.artifacts.weights import load_network, recipe_of, tensors_digest
+from models.artifacts.registry import EnsembleMember, ModelCard, load_card
+from models.artifacts.weights import load_network, preprocessing_of, tensors_digest
 from models.errors import ModelError
-from models.inference.ensemble import Panel
-from models.inference.predictions import Confidence, Prediction
-from models.preprocessing import Recipe
-from models.uncertainty.ood import load_space
+from models.inference.ensemble import Ensemble
+from models.inference.predictions import Prediction, UncertaintyModel
+from models.preprocessing import Preprocessing
+from models.uncertainty.ood import load_feature_space
 
 
 class Predictor:
     """A model, single or ensemble, with its recipe and its calibration on one device."""
 
-    def __init__(self, card: ModelCard, panel: Panel) -> None:
+    def __init__(self, card: ModelCard, panel: Ensemble) -> None:
         self.card = card
         self._panel = panel
-        self._confidence = Confidence(card.temperature, card.conformal, card.novelty)
+        self._confidence = UncertaintyModel(card.temperature, card.conformal, card.novelty)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> Preprocessing:
         return self._panel.recipe
 
     @property
@@ -47,7 +47,7 @@ class Predictor:
         return self._confidence.of(self._panel.passes(pixels))
 
 
-def load_panel(root: Path, card: ModelCard, device: torch.device, batch_size: int) -> Panel:
+def load_ensemble(root: Path, card: ModelCard, device: torch.device, batch_size: int) -> Ensemble:
     """The networks of a model with their feature spaces.
 
     Raises
@@ -55,17 +55,17 @@ def load_panel(root: Path, card: ModelCard, device: torch.device, batch_size: in
     ModelError : tensors are missing or damaged, or a member of an ensemble is not what it was.
     """
     cards = [_member_card(root, card, member) for member in card.members] or [card]
-    return Panel(
+    return Ensemble(
         [load_network(root, each) for each in cards],
-        [load_space(root / each.model_id) for each in cards],
-        recipe_of(card),
+        [load_feature_space(root / each.model_id) for each in cards],
+        preprocessing_of(card),
         views=card.views,
         device=device,
         batch_size=batch_size,
     )
 
 
-def _member_card(root: Path, card: ModelCard, member: Member) -> ModelCard:
+def _member_card(root: Path, card: ModelCard, member: EnsembleMember) -> ModelCard:
     if not (root / member.model_id).is_dir():
         raise ModelError(
             f"{root / member.model_id}: not found, but the ensemble {card.model_id} can not do without it; put the "
@@ -96,7 +96,7 @@ def predictor_for(root: Path, model_id: str, device: str, batch_size: int = 64) 
     with _slot_lock:
         if key not in _slot:
             card = load_card(root, model_id)
-            predictor = Predictor(card, load_panel(root, card, torch.device(device), batch_size))
+            predictor = Predictor(card, load_ensemble(root, card, torch.device(device), batch_size))
             _slot.clear()  # the model before is no longer wanted
             _slot[key] = predictor
         return _slot[key]

@@ -36,7 +36,7 @@ _SHOWN = 4  # names in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ConversionReport:
     """What a network took from a file; names of tensors (parameters and statistics of batch norms).
 
     `taken` as they were, `interpolated` tables of relative positions of another size, `left_fresh` tensors of the
@@ -71,7 +71,7 @@ class Taken:
         return "\n".join([f"{self}", "", *head, *rows]) + "\n"
 
 
-def load_foreign(network: nn.Module, path: Path, *, partial: bool = False) -> Taken:
+def load_checkpoint(network: nn.Module, path: Path, *, partial: bool = False) -> ConversionReport:
     """Load a checkpoint (.safetensors, or a file of torch.save) into a network, by name.
 
     network : an Astroformer, or a Peer; left as it was when an error is raised
@@ -98,7 +98,7 @@ def load_foreign(network: nn.Module, path: Path, *, partial: bool = False) -> Ta
         raise ModelError(f"{path}: {_some(broken)} hold values that are not finite; take an earlier checkpoint")
     body.load_state_dict(found, strict=False)
     numbers = {name: p.numel() for name, p in body.named_parameters()}
-    return Taken(
+    return ConversionReport(
         source=path.name,
         taken=tuple(name for name in found if name not in interpolated),
         interpolated=interpolated,

@@ -2,8 +2,9 @@
 
 Galaxies have no up, so rotations by any angle and mirror images are the natural augmentation; RandAugment (Cubuk et
 al. 2020), mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) are there for the paper's recipe. What happens to a
-batch is drawn for the whole batch from one generator (`draw`), apart from doing it (`Views.apply`): processes that
-train together, each with a slice of the batch, do to their images what a single process would.
+batch is drawn for the whole batch from one generator (`draw_augmentation`), apart from doing it
+(`AugmentationPlan.apply`): processes that train together, each with a slice of the batch, do to their images what a
+single process would.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
 
 @dataclass(frozen=True)
-class Views:
+class AugmentationPlan:
     """What happens to each image of a batch of B, as arrays on the CPU.
 
     Attributes
@@ -47,7 +48,7 @@ class Views:
     kept: float = 1.0
     box: tuple[float, float, float, float] | None = None
 
-    def part(self, rows: slice) -> Views:
+    def part(self, rows: slice) -> AugmentationPlan:
         """The same for a slice of the batch; mixing needs slices that do not part a pair."""
         return replace(
             self,
@@ -84,7 +85,7 @@ class Views:
         return images, torch.lerp(_partners(targets), targets, kept)
 
 
-def draw(settings: LoopSettings, batch: int, rng: np.random.Generator) -> Views:
+def draw_augmentation(settings: LoopSettings, batch: int, rng: np.random.Generator) -> AugmentationPlan:
     """Draw what happens to a batch of an even number of images."""
     mirrored = rng.random((3, batch)) < (0.5 if settings.mirror else 0.0)
     layers = (settings.randaugment_ops, batch)
@@ -92,7 +93,7 @@ def draw(settings: LoopSettings, batch: int, rng: np.random.Generator) -> Views:
     strengths = rng.choice([-1.0, 1.0], size=layers) * settings.randaugment_magnitude / _STRONGEST
     some = bool(settings.rotate or settings.zoom or settings.shift)
     kept, box = _draw_mixing(settings, rng)
-    return Views(
+    return AugmentationPlan(
         mirrored=mirrored,
         affine=_draw_affine(settings, batch, rng),
         resampled=rng.random(batch) < (_RESAMPLED if some else 0.0),

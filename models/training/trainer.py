@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from models.errors import ModelError
-from models.files import sync
-from models.preprocessing import Recipe
-from models.training.augmentation import Views, draw, soft_targets
+from models.files import fsync
+from models.preprocessing import Preprocessing
+from models.training.augmentation import AugmentationPlan, draw_augmentation, soft_targets
 from models.training.config import LoopSettings
 from models.training.distributed import ALONE, Group, synchronise_batch_norm
 from models.training.optimizers import optimizer_for
@@ -70,7 +70,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The outcome: the network with its final weights, validation logits float32 (n, C), the curve."""
 
     network: nn.Module
@@ -83,14 +83,14 @@ def train_network(
     training: LabelledPixels,
     validation: LabelledPixels,
     settings: LoopSettings,
-    recipe: Recipe,
+    recipe: Preprocessing,
     *,
     device: torch.device,
     checkpoint: Path,
     group: Group = ALONE,
     on_step: Callable[[int], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train `network` in place, or go on from `checkpoint` when there is one.
 
     All processes of a group call this with the same arguments. `on_step` hears how many images each step took,
@@ -109,7 +109,7 @@ def train_network(
             f"{group.world} processes need a multiple of {2 * group.world} that is no larger than the training split"
         )
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(network, training, settings, recipe, device, group)
+    run = Trainer(network, training, settings, recipe, device, group)
     history = run.resume(checkpoint)
     for record in history if on_epoch else ():
         on_epoch(record)  # type: ignore[misc]
@@ -127,11 +127,11 @@ def train_network(
         if on_epoch:
             on_epoch(history[-1])
     final = run.final()
-    return Trained(final, _validate(final, validation, recipe, device, group), history)
+    return TrainingResult(final, _validate(final, validation, recipe, device, group), history)
 
 
 def _validate(
-    network: nn.Module, validation: LabelledPixels, recipe: Recipe, device: torch.device, group: Group
+    network: nn.Module, validation: LabelledPixels, recipe: Preprocessing, device: torch.device, group: Group
 ) -> Tensor:
     """Logits of the validation split; each process computes a part of them."""
     rows = validation.rows[group.part(len(validation))]
@@ -141,7 +141,7 @@ def _validate(
 def predict_logits(
     network: nn.Module,
     pixels: Tensor,
-    recipe: Recipe,
+    recipe: Preprocessing,
     *,
     device: torch.device,
     rows: Tensor | None = None,
@@ -189,7 +189,7 @@ def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.concatenate(drawn))
 
 
-class _Run:
+class Trainer:
     """The moving parts of one training: weights, their average, optimizer, schedule."""
 
     def __init__(
@@ -197,7 +197,7 @@ class _Run:
         network: nn.Module,
         data: LabelledPixels,
         settings: LoopSettings,
-        recipe: Recipe,
+        recipe: Preprocessing,
         device: torch.device,
         group: Group,
     ) -> None:
@@ -276,16 +276,16 @@ class _Run:
         states = self.average.module.state_dict().values()
         return all(bool(state.isfinite().all()) for state in states if state.is_floating_point())
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Views]]:
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, AugmentationPlan]]:
         """This process's part of each batch. Order and views of the whole batch are drawn alike in all processes."""
         rng = np.random.default_rng([self.settings.seed, epoch])
         order = balanced_order(self.labels, rng) if self.settings.stratified else rng.permutation(len(self.labels))
         for start in range(0, self.images_per_epoch, self.batch_size):
-            views = draw(self.settings, self.batch_size, rng).part(self.mine)
+            views = draw_augmentation(self.settings, self.batch_size, rng).part(self.mine)
             rows = self.data.rows[torch.from_numpy(order[start : start + self.batch_size][self.mine])]
             yield self.data.pixels[rows].to(self.device), self.data.labels[rows].to(self.device), views
 
-    def _step(self, pixels: Tensor, labels: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+    def _step(self, pixels: Tensor, labels: Tensor, views: AugmentationPlan) -> tuple[Tensor, Tensor]:
         images = self.recipe.to_input(views.apply(pixels.float() / 255) * 255)
         targets = soft_targets(labels, self.num_classes, self.settings.label_smoothing)
         images, targets = views.mix(images, targets)
@@ -361,7 +361,7 @@ class _Run:
         beside = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}")
         try:
             torch.save(state, beside)
-            sync(beside)
+            fsync(beside)
             os.replace(beside, checkpoint)
         finally:
             beside.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class ConfidenceSettings(BaseModel):
+class UncertaintySettings(BaseModel):
     """What the model is asked for at inference."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -40,7 +40,7 @@ class ConformalSets(BaseModel):
         return probabilities >= np.asarray(self.thresholds, dtype=np.float32)
 
 
-def fit_sets(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> ConformalSets:
+def fit_conformal_sets(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> ConformalSets:
     """Thresholds from the calibrated probabilities float32 (N, C) and labels int (N,) of calibration images.
 
     A class has a threshold of its own from max(20, 1 / (1 - coverage)) images on. Without enough images at all the

@@ -1,7 +1,7 @@
 """How unlike the training images an image is, told from the features before the head.
 
 The distance of an image is that of Mahalanobis from its features to the nearest class mean, with one covariance for
-all classes (Lee et al. 2018, arXiv 1807.03888), shrunk (Ledoit & Wolf 2004). `NoveltyScale` turns it into a score with
+all classes (Lee et al. 2018, arXiv 1807.03888), shrunk (Ledoit & Wolf 2004). `OODScale` turns it into a score with
 a meaning by the distances of validation images, which the network was not trained on either. Nothing here needs torch.
 """
 
@@ -48,7 +48,7 @@ class FeatureSpace:
         save_file({"means": self.means, "axes": self.axes}, folder / FEATURES)
 
 
-def load_space(folder: Path) -> FeatureSpace:
+def load_feature_space(folder: Path) -> FeatureSpace:
     """Read what `save` wrote. Raises ModelError when it is missing or damaged."""
     path = folder / FEATURES
     try:
@@ -58,7 +58,7 @@ def load_space(folder: Path) -> FeatureSpace:
         raise ModelError(f"{path}: can not be loaded ({error}); train the model again") from error
 
 
-def fit_space(features: np.ndarray, labels: np.ndarray) -> FeatureSpace:
+def fit_feature_space(features: np.ndarray, labels: np.ndarray) -> FeatureSpace:
     """The feature space of training images: features float32 (N, D) with labels int (N,), N of at least 1."""
     from sklearn.covariance import ledoit_wolf  # deferred: loading a model does not need it
 
@@ -71,7 +71,7 @@ def fit_space(features: np.ndarray, labels: np.ndarray) -> FeatureSpace:
     return FeatureSpace(means.astype(np.float32), np.ascontiguousarray(scaled, dtype=np.float32))
 
 
-class NoveltyScale(BaseModel):
+class OODScale(BaseModel):
     """From distance to score: quantiles of the distances of validation images, evenly from 0 to 95 %."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,7 +94,7 @@ class NoveltyScale(BaseModel):
         return np.where(distance <= last, inside, 1 - (1 - _KNEE) / (1 + past)).astype(np.float32)
 
 
-def fit_scale(distance: np.ndarray) -> NoveltyScale:
+def fit_ood_scale(distance: np.ndarray) -> OODScale:
     """The scale of validation distances float (N,), N of at least 1."""
     quantiles = np.quantile(distance.astype(np.float64), np.linspace(0, _KNEE, _KNOTS))
-    return NoveltyScale(quantiles=quantiles.tolist())
+    return OODScale(quantiles=quantiles.tolist())

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from models.training.config import LoopSettings
-from models.uncertainty.config import ConfidenceSettings
+from models.uncertainty.config import UncertaintySettings
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Our own: the defaults. Galaxies have no up; a few thousand images; two CPU cores or one GPU.
@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class TrainingSettings(LoopSettings, ConfidenceSettings):
+class TrainingSettings(LoopSettings, UncertaintySettings):
     """Which network is trained on what, and how; settings of the loop and of the confidences included.
 
     `preset` fills in what is not given otherwise.

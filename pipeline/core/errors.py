@@ -21,7 +21,7 @@ class UserError(Exception):
     """Something the user can put right; the message says what was expected, what was found and what to do."""
 
 
-class UnfitWorker(UserError):
+class WorkerMismatch(UserError):
     """A worker that came after the preflight can not do the run: other software, or it does not see the folders."""
 
 

@@ -26,13 +26,13 @@ def track(title: str, total: int) -> AbstractContextManager[Step]:
     return display(title, total) if display else nullcontext(ignore)
 
 
-def shown_now() -> Display | None:
+def current_display() -> Display | None:
     """The display that shows progress at present; None when nobody watches."""
     return _display.get()
 
 
 @contextmanager
-def shown_by(display: Display) -> Iterator[None]:
+def progress_display(display: Display) -> Iterator[None]:
     """Let `display` show all progress of the work done inside."""
     token = _display.set(display)
     try:

@@ -28,7 +28,7 @@ _ASSIGNED = re.compile(rf"((?:{_WORDS}|AUTH_STRING)\w*[\"']?\s*[=:]\s*){_VALUE}"
 _HEADER = re.compile(rf"(authorization[\"']?\s*[=:]\s*[\"']?)(?:(?:basic|bearer|digest|negotiate)\s+)?{_VALUE}", re.I)
 
 
-def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
+def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """The text with `***` in the place of everything that looks like a secret."""
     for value in _values(environment):
         text = text.replace(value, HIDDEN)
@@ -38,14 +38,14 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
     return _ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)
 
 
-def values_without_secrets(value: Any) -> Any:
-    """Plain values, such as settings, with every text within them as `without_secrets` leaves it."""
+def redact_values(value: Any) -> Any:
+    """Plain values, such as settings, with every text within them as `redact` leaves it."""
     if isinstance(value, str):
-        return without_secrets(value)
+        return redact(value)
     if isinstance(value, Mapping):
-        return {name: values_without_secrets(one) for name, one in value.items()}
+        return {name: redact_values(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [values_without_secrets(one) for one in value]
+        return [redact_values(one) for one in value]
     return value
 
 

@@ -53,7 +53,7 @@ _TREE: dict[str, dict[str, str]] = {
 }
 
 
-def decide(fractions: Mapping[str, float]) -> tuple[str, str]:
+def label_from_votes(fractions: Mapping[str, float]) -> tuple[str, str]:
     """The class that votes decide on, as a slug, and what it rests on; an empty slug and the reason where they do not.
 
     `fractions` are the columns of one row that have a value: `<question>_<answer>_fraction`, and
@@ -119,5 +119,5 @@ GALAXY_ZOO_DECALS = VoteRule(
         [f"{column}_fraction" for columns in _ANSWERS.values() for column in columns]
         + [f"{question}_total-votes" for question in _QUESTIONS]
     ),
-    decide,
+    label_from_votes,
 )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.core.errors import UserError
 from pipeline.core.progress import track
 from pipeline.datasets.pixel_cache import ensure_pixels, map_pixels
@@ -69,11 +69,11 @@ class ImageSet:
             digest.update(b"|" if array is None else np.ascontiguousarray(array).tobytes() + b"|")
         return digest.hexdigest()[:16]
 
-    def pixels(self, recipe: Recipe, cache: Path) -> Tensor:
+    def pixels(self, recipe: Preprocessing, cache: Path) -> Tensor:
         """Model-ready pixels of all images: uint8 (N, 3, S, S), mapped from `pixel_file`; raises what that raises."""
         return map_pixels(self.pixel_file(recipe, cache), self._shape(recipe))
 
-    def pixel_file(self, recipe: Recipe, cache: Path) -> Path:
+    def pixel_file(self, recipe: Preprocessing, cache: Path) -> Path:
         """The file below the folder `cache` that holds the model-ready pixels of all images, uint8 (N, 3, S, S).
 
         The file is written by the first call, chunk by chunk. Its name follows the images, the sizes and times of
@@ -93,17 +93,17 @@ class ImageSet:
         ensure_pixels(path, self._shape(recipe), write)
         return path
 
-    def pixel_path(self, recipe: Recipe, cache: Path) -> Path:
+    def pixel_path(self, recipe: Preprocessing, cache: Path) -> Path:
         """The name of that file, whether it is there or not."""
         # The normalisation is applied later, on the device: recipes that differ in it share their pixels.
-        of_pixels = replace(recipe, mean=Recipe.mean, std=Recipe.std).digest
+        of_pixels = replace(recipe, mean=Preprocessing.mean, std=Preprocessing.std).digest
         key = hashlib.sha256(f"{of_pixels}|{self._state()}".encode()).hexdigest()[:16]
         return cache / f"{self.digest}-{key}.u8"
 
-    def _shape(self, recipe: Recipe) -> tuple[int, int, int, int]:
+    def _shape(self, recipe: Preprocessing) -> tuple[int, int, int, int]:
         return (len(self), 3, recipe.image_size, recipe.image_size)
 
-    def _write(self, file: BinaryIO, recipe: Recipe) -> None:
+    def _write(self, file: BinaryIO, recipe: Preprocessing) -> None:
         first = 0
         with track(f"reading {Path(self.source).name}", len(self)) as step:
             for block in self.raw():

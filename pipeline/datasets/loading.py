@@ -58,12 +58,12 @@ def open_images(source: ImageSource, settings: InputSettings) -> ImageSet:
     return _BY_FOLDER[source.kind](path)
 
 
-def opened(workspace: Workspace, source: dict[str, Any] | None) -> ImageSet:
+def open_source(workspace: Workspace, source: dict[str, Any] | None) -> ImageSet:
     """The labelled images of an `ImageSource` given as plain values; the workspace's own benchmark file without one."""
     named = ImageSource.model_validate(source) if source else None
-    return open_images(own_or(workspace, named), workspace.settings.input)
+    return open_images(source_or_benchmark(workspace, named), workspace.settings.input)
 
 
-def own_or(workspace: Workspace, source: ImageSource | None) -> ImageSource:
+def source_or_benchmark(workspace: Workspace, source: ImageSource | None) -> ImageSource:
     """What was named; else the workspace's own benchmark file."""
     return source or ImageSource(kind="galaxy10", path=workspace.benchmark / "galaxy10.h5")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from pipeline.core.errors import UserError
 
 
@@ -37,7 +37,7 @@ def ensure_pixels(path: Path, shape: tuple[int, ...], write: Callable[[BinaryIO]
                 _remove_unfinished(path)
             if not _complete(path, size):
                 _check_room(path, size)
-                with written_whole(path) as beside, beside.open("wb") as file:
+                with atomic_write(path) as beside, beside.open("wb") as file:
                     write(file)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.healpix import close_pairs
 from models.artifacts.registry import ModelCard
 from pipeline.core.errors import UserError
@@ -156,7 +156,7 @@ def write_split(path: Path, rows: LabelledRows, parts: Split, *, validation: flo
         "fractions": {"validation": validation, "test": test},
         **parts.to_dict(),
     }
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(document), encoding="utf-8")
 
 

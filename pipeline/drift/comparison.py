@@ -12,8 +12,8 @@ import numpy as np
 
 from catalogs.healpix import cell_centres
 from pipeline.config.drift import DriftSettings
-from pipeline.drift.counts import NOWHERE, Measure, Population, Sums
-from pipeline.drift.report import CLASSES, MEANS, Difference, Region
+from pipeline.drift.counts import NOWHERE, Measure, Population, RegionSums
+from pipeline.drift.report import CLASSES, MEANS, DriftDifference, DriftRegion
 from pipeline.drift.statistics import (
     Sample,
     chance_of_fractions,
@@ -45,8 +45,8 @@ class _Place:
 
 
 def compare(
-    new: Sums, earlier: Sums, measures: Sequence[Measure], settings: DriftSettings
-) -> tuple[tuple[Region, ...], int]:
+    new: RegionSums, earlier: RegionSums, measures: Sequence[Measure], settings: DriftSettings
+) -> tuple[tuple[DriftRegion, ...], int]:
     """What differs on the whole sky, and then in each region with new objects, most first; how many comparisons.
 
     A region with fewer than `min_objects` earlier objects is compared with those of the whole sky. For the whole sky
@@ -54,7 +54,7 @@ def compare(
     is no drift by itself.
     """
     effects, quantities = design_effects(earlier, new), quantities_of(measures, settings)
-    told: list[tuple[_Place, list[tuple[Quantity, Difference]]]] = []
+    told: list[tuple[_Place, list[tuple[Quantity, DriftDifference]]]] = []
     for place in _places(new, earlier, measures, settings.min_objects):
         enough = [quantity for quantity in quantities if _enough(place, quantity, settings.min_objects)]
         told.append((place, [(quantity, _difference(place, quantity, measures)) for quantity in enough]))
@@ -77,7 +77,7 @@ def quantities_of(measures: Sequence[Measure], settings: DriftSettings) -> list[
     return [Quantity(CLASSES, classes, settings.classes), *others]
 
 
-def _places(new: Sums, earlier: Sums, measures: Sequence[Measure], fewest: int) -> Iterator[_Place]:
+def _places(new: RegionSums, earlier: RegionSums, measures: Sequence[Measure], fewest: int) -> Iterator[_Place]:
     read = next(i for i, measure in enumerate(measures) if measure.population is Population.READ)
     own, everywhere = _aligned(earlier, new.cells), _added_up(earlier)
     nearby = own.n >= fewest
@@ -91,19 +91,19 @@ def _places(new: Sums, earlier: Sums, measures: Sequence[Measure], fewest: int) 
             yield _Place(int(new.cells[r]), _row(new, r), Sample(*(a[r] for a in _arrays(stands))), nearby[r], counts)
 
 
-def _arrays(sample: Sample | Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arrays(sample: Sample | RegionSums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return sample.n, sample.total, sample.squares
 
 
-def _added_up(sums: Sums) -> Sample:
+def _added_up(sums: RegionSums) -> Sample:
     return Sample(*(values.sum(axis=0) for values in _arrays(sums)))
 
 
-def _row(sums: Sums, r: int) -> Sample:
+def _row(sums: RegionSums, r: int) -> Sample:
     return Sample(*(values[r] for values in _arrays(sums)))
 
 
-def _aligned(sums: Sums, cells: np.ndarray) -> Sample:
+def _aligned(sums: RegionSums, cells: np.ndarray) -> Sample:
     """The sums at these cells, float64 (R, M), 0 where there is none."""
     at = np.searchsorted(sums.cells, cells).clip(max=max(len(sums.cells) - 1, 0))
     there = sums.cells[at] == cells if len(sums.cells) else np.zeros(len(cells), bool)
@@ -115,11 +115,11 @@ def _enough(place: _Place, quantity: Quantity, fewest: int) -> bool:
     return bool(place.new.n[at] >= fewest and place.earlier.n[at] >= fewest)
 
 
-def _difference(place: _Place, quantity: Quantity, measures: Sequence[Measure]) -> Difference:
+def _difference(place: _Place, quantity: Quantity, measures: Sequence[Measure]) -> DriftDifference:
     """How much a quantity differs, not yet whether by chance."""
     first = quantity.at[0]
     new, earlier = place.new.mean[quantity.at], place.earlier.mean[quantity.at]
-    difference = Difference(
+    difference = DriftDifference(
         quantity.name,
         new=float(new[0]),
         earlier=float(earlier[0]),
@@ -135,7 +135,9 @@ def _difference(place: _Place, quantity: Quantity, measures: Sequence[Measure]) 
     return replace(difference, new=None, earlier=None, size=difference.size / 2, fractions=fractions)
 
 
-def _judged(place: _Place, quantity: Quantity, found: Difference, effects: np.ndarray, level: float) -> Difference:
+def _judged(
+    place: _Place, quantity: Quantity, found: DriftDifference, effects: np.ndarray, level: float
+) -> DriftDifference:
     """The difference with the chance of it, where it is beyond its limit, and whether that makes it an alarm."""
     if found.size <= found.limit:
         return found
@@ -153,9 +155,9 @@ def _chance(place: _Place, quantity: Quantity, effects: np.ndarray) -> float:
     return chance_of_shares((new.total[first], earlier.total[first]), (new.n[first], earlier.n[first]), effects[first])
 
 
-def _region(place: _Place, differences: Sequence[Difference], order: int) -> Region:
+def _region(place: _Place, differences: Sequence[DriftDifference], order: int) -> DriftRegion:
     ra, dec = (None, None)
     if place.cell is not None:
         ra, dec = (float(values[0]) for values in cell_centres(np.array([place.cell]), order))
     absent = [d for d in differences if d.new == d.earlier == 0]
-    return Region(place.cell, ra, dec, *place.objects, tuple(d for d in differences if d not in absent))
+    return DriftRegion(place.cell, ra, dec, *place.objects, tuple(d for d in differences if d not in absent))

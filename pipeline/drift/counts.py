@@ -52,7 +52,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Sums:
+class RegionSums:
     """Sums by region and measure, float64 (R, M), over the members of the measure's population.
 
     `cells` int64 (R,), ascending: HEALPix cells, `NOWHERE` among them. With n members in a tile, of whom the numbers
@@ -136,7 +136,7 @@ def _sidecar(layout: ReleaseLayout, name: str, *columns: str) -> pa.Table:
         ) from error
 
 
-def sums_of(
+def region_sums(
     layout: ReleaseLayout,
     tiles: pa.Table,
     measures: Sequence[Measure],
@@ -144,7 +144,7 @@ def sums_of(
     order: int,
     releases: int,
     newly_predicted: bool,
-) -> Sums:
+) -> RegionSums:
     """Add up the measures over some tiles of a release.
 
     Parameters
@@ -172,7 +172,7 @@ def sums_of(
     def by_measure(name: str) -> np.ndarray:
         return np.stack([columns[f"{name}{i}"] for i in range(len(measures))], axis=1)
 
-    return Sums(
+    return RegionSums(
         cells=answer["cell"].to_numpy().astype(np.int64),
         tiles=by_population("tiles"),
         n=by_population("n"),

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.releases.registry import ReleaseInfo, current_name, layout_of, read_release, readable_releases
 from pipeline.config.drift import DriftSettings
 from pipeline.config.workspace import Workspace
 from pipeline.drift.report import DriftReport
-from pipeline.runs.run_log import note
+from pipeline.runs.run_log import log_only
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _compared(
 ) -> DriftReport:
     """The report with everything that can be compared."""
     from pipeline.drift.comparison import compare  # DuckDB and SciPy only here: reports are read without
-    from pipeline.drift.counts import ages_of_runs, measures_of, sums_of, tiles_by_age, tiles_since
+    from pipeline.drift.counts import ages_of_runs, measures_of, region_sums, tiles_by_age, tiles_since
 
     now, layouts = layout_of(catalog, info.release), [layout_of(catalog, other.release) for other in before]
     tiles = tiles_since(now, None if report.other_model else layouts[0])
@@ -76,14 +76,14 @@ def _compared(
     measures, theirs = (measures_of(slugs, of.class_slugs) for of in (info, before[0]))
     known = tiles_by_age(layouts[0], ages_of_runs(layouts))
     how = {"order": settings.order, "releases": settings.releases}
-    new = sums_of(now, tiles, measures, newly_predicted=True, **how)
-    earlier = sums_of(layouts[0], known, theirs, newly_predicted=False, **how)
+    new = region_sums(now, tiles, measures, newly_predicted=True, **how)
+    earlier = region_sums(layouts[0], known, theirs, newly_predicted=False, **how)
     regions, tests = compare(new, earlier, measures, settings)
     few = f"Fewer than {settings.min_objects} objects, new or earlier: too few to compare."
     return replace(report, regions=regions, tests=tests, remark="" if tests else few)
 
 
-def keep_drift(workspace: Workspace, release: str) -> DriftReport | None:
+def write_drift(workspace: Workspace, release: str) -> DriftReport | None:
     """Write the report of a release as JSON and Markdown under `reports/`; None when it is there already.
 
     A release that can not be compared has a report that says why.
@@ -98,15 +98,15 @@ def keep_drift(workspace: Workspace, release: str) -> DriftReport | None:
         model_id = read_release(workspace.catalog, release).model_id
         report = DriftReport(release, model_id, remark=f"Could not be compared: {error}")
     for alarm in report.alarms:
-        note(logging.ERROR, f"drift: {alarm}")  # at the terminal the command says it
-    with written_whole(path.with_suffix(".md")) as beside:
+        log_only(logging.ERROR, f"drift: {alarm}")  # at the terminal the command says it
+    with atomic_write(path.with_suffix(".md")) as beside:
         beside.write_text(report.to_markdown(), encoding="utf-8")
-    with written_whole(path) as beside:  # the last: it says that both are there
+    with atomic_write(path) as beside:  # the last: it says that both are there
         beside.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
     return report
 
 
-def is_kept(workspace: Workspace) -> bool:
+def has_report(workspace: Workspace) -> bool:
     """Whether there is a report of the current release, or no release."""
     release = current_name(workspace.catalog)
     return release is None or _path(workspace, release).is_file()

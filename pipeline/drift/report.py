@@ -12,7 +12,7 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Difference:
+class DriftDifference:
     """One quantity of new and of earlier objects.
 
     `new` and `earlier` are means or shares; of the class fractions, which are in `fractions` by class as (new,
@@ -64,7 +64,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Region:
+class DriftRegion:
     """A HEALPix cell, or the whole sky (`cell` None), and what was compared there.
 
     `ra` and `dec` (deg) are the centre. `new` objects are those of tiles that came since, `earlier` those of the
@@ -76,7 +76,7 @@ class Region:
     dec: float | None
     new: int
     earlier: int
-    differences: tuple[Difference, ...]
+    differences: tuple[DriftDifference, ...]
 
     @property
     def name(self) -> str:
@@ -110,7 +110,7 @@ class DriftReport:
     order: int = 0
     level: float = 0.0
     tests: int = 0
-    regions: tuple[Region, ...] = ()
+    regions: tuple[DriftRegion, ...] = ()
     remark: str = ""
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from pipeline.drift.counts import Sums
+from pipeline.drift.counts import RegionSums
 
 _MANY = 10  # tiles beyond the first of each region, from which on earlier tiles alone say how much tiles vary
 _FEWEST_EXPECTED = 5.0  # objects in a cell of a table for the chi-squared distribution to hold (Cochran 1954)
@@ -39,7 +39,7 @@ class Sample:
         return np.maximum(squares - self.mean**2, 0)
 
 
-def design_effects(earlier: Sums, new: Sums) -> np.ndarray:
+def design_effects(earlier: RegionSums, new: RegionSums) -> np.ndarray:
     """How much more the mean of each measure varies over tiles than over single objects: float64 (M,), at least 1.
 
     Variances between the tiles of a region are added up over regions, of the earlier tiles as long as there are enough.
@@ -52,7 +52,7 @@ def design_effects(earlier: Sums, new: Sums) -> np.ndarray:
     return np.maximum(ratio, 1)
 
 
-def _between_tiles(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _between_tiles(sums: RegionSums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Variance of the total of x − mean between tiles, what it is for single objects, degrees of freedom: each (M,)."""
     sample = Sample(sums.n, sums.total, sums.squares)
     several = sums.tiles > 1

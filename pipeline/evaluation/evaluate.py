@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from models.artifacts.registry import ModelCard, load_card
 from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import Evaluation, evaluate
@@ -72,7 +72,7 @@ class PredictedSplit:
         )
         names = ("model_id", "image_set", "split", "simulated", "images_per_second", "device")
         footer = json.dumps({name: getattr(self, name) for name in names})
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             pq.write_table(table.replace_schema_metadata({_FOOTER: footer.encode()}), beside, compression="zstd")
 
     @classmethod
@@ -210,7 +210,7 @@ def to_markdown(result: BenchmarkResult) -> str:
 
 
 def _write(stem: Path, result: BenchmarkResult) -> None:
-    with written_whole(stem.with_suffix(".json")) as beside:
+    with atomic_write(stem.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(result.to_dict(), indent=1))
-    with written_whole(stem.with_suffix(".md")) as beside:
+    with atomic_write(stem.with_suffix(".md")) as beside:
         beside.write_text(to_markdown(result))

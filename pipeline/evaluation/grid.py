@@ -28,10 +28,17 @@ from pipeline.core.progress import track
 from pipeline.datasets.loading import ImageSource, open_images
 from pipeline.datasets.splits import read_split
 from pipeline.evaluation.evaluate import PredictedSplit, predict_test_split
-from pipeline.evaluation.leaderboard import Board, CellState, GridRecord, board_folder, predictions_file, read_board
-from pipeline.evaluation.leaderboard_report import write_board
-from pipeline.execution.executor import run_units
-from pipeline.runs.run_log import unit_ended
+from pipeline.evaluation.leaderboard import (
+    ExperimentState,
+    GridRecord,
+    Leaderboard,
+    leaderboard_folder,
+    predictions_file,
+    read_leaderboard,
+)
+from pipeline.evaluation.leaderboard_report import write_leaderboard
+from pipeline.execution.executor import run_tasks
+from pipeline.runs.run_log import log_result
 from pipeline.training import train as training
 
 log = logging.getLogger(__name__)
@@ -51,7 +58,7 @@ _NO_TIMM = "needs timm, which is not installed: pip install 'morphcat[peers]'"
 _BUDGET = ("epochs", "batch_size", "image_size")
 
 
-class Cell(BaseModel):
+class Experiment(BaseModel):
     """One training of a grid; the layout of a peer is "-"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +99,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    cells: tuple[Cell, ...] = Field(min_length=1)
+    cells: tuple[Experiment, ...] = Field(min_length=1)
 
 
 def make_grid(name: str, settings: TrainingSettings, axes: Axes | None = None) -> Grid:
@@ -139,7 +146,7 @@ def _replaced(named: Axes, given: Axes) -> Axes:
     return named.model_copy(update=chosen)
 
 
-def _combined(axes: Axes, settings: TrainingSettings) -> Iterator[Cell]:
+def _combined(axes: Axes, settings: TrainingSettings) -> Iterator[Experiment]:
     own_layout = DEFAULT_LAYOUT if is_peer(settings.variant) else settings.layout
     for seed, variant, layout, recipe in itertools.product(
         axes.seeds or SEEDS,
@@ -147,7 +154,7 @@ def _combined(axes: Axes, settings: TrainingSettings) -> Iterator[Cell]:
         axes.layouts or (own_layout,),
         axes.recipes or (settings.preset,),
     ):
-        yield Cell.model_validate(
+        yield Experiment.model_validate(
             {
                 "variant": variant,
                 "layout": PEER_LAYOUT if is_peer(variant) else layout,
@@ -160,7 +167,7 @@ def _combined(axes: Axes, settings: TrainingSettings) -> Iterator[Cell]:
 # --- settings of a cell -------------------------------------------------------------------------------------------
 
 
-def cell_settings(settings: Settings, grid: Grid, cell: Cell) -> Settings:
+def experiment_settings(settings: Settings, grid: Grid, cell: Experiment) -> Settings:
     """The settings a cell is trained with.
 
     The budget is the workspace's. So is every training setting in which the workspace differs from its own recipe; all
@@ -205,7 +212,7 @@ def _compact(settings: Settings) -> str:
 
 
 @dataclass(frozen=True)
-class CellJob:
+class ExperimentJob:
     """One cell as plain values: under 1 KB.
 
     settings, source : JSON of `Settings` without what is as usual, and of `ImageSource`.
@@ -227,7 +234,7 @@ class CellJob:
         return Workspace(root=Path(self.root), settings=Settings.model_validate_json(self.settings))
 
 
-def run_cell(job: CellJob) -> str:
+def run_experiment(job: ExperimentJob) -> str:
     """Train a cell where it is not trained yet, predict its test split and keep that; returns the id of its model.
 
     Raises
@@ -250,7 +257,7 @@ def run_cell(job: CellJob) -> str:
             )
     card = training.train(workspace, images, job.split_file or None, may_lead=False)
     run = predict_test_split(workspace, images, card.model_id)
-    run.save(predictions_file(board_folder(workspace, job.image_set, job.split), card.model_id))
+    run.save(predictions_file(leaderboard_folder(workspace, job.image_set, job.split), card.model_id))
     return card.model_id
 
 
@@ -258,11 +265,11 @@ def run_cell(job: CellJob) -> str:
 
 
 @dataclass(frozen=True)
-class PlannedCell:
+class PlannedExperiment:
     """A cell with its job; without one it is skipped, for the reason given. `done` says that nothing is left to do."""
 
-    cell: Cell
-    job: CellJob | None
+    cell: Experiment
+    job: ExperimentJob | None
     done: bool = False
     reason: str = ""
 
@@ -278,10 +285,10 @@ class GridPlan:
 
     folder: Path
     heading: GridRecord
-    cells: tuple[PlannedCell, ...]
+    cells: tuple[PlannedExperiment, ...]
 
     @property
-    def to_do(self) -> list[CellJob]:
+    def to_do(self) -> list[ExperimentJob]:
         """The jobs of what is neither done nor skipped."""
         return [planned.job for planned in self.cells if planned.job and not planned.done]
 
@@ -305,15 +312,15 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
     parts = read_split(split_file, images) if split_file else training.split_of(workspace.settings.training, images)
     if len(parts.test) == 0:
         raise UserError(f"{images.source}: no test split (training.test_fraction = 0), nothing to measure cells on")
-    folder = board_folder(workspace, images.digest, parts.digest)
+    folder = leaderboard_folder(workspace, images.digest, parts.digest)
 
-    def planned(cell: Cell) -> PlannedCell:
+    def planned(cell: Experiment) -> PlannedExperiment:
         if is_peer(cell.variant) and not _has_timm():
-            return PlannedCell(cell, None, reason=_NO_TIMM)
-        settings = cell_settings(workspace.settings, grid, cell)
+            return PlannedExperiment(cell, None, reason=_NO_TIMM)
+        settings = experiment_settings(workspace.settings, grid, cell)
         place = workspace.model_copy(update={"settings": settings})
         model_id = training.plan(place, images, split_path or None)[0].name
-        job = CellJob(
+        job = ExperimentJob(
             name=cell.name,
             root=str(workspace.root),
             settings=_compact(settings),
@@ -323,7 +330,7 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
             split=parts.digest,
             model_id=model_id,
         )
-        return PlannedCell(cell, job, _is_done(workspace, folder, job))
+        return PlannedExperiment(cell, job, _is_done(workspace, folder, job))
 
     heading = GridRecord(
         grid=grid.name,
@@ -339,7 +346,7 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
     return GridPlan(folder, heading, tuple(planned(cell) for cell in grid.cells))
 
 
-def _is_done(workspace: Workspace, folder: Path, job: CellJob) -> bool:
+def _is_done(workspace: Workspace, folder: Path, job: ExperimentJob) -> bool:
     """Whether the model of a cell and its predictions are there and can be read; a damaged file is made anew."""
     path = predictions_file(folder, job.model_id)
     if not (training.is_published(workspace, job.model_id) and path.is_file()):
@@ -352,13 +359,13 @@ def _is_done(workspace: Workspace, folder: Path, job: CellJob) -> bool:
     return (run.model_id, run.image_set, run.split) == (job.model_id, job.image_set, job.split)
 
 
-def run_cells(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
+def run_experiments(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
     """Run what is not done; returns the errors of the cells that failed, by name of the cell."""
     failed: dict[str, str] = {}
     workers = workspace.settings.workers.model_copy(update={"unit_seconds": 0})  # a training may take its time
     with track(f"grid {plan.heading.grid}", len(plan.to_do)) as step:
-        for outcome in run_units(run_cell, plan.to_do, workers):
-            unit_ended(outcome)
+        for outcome in run_tasks(run_experiment, plan.to_do, workers):
+            log_result(outcome)
             if outcome.receipt is None:
                 failed[outcome.name] = outcome.error
                 log.warning("%s failed: %s", outcome.name, outcome.error)
@@ -366,19 +373,19 @@ def run_cells(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
     return failed
 
 
-def finish_board(workspace: Workspace, plan: GridPlan, failed: dict[str, str]) -> Board:
+def write_leaderboard_of(workspace: Workspace, plan: GridPlan, failed: dict[str, str]) -> Leaderboard:
     """Make the board of everything measured on these images and this split, and write it."""
     states = tuple(_state(planned, failed) for planned in plan.cells)
     plan.heading.model_copy(update={"cells": states}).save(plan.folder)
-    board = read_board(plan.folder, workspace.models)
-    write_board(board, plan.folder)
+    board = read_leaderboard(plan.folder, workspace.models)
+    write_leaderboard(board, plan.folder)
     return board
 
 
-def _state(planned: PlannedCell, failed: dict[str, str]) -> CellState:
+def _state(planned: PlannedExperiment, failed: dict[str, str]) -> ExperimentState:
     cell = planned.cell
     error = failed.get(cell.name, "").strip()
-    return CellState(
+    return ExperimentState(
         name=cell.name,
         model_id=planned.job.model_id if planned.job else "",
         state="failed" if error else "done" if planned.job else "skipped",
@@ -386,13 +393,13 @@ def _state(planned: PlannedCell, failed: dict[str, str]) -> CellState:
     )
 
 
-def run_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file: Path | None = None) -> Board:
+def run_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file: Path | None = None) -> Leaderboard:
     """Plan a grid, run what is not done, and make the board; returns it also when cells failed.
 
     Raises what `plan_grid` raises.
     """
     plan = plan_grid(workspace, source, grid, split_file)
-    return finish_board(workspace, plan, run_cells(workspace, plan))
+    return write_leaderboard_of(workspace, plan, run_experiments(workspace, plan))
 
 
 def _has_timm() -> bool:

@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from models.artifacts.registry import ModelCard, load_card
 from models.metrics import Evaluation, ReliabilityBin
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.evaluation.evaluate import PredictedSplit
-from pipeline.evaluation.paired import Difference, compare
-from pipeline.evaluation.published_results import benchmark_of, reported_for
+from pipeline.evaluation.paired import AccuracyDifference, compare_accuracy
+from pipeline.evaluation.published_results import benchmark_of, published_for
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ METRICS = (
 split, `training_images_per_second` the median epoch."""
 
 
-def board_folder(workspace: Workspace, image_set: str, split: str) -> Path:
+def leaderboard_folder(workspace: Workspace, image_set: str, split: str) -> Path:
     """Where the board of one image set and one split lies."""
     return workspace.reports / f"board-{image_set}-{split}"
 
@@ -64,7 +64,7 @@ def predictions_file(folder: Path, model_id: str) -> Path:
 # --- what a grid leaves beside the predictions --------------------------------------------------------------------
 
 
-class CellState(BaseModel):
+class ExperimentState(BaseModel):
     """How a cell of the last grid ended; `reason` says why it failed or was skipped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,11 +88,11 @@ class GridRecord(BaseModel):
     simulated: bool
     images: int
     test_images: int
-    cells: tuple[CellState, ...]
+    cells: tuple[ExperimentState, ...]
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of a board."""
-        with written_whole(folder / _RECORD) as beside:
+        with atomic_write(folder / _RECORD) as beside:
             beside.write_text(self.model_dump_json(indent=1))
 
     @classmethod
@@ -108,7 +108,7 @@ class GridRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class MeasuredCell:
+class MeasuredExperiment:
     """One trained network with what it says of the test split."""
 
     card: ModelCard
@@ -161,7 +161,7 @@ class MeasuredCell:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSummary:
     """Mean over seeds and standard deviation (n - 1); the latter None for one seed."""
 
     mean: float
@@ -169,7 +169,7 @@ class Spread:
     n: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Spread:
+    def of(cls, values: Iterable[float]) -> SeedSummary:
         """NaN is passed over; of nothing else the mean is NaN."""
         known = np.array([value for value in values if np.isfinite(value)])
         if len(known) == 0:
@@ -182,16 +182,16 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
+class LeaderboardEntry:
     """The cells of one configuration, by seed. `against` compares it with the reference of the board; None for that.
 
     `reported` is the percentage that others published for this network on these images, None where nobody did.
     """
 
     label: str
-    cells: tuple[MeasuredCell, ...]
+    cells: tuple[MeasuredExperiment, ...]
     reported: float | None = None
-    against: Difference | None = None
+    against: AccuracyDifference | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -202,25 +202,25 @@ class Row:
     def seeds(self) -> list[int]:
         return [cell.seed for cell in self.cells]
 
-    def spread(self, metric: str) -> Spread:
+    def spread(self, metric: str) -> SeedSummary:
         """Mean and deviation over seeds of one of the `METRICS`."""
-        return Spread.of(cell.numbers[metric] for cell in self.cells)
+        return SeedSummary.of(cell.numbers[metric] for cell in self.cells)
 
-    def recall(self) -> list[Spread]:
+    def recall(self) -> list[SeedSummary]:
         """For each class."""
-        return [Spread.of(values) for values in zip(*(cell.evaluation.recall for cell in self.cells), strict=True)]
+        return [SeedSummary.of(values) for values in zip(*(cell.evaluation.recall for cell in self.cells), strict=True)]
 
-    def class_coverage(self) -> list[Spread]:
+    def class_coverage(self) -> list[SeedSummary]:
         """For each class: how often its prediction sets hold it."""
-        return [Spread.of(values) for values in zip(*(cell.class_coverage for cell in self.cells), strict=True)]
+        return [SeedSummary.of(values) for values in zip(*(cell.class_coverage for cell in self.cells), strict=True)]
 
     def confusion(self) -> np.ndarray:
         """int64 (C, C), summed over seeds: true class by row, called class by column."""
         return np.array([cell.evaluation.confusion for cell in self.cells], dtype=np.int64).sum(axis=0)
 
-    def scale_accuracy(self) -> dict[float, Spread]:
+    def scale_accuracy(self) -> dict[float, SeedSummary]:
         """Accuracy at each pixel scale in arcsec."""
-        return {s: Spread.of(cell.scales[s][1] for cell in self.cells) for s in self.cells[0].scales}
+        return {s: SeedSummary.of(cell.scales[s][1] for cell in self.cells) for s in self.cells[0].scales}
 
     def reliability(self, when: Literal["before", "after"]) -> list[ReliabilityBin]:
         """Confidence against accuracy on the test split, over all seeds, before or after temperature scaling."""
@@ -254,7 +254,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """Rows, best mean accuracy first, and what became of the last grid. `reference` is the label of a row, or empty.
 
     `lost` says of predictions that stand in no row why not, by id of the model.
@@ -262,7 +262,7 @@ class Board:
 
     folder: Path
     record: GridRecord
-    rows: tuple[Row, ...]
+    rows: tuple[LeaderboardEntry, ...]
     reference: str
     lost: dict[str, str] = field(default_factory=dict)
 
@@ -271,21 +271,21 @@ class Board:
         return self.record.simulated
 
     @property
-    def cells(self) -> list[MeasuredCell]:
+    def cells(self) -> list[MeasuredExperiment]:
         """All, row by row and seed by seed."""
         return [cell for row in self.rows for cell in row.cells]
 
     @property
-    def failed(self) -> list[CellState]:
+    def failed(self) -> list[ExperimentState]:
         """Cells of the last grid that failed."""
         return [cell for cell in self.record.cells if cell.state == "failed"]
 
     @property
-    def skipped(self) -> list[CellState]:
+    def skipped(self) -> list[ExperimentState]:
         """Cells of the last grid that were not run."""
         return [cell for cell in self.record.cells if cell.state == "skipped"]
 
-    def row(self, label: str) -> Row:
+    def row(self, label: str) -> LeaderboardEntry:
         """The row of a label."""
         return next(row for row in self.rows if row.label == label)
 
@@ -307,7 +307,7 @@ class Board:
         )
 
 
-def devices(cells: Sequence[MeasuredCell]) -> list[str]:
+def devices(cells: Sequence[MeasuredExperiment]) -> list[str]:
     """Names of the devices that the speeds of cells were measured on."""
     return sorted({cell.run.device for cell in cells})
 
@@ -315,7 +315,7 @@ def devices(cells: Sequence[MeasuredCell]) -> list[str]:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_board(folder: Path, models: Path) -> Board:
+def read_leaderboard(folder: Path, models: Path) -> Leaderboard:
     """Make the board of a folder from its files of predictions and the cards below `models`.
 
     Each row is compared with the one of the first cell of the last grid that is measured: who asks for a grid says by
@@ -327,7 +327,7 @@ def read_board(folder: Path, models: Path) -> Board:
     ModelError : the card of a model is damaged.
     """
     record = GridRecord.load(folder)
-    cells: list[MeasuredCell] = []
+    cells: list[MeasuredExperiment] = []
     lost: dict[str, str] = {}
     for path in sorted((folder / _PREDICTIONS).glob("*.parquet")):
         if not (models / path.stem / "card.json").is_file():
@@ -338,16 +338,16 @@ def read_board(folder: Path, models: Path) -> Board:
         except UserError as error:  # of a grid that does not run now, or that one would have made it anew
             lost[path.stem] = str(error)
             continue
-        cells.append(MeasuredCell(load_card(models, path.stem), run))
+        cells.append(MeasuredExperiment(load_card(models, path.stem), run))
         _check_fits(path, cells[0], cells[-1], record)
     rows = _rows(cells, record)
     reference = _reference(rows, record)
     if reference:
         rows = [_compared(row, reference) for row in rows]
-    return Board(folder, record, tuple(rows), reference.label if reference else "", lost)
+    return Leaderboard(folder, record, tuple(rows), reference.label if reference else "", lost)
 
 
-def _check_fits(path: Path, first: MeasuredCell, cell: MeasuredCell, record: GridRecord) -> None:
+def _check_fits(path: Path, first: MeasuredExperiment, cell: MeasuredExperiment, record: GridRecord) -> None:
     expected = (record.image_set, record.split)
     for found in ((cell.run.image_set, cell.run.split), (cell.card.data["digest"], cell.card.split_digest)):
         if found != expected:
@@ -359,26 +359,26 @@ def _check_fits(path: Path, first: MeasuredCell, cell: MeasuredCell, record: Gri
         raise UserError(f"{path}: not the test images of {first.card.model_id}; delete it and run the benchmark again")
 
 
-def _rows(cells: list[MeasuredCell], record: GridRecord) -> list[Row]:
+def _rows(cells: list[MeasuredExperiment], record: GridRecord) -> list[LeaderboardEntry]:
     """Cells that differ in nothing but the seed make a row."""
-    groups: dict[str, list[MeasuredCell]] = {}
+    groups: dict[str, list[MeasuredExperiment]] = {}
     for cell in cells:
         groups.setdefault(_configuration(cell), []).append(cell)
     public = benchmark_of(record.kind, record.images, simulated=record.simulated)
     rows = []
     for (_, group), label in zip(groups.items(), _labels([group[0] for group in groups.values()]), strict=True):
         card = group[0].card
-        reported = reported_for(public, card.variant, card.layout)
-        rows.append(Row(label, tuple(sorted(group, key=lambda cell: cell.seed)), reported))
+        reported = published_for(public, card.variant, card.layout)
+        rows.append(LeaderboardEntry(label, tuple(sorted(group, key=lambda cell: cell.seed)), reported))
     return sorted(rows, key=lambda row: (-row.spread("accuracy").mean, row.label))
 
 
-def _configuration(cell: MeasuredCell) -> str:
+def _configuration(cell: MeasuredExperiment) -> str:
     settings = {name: value for name, value in cell.card.settings.items() if name != "seed"}
     return json.dumps([settings, cell.card.recipe_digest], sort_keys=True)
 
 
-def _labels(cells: Sequence[MeasuredCell]) -> list[str]:
+def _labels(cells: Sequence[MeasuredExperiment]) -> list[str]:
     """Network, layout and recipe; where that does not tell rows apart, also the settings in which they differ."""
     short = [" ".join(p for p in (c.card.variant, c.card.layout, c.recipe) if p != "-") for c in cells]
     labels = []
@@ -390,7 +390,7 @@ def _labels(cells: Sequence[MeasuredCell]) -> list[str]:
     return labels
 
 
-def _reference(rows: Sequence[Row], record: GridRecord) -> Row | None:
+def _reference(rows: Sequence[LeaderboardEntry], record: GridRecord) -> LeaderboardEntry | None:
     for state in record.cells:
         for row in rows:
             if state.model_id in (cell.card.model_id for cell in row.cells):
@@ -398,11 +398,11 @@ def _reference(rows: Sequence[Row], record: GridRecord) -> Row | None:
     return rows[0] if rows else None
 
 
-def _compared(row: Row, reference: Row) -> Row:
+def _compared(row: LeaderboardEntry, reference: LeaderboardEntry) -> LeaderboardEntry:
     if row is reference:
         return row
     theirs, ours = (np.stack([cell.correct for cell in each.cells]) for each in (reference, row))
-    return Row(row.label, row.cells, row.reported, compare(ours, theirs))
+    return LeaderboardEntry(row.label, row.cells, row.reported, compare_accuracy(ours, theirs))
 
 
 def _pooled(bins: list[ReliabilityBin]) -> list[ReliabilityBin]:

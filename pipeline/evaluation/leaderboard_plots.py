@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.metrics import ReliabilityBin, calibration_gap
-from pipeline.evaluation.leaderboard import Board, Row
+from pipeline.evaluation.leaderboard import Leaderboard, LeaderboardEntry
 
 _DPI = 130
 _MOST_CLASSES = 30  # whose names and counts are written into the confusion matrix
 _BINS = 15
 
 
-def plots(board: Board) -> dict[str, bytes]:
+def plots(board: Leaderboard) -> dict[str, bytes]:
     """PNG files by name; none without a row."""
     if not board.rows:
         return {}
@@ -32,7 +32,7 @@ def plots(board: Board) -> dict[str, bytes]:
     return {name: _png(figure) for name, figure in figures.items()}
 
 
-def _accuracy(board: Board) -> Figure:
+def _accuracy(board: Leaderboard) -> Figure:
     """Every seed as a dot, the mean with its deviation beside."""
     rows = board.rows
     figure = Figure(figsize=(8, 1.4 + 0.42 * len(rows)), layout="constrained")
@@ -51,7 +51,7 @@ def _accuracy(board: Board) -> Figure:
     return figure
 
 
-def _reliability(row: Row) -> Figure:
+def _reliability(row: LeaderboardEntry) -> Figure:
     """Confidence against accuracy before and after temperature scaling, all seeds together."""
     figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     before, after = figure.subplots(1, 2, sharey=True)
@@ -83,7 +83,7 @@ def _reliability_panel(axes: Axes, bins: list[ReliabilityBin], title: str) -> No
     axes.legend(loc="upper left", fontsize="small", frameon=False)
 
 
-def _confusion(row: Row) -> Figure:
+def _confusion(row: LeaderboardEntry) -> Figure:
     """Shares of each true class in colour, counts in figures."""
     counts = row.confusion()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -106,7 +106,7 @@ def _confusion(row: Row) -> Figure:
     return figure
 
 
-def _curves(board: Board) -> Figure:
+def _curves(board: Leaderboard) -> Figure:
     """Validation loss and accuracy of each epoch: the mean over seeds, and each seed faintly."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)

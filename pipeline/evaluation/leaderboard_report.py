@@ -16,15 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.atomic import written_whole
-from pipeline.evaluation.leaderboard import Board, MeasuredCell, Row, Spread, devices
+from catalogs.atomic import atomic_write
+from pipeline.evaluation.leaderboard import Leaderboard, LeaderboardEntry, MeasuredExperiment, SeedSummary, devices
 from pipeline.evaluation.leaderboard_plots import plots
 from pipeline.evaluation.published_results import REPORTED, TITLES, benchmark_of
 
 _MOST_CLASSES = 30  # of a table of recall for people; with more it would fill pages
 
 
-def write_board(board: Board, folder: Path) -> None:
+def write_leaderboard(board: Leaderboard, folder: Path) -> None:
     """Write every file of a board, each of them whole."""
     for name, rows in (
         ("cells", [_cell_numbers(row, cell) for row in board.rows for cell in row.cells]),
@@ -36,24 +36,24 @@ def write_board(board: Board, folder: Path) -> None:
     texts = {"board.json": json.dumps(board.to_dict(), indent=1), "board.md": to_markdown(board)}
     contents = {**{name: text.encode() for name, text in texts.items()}, **plots(board)}
     for name, content in contents.items():
-        with written_whole(folder / name) as beside:
+        with atomic_write(folder / name) as beside:
             beside.write_bytes(content)
 
 
 # --- for programs -------------------------------------------------------------------------------------------------
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]], board: Board) -> None:
+def _write_table(path: Path, rows: list[dict[str, Any]], board: Leaderboard) -> None:
     """One table; where there are no rows, none, and one from before goes."""
     if not rows:
         path.unlink(missing_ok=True)
         return
     frame = pd.DataFrame(rows).assign(simulated=board.simulated)
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), beside, compression="zstd")
 
 
-def _cell_numbers(row: Row, cell: MeasuredCell) -> dict[str, Any]:
+def _cell_numbers(row: LeaderboardEntry, cell: MeasuredExperiment) -> dict[str, Any]:
     card = cell.card
     return {
         "model_id": card.model_id,
@@ -79,7 +79,7 @@ def _cell_numbers(row: Row, cell: MeasuredCell) -> dict[str, Any]:
     }
 
 
-def _long(board: Board, of_cell: Callable[[MeasuredCell], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _long(board: Leaderboard, of_cell: Callable[[MeasuredExperiment], list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return [
         {"model_id": cell.card.model_id, "label": row.label, "seed": cell.seed, **values}
         for row in board.rows
@@ -88,7 +88,7 @@ def _long(board: Board, of_cell: Callable[[MeasuredCell], list[dict[str, Any]]])
     ]
 
 
-def _recall(cell: MeasuredCell) -> list[dict[str, Any]]:
+def _recall(cell: MeasuredExperiment) -> list[dict[str, Any]]:
     numbers = zip(cell.evaluation.confusion, cell.evaluation.recall, cell.class_coverage, strict=True)
     return [
         {"class": c, "slug": slug, "images": sum(counts), "recall": recall, "coverage": coverage}
@@ -96,7 +96,7 @@ def _recall(cell: MeasuredCell) -> list[dict[str, Any]]:
     ]
 
 
-def _confusion(cell: MeasuredCell) -> list[dict[str, Any]]:
+def _confusion(cell: MeasuredExperiment) -> list[dict[str, Any]]:
     return [
         {"true": true, "called": called, "images": images}
         for true, counts in enumerate(cell.evaluation.confusion)
@@ -104,14 +104,14 @@ def _confusion(cell: MeasuredCell) -> list[dict[str, Any]]:
     ]
 
 
-def _scales(cell: MeasuredCell) -> list[dict[str, Any]]:
+def _scales(cell: MeasuredExperiment) -> list[dict[str, Any]]:
     return [{"pixscale": s, "images": images, "accuracy": accuracy} for s, (images, accuracy) in cell.scales.items()]
 
 
 # --- for people ---------------------------------------------------------------------------------------------------
 
 
-def to_markdown(board: Board) -> str:
+def to_markdown(board: Leaderboard) -> str:
     """The board for people."""
     sections = [_heading(board)]
     if board.rows:
@@ -120,7 +120,7 @@ def to_markdown(board: Board) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def results_table(board: Board) -> list[list[str]]:
+def results_table(board: Leaderboard) -> list[list[str]]:
     """The main table as text, a header and a line for each row of the board."""
     header = ["#", "network, layout, recipe", "seeds", "accuracy %", "macro-F1 %", "calibration error, before → after"]
     header += ["Brier", f"coverage % ({_target(board)})", "classes in a set", "images/s", "parameters", "epochs"]
@@ -128,7 +128,7 @@ def results_table(board: Board) -> list[list[str]]:
     return [header, *(_result(number, row) for number, row in enumerate(board.rows, 1))]
 
 
-def _result(number: int, row: Row) -> list[str]:
+def _result(number: int, row: LeaderboardEntry) -> list[str]:
     card = row.card
     ece = f"{_of(row.spread('ece_before'), 3)} → {_of(row.spread('ece'), 3)}"
     return [
@@ -149,7 +149,7 @@ def _result(number: int, row: Row) -> list[str]:
     ]
 
 
-def _heading(board: Board) -> str:
+def _heading(board: Leaderboard) -> str:
     record = board.record
     mark = "SIMULATED images: " if board.simulated else ""
     lines = [
@@ -167,7 +167,7 @@ def _heading(board: Board) -> str:
     return "\n".join(lines)
 
 
-def _results(board: Board) -> str:
+def _results(board: Leaderboard) -> str:
     names = devices(board.cells)
     speed = f"Images/s: inference on {'; '.join(names)}."
     if len(names) > 1:
@@ -177,7 +177,7 @@ def _results(board: Board) -> str:
     )
 
 
-def _comparison(board: Board) -> str:
+def _comparison(board: Leaderboard) -> str:
     table = [["#", "network, layout, recipe", "accuracy, points", "95 % interval", "verdict"]]
     for number, row in enumerate(board.rows, 1):
         if row.against:
@@ -199,7 +199,7 @@ def _comparison(board: Board) -> str:
     )
 
 
-def _recall_table(board: Board) -> str:
+def _recall_table(board: Leaderboard) -> str:
     slugs = board.rows[0].card.class_slugs
     if len(slugs) > _MOST_CLASSES:
         return "## Recall\n\nIn `recall.parquet`, class by class."
@@ -211,7 +211,7 @@ def _recall_table(board: Board) -> str:
     return "\n".join(["## Recall, %", "", *_lines(table)])
 
 
-def _scale_table(board: Board) -> str:
+def _scale_table(board: Leaderboard) -> str:
     first = board.cells[0].scales
     if not first:
         return ""
@@ -221,7 +221,7 @@ def _scale_table(board: Board) -> str:
     return "\n".join(["## Accuracy by pixel scale, %", "", *_lines(table)])
 
 
-def _figures(board: Board) -> str:
+def _figures(board: Leaderboard) -> str:
     best = board.rows[0].label
     return "\n\n".join(
         [
@@ -234,13 +234,13 @@ def _figures(board: Board) -> str:
     )
 
 
-def _missing(board: Board) -> str:
+def _missing(board: Leaderboard) -> str:
     lines = [f"* {cell.name}: {cell.state}: {cell.reason}" for cell in (*board.failed, *board.skipped)]
     lines += [f"* {model_id}: {reason}" for model_id, reason in board.lost.items()]
     return "\n".join(["## Not on the board", "", *lines]) if lines else ""
 
 
-def _reported(board: Board) -> str:
+def _reported(board: Leaderboard) -> str:
     record = board.record
     public = benchmark_of(record.kind, record.images, simulated=record.simulated)
     entries = [entry for entry in REPORTED if entry.benchmark == record.kind]
@@ -257,7 +257,7 @@ def _reported(board: Board) -> str:
     return "\n".join([title, "", warning, "", *_lines(table)])
 
 
-def _notes(board: Board) -> str:
+def _notes(board: Leaderboard) -> str:
     notes = [
         "calibration error: expected calibration error in 15 bins of equal width, before and after temperature scaling",
         "coverage: share of test images whose conformal prediction set holds the true class; the target is what the "
@@ -270,16 +270,16 @@ def _notes(board: Board) -> str:
     return "\n".join(["## How to read this", "", *(f"* {note}" for note in notes)])
 
 
-def _target(board: Board) -> str:
+def _target(board: Leaderboard) -> str:
     targets = sorted({f"{100 * cell.card.conformal.coverage:g}" for cell in board.cells})
     return "target " + " and ".join(targets)
 
 
-def _percent(spread: Spread) -> str:
-    return _of(Spread(100 * spread.mean, spread.deviation and 100 * spread.deviation, spread.n), 1)
+def _percent(spread: SeedSummary) -> str:
+    return _of(SeedSummary(100 * spread.mean, spread.deviation and 100 * spread.deviation, spread.n), 1)
 
 
-def _of(spread: Spread, digits: int) -> str:
+def _of(spread: SeedSummary, digits: int) -> str:
     if spread.n == 0:
         return "–"
     return f"{spread.mean:.{digits}f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.{digits}f}")

@@ -17,7 +17,7 @@ _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Difference:
+class AccuracyDifference:
     """Mean accuracy of one group less that of the other, with the ends of its 95 % confidence interval, 0 … 1.
 
     `over_seeds` is False where a group has one training: its interval then knows nothing of the chance of a seed.
@@ -34,7 +34,7 @@ class Difference:
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
 
 
-def compare(correct: np.ndarray, reference: np.ndarray) -> Difference:
+def compare_accuracy(correct: np.ndarray, reference: np.ndarray) -> AccuracyDifference:
     """How much more often one group of trainings is right than another.
 
     correct : bool (a, N), whether each of a trainings calls each of N test images right; reference : bool (b, N).
@@ -53,4 +53,4 @@ def compare(correct: np.ndarray, reference: np.ndarray) -> Difference:
     if variance > 0:
         freedom = variance**2 / sum(term**2 / free for term, free in terms)
         half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
-    return Difference(mean, mean - half, mean + half, over_seeds=all(len(each) > 1 for each in groups))
+    return AccuracyDifference(mean, mean - half, mean + half, over_seeds=all(len(each) > 1 for each in groups))

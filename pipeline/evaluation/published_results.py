@@ -20,7 +20,7 @@ _LEAK = "trained, or may have been trained, on test images"
 
 
 @dataclass(frozen=True)
-class Reported:
+class PublishedResult:
     """A reported top-1 accuracy in percent. `variant` and `layout` are our names of the network where we have it."""
 
     benchmark: str
@@ -32,24 +32,24 @@ class Reported:
     layout: str = ""
 
 
-def _paper(benchmark: str, three: float, four: float, five: float) -> tuple[Reported, ...]:
+def _paper(benchmark: str, three: float, four: float, five: float) -> tuple[PublishedResult, ...]:
     return tuple(
-        Reported(benchmark, f"Astroformer-{n}", accuracy, PAPER, _UNPUBLISHED, f"astroformer_{n}", "CCCT")
+        PublishedResult(benchmark, f"Astroformer-{n}", accuracy, PAPER, _UNPUBLISHED, f"astroformer_{n}", "CCCT")
         for n, accuracy in ((3, three), (4, four), (5, five))
     )
 
 
-REPORTED: tuple[Reported, ...] = (
+REPORTED: tuple[PublishedResult, ...] = (
     *_paper("galaxy10", 92.39, 94.86, 94.81),
     *_paper("cifar100", 87.65, 93.36, 89.38),
     *_paper("cifar10", 99.12, 98.93, 93.23),
     *_paper("tiny_imagenet", 86.86, 91.12, 92.98),
-    Reported("galaxy10", "a later claim", 95.52, _CLEANER, _LEAK),
-    Reported("galaxy10", "another later claim", 95.42, _CLEANER, _LEAK),
-    Reported("galaxy10", "DINOv2-L, finetuned", 87.4, _CLEANER, _OTHER),
-    Reported("galaxy10", "ConvNeXtV2-L", 86.8, _CLEANER, _OTHER),
-    Reported("galaxy10", "Zoobot-2, finetuned", 86.7, _CLEANER, _OTHER),
-    Reported("galaxy10", "ConvNeXt-B", 84.3, _CLEANER, _OTHER),
+    PublishedResult("galaxy10", "a later claim", 95.52, _CLEANER, _LEAK),
+    PublishedResult("galaxy10", "another later claim", 95.42, _CLEANER, _LEAK),
+    PublishedResult("galaxy10", "DINOv2-L, finetuned", 87.4, _CLEANER, _OTHER),
+    PublishedResult("galaxy10", "ConvNeXtV2-L", 86.8, _CLEANER, _OTHER),
+    PublishedResult("galaxy10", "Zoobot-2, finetuned", 86.7, _CLEANER, _OTHER),
+    PublishedResult("galaxy10", "ConvNeXt-B", 84.3, _CLEANER, _OTHER),
 )
 
 TITLES = {
@@ -70,7 +70,7 @@ def benchmark_of(kind: str, images: int, *, simulated: bool) -> str | None:
     return kind
 
 
-def reported_for(benchmark: str | None, variant: str, layout: str) -> float | None:
+def published_for(benchmark: str | None, variant: str, layout: str) -> float | None:
     """The percentage reported for one of our networks on a benchmark; None where nobody reported any."""
     for entry in REPORTED:
         if benchmark and (entry.benchmark, entry.variant, entry.layout) == (benchmark, variant, layout):

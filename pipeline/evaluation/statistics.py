@@ -117,7 +117,7 @@ def _macro_f1(triples: np.ndarray, counts: np.ndarray, which: int) -> np.ndarray
     return f1.sum(axis=1) / (truths > 0).sum(axis=1)
 
 
-def honest_ece(confidence: np.ndarray, chance: float, bins: int, seed: int) -> float:
+def ece_beyond_chance(confidence: np.ndarray, chance: float, bins: int, seed: int) -> float:
     """The calibration error, over bins of equal count, that honest confidences (n,) exceed with probability `chance`.
 
     Consistency resampling (Bröcker & Smith 2007): each image is right with the probability that its confidence says.

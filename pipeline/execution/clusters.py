@@ -66,7 +66,7 @@ def needs_gpu(settings: WorkerSettings) -> bool:
     return settings.kind == "connect" and settings.device == "cuda"
 
 
-def workers_there(client: Any, gpu: bool = False) -> dict[str, int]:
+def current_workers(client: Any, gpu: bool = False) -> dict[str, int]:
     """Threads of each worker that is there now, by its address; with `gpu` only of those that offer the resource GPU.
 
     Raises OSError (also as TimeoutError) when the scheduler does not answer.
@@ -97,13 +97,13 @@ def _wait_for_workers(client: Any, settings: WorkerSettings, wanted: int) -> Non
 
 def _count(client: Any, settings: WorkerSettings) -> int:
     try:
-        return len(workers_there(client, needs_gpu(settings)))
+        return len(current_workers(client, needs_gpu(settings)))
     except OSError as error:
         raise ClusterLost(f"the scheduler of the workers went away ({error})") from error
 
 
 def _nobody_came(client: Any, settings: WorkerSettings, seconds: float) -> str:
-    address, others = client.scheduler.address, len(workers_there(client))
+    address, others = client.scheduler.address, len(current_workers(client))
     if others:
         return (
             f"workers.device = cuda, and none of the {others} workers of the scheduler {address} offers the resource "

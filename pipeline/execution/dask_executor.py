@@ -29,9 +29,9 @@ from distributed.comm import CommClosedError
 
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import ClusterLost, UserError
-from pipeline.execution.clusters import needs_gpu, workers_there
-from pipeline.execution.environment import Standard, require_fit
-from pipeline.execution.task import Job, Outcome, Receipt, attempt, set_torch_threads
+from pipeline.execution.clusters import current_workers, needs_gpu
+from pipeline.execution.environment import WorkerRequirements, check_worker
+from pipeline.execution.task import Job, Receipt, TaskResult, run_task, set_torch_threads
 from pipeline.execution.timeouts import process_ends_after
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _LOOK = 1.0  # seconds between two questions who is there
 
 
 @dataclass(frozen=True)
-class Terms:
+class TaskLimits:
     """What a unit is told of its worker: torch threads (0: as they are), seconds until it is ended, further tries.
 
     `standard` is what the worker's process has to be like, made sure of before its first unit; None: anything.
@@ -52,17 +52,17 @@ class Terms:
     threads: int
     seconds: float
     retries: int
-    standard: Standard | None = None
+    standard: WorkerRequirements | None = None
 
 
-def on_worker(function: Callable[[Job], Receipt], job: Job, terms: Terms) -> Outcome[Receipt]:
+def run_on_worker(function: Callable[[Job], Receipt], job: Job, terms: TaskLimits) -> TaskResult[Receipt]:
     """Run one unit in a worker's process, which ends itself when the unit takes too long."""
     if terms.threads and "torch" in sys.modules:  # else the unit, imported by now, needs none
         set_torch_threads(terms.threads)
     with process_ends_after(terms.seconds):
         if terms.standard:
-            require_fit(terms.standard)
-        return attempt(function, job, terms.retries)
+            check_worker(terms.standard)
+        return run_task(function, job, terms.retries)
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Lost(Generic[Job]):
     why: str = "KilledWorker: its worker died; workers.deaths = 0 leaves it at that"
 
 
-class FanOut(Generic[Job, Receipt]):
+class DaskExecutor(Generic[Job, Receipt]):
     """The jobs of one stage on a cluster; `outcomes` runs them."""
 
     def __init__(
@@ -94,10 +94,10 @@ class FanOut(Generic[Job, Receipt]):
         function: Callable[[Job], Receipt],
         jobs: Sequence[Job],
         settings: WorkerSettings,
-        standard: Standard | None = None,
+        standard: WorkerRequirements | None = None,
     ) -> None:
         self._client, self._function, self._jobs, self._settings = client, function, jobs, settings
-        self._terms = Terms(settings.worker_threads(), settings.unit_seconds, settings.retries, standard)
+        self._terms = TaskLimits(settings.worker_threads(), settings.unit_seconds, settings.retries, standard)
         self._under_way: dict[str, _UnderWay[Job]] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lost: deque[_Lost[Job]] = deque()
@@ -106,7 +106,7 @@ class FanOut(Generic[Job, Receipt]):
         self._looked = float("-inf")
         self._seen = time.monotonic()  # when there was a worker for the last time
 
-    def outcomes(self) -> Iterator[Outcome[Receipt]]:
+    def outcomes(self) -> Iterator[TaskResult[Receipt]]:
         """The outcomes of all jobs as they come.
 
         Raises
@@ -121,7 +121,7 @@ class FanOut(Generic[Job, Receipt]):
         except (ClosedClientError, CancelledError) as error:
             raise self._cluster_lost("the connection to its scheduler broke") from error
 
-    def _together(self) -> Iterator[Outcome[Receipt]]:
+    def _together(self) -> Iterator[TaskResult[Receipt]]:
         waiting = deque(self._jobs)
         lost_in_a_row = 0
         while waiting or self._under_way:
@@ -139,14 +139,14 @@ class FanOut(Generic[Job, Receipt]):
                     yield outcome
             self._stop_dying(lost_in_a_row, window)
 
-    def _apart(self) -> Iterator[Outcome[Receipt]]:
+    def _apart(self) -> Iterator[TaskResult[Receipt]]:
         """Units that were lost, each on a worker of its own, tried again as long as that dies."""
         tried: dict[str, _Lost[Job]] = {}
         while self._lost or self._under_way:
             self._look(0.0)  # a unit must not be pinned to a worker that is gone
             if self._lost and self._lost[0].tries >= self._settings.deaths:
                 lost = self._lost.popleft()
-                yield Outcome(lost.job.name, None, lost.why)
+                yield TaskResult(lost.job.name, None, lost.why)
                 continue
             busy = {unit.worker for unit in self._under_way.values()}
             for worker in self._workers.keys() - busy:
@@ -164,7 +164,7 @@ class FanOut(Generic[Job, Receipt]):
     def _submit(self, job: Job, worker: str = "") -> str:
         """Send a unit to a worker; returns the key of its future."""
         future = self._client.submit(
-            on_worker,
+            run_on_worker,
             self._function,
             job,
             self._terms,
@@ -208,7 +208,7 @@ class FanOut(Generic[Job, Receipt]):
         gone = [key for key, unit in self._under_way.items() if unit.worker not in self._workers]
         return [self._under_way.pop(key) for key in gone]
 
-    def _outcome(self, unit: _UnderWay[Job]) -> Outcome[Receipt] | None:
+    def _outcome(self, unit: _UnderWay[Job]) -> TaskResult[Receipt] | None:
         """The outcome of a unit, whose future is released; None when its worker died."""
         try:
             if unit.future.status == "cancelled":
@@ -228,7 +228,7 @@ class FanOut(Generic[Job, Receipt]):
             return
         missing = "no worker"
         try:
-            self._workers = workers_there(self._client, needs_gpu(self._settings))
+            self._workers = current_workers(self._client, needs_gpu(self._settings))
         except OSError as error:
             self._workers, missing = {}, "no answer of its scheduler"
             logger.warning("the scheduler does not answer (%s)", error or type(error).__name__)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline.core.errors import UnfitWorker
+from pipeline.core.errors import WorkerMismatch
 from pipeline.core.versions import code_digest, versions_of
 
 # What decides the rows of a tile, and `distributed`, which carries the jobs.
@@ -34,7 +34,7 @@ _GPU = "give each worker a GPU and a torch build for it, or set workers.device=c
 
 
 @dataclass(frozen=True)
-class Standard:
+class WorkerRequirements:
     """What the processes of a run must be like.
 
     `versions` are those of the driver, by package, `code` the digest of its own source on disk. `writes` is the folder
@@ -53,7 +53,7 @@ class Standard:
 
 
 @dataclass(frozen=True)
-class Condition:
+class WorkerEnvironment:
     """What a process says of itself.
 
     `free_gb` is the disk left where units write (10⁹ bytes, NaN where it is not seen), `gpus` how many torch sees and
@@ -74,14 +74,14 @@ class Condition:
     troubles: tuple[str, ...]
 
 
-def standard_here(
+def requirements(
     *,
     device: str,
     writes: Path,
     reads: Iterable[Path] = (),
     inputs: Iterable[Path] = (),
     module: str = "pipeline.survey.classify",
-) -> Standard:
+) -> WorkerRequirements:
     """The standard that this process sets for the workers of its run; torch is not imported for it.
 
     Parameters
@@ -91,7 +91,7 @@ def standard_here(
     reads, inputs : folders that units read, or files in these; where nothing lies, nothing is asked for.
     module : where the unit stands.
     """
-    return Standard(
+    return WorkerRequirements(
         python=platform.python_version(),
         versions=tuple(versions_of(DECISIVE).items()),
         code=code_digest(),
@@ -112,7 +112,7 @@ def _filled(paths: Iterable[Path]) -> tuple[str, ...]:
 # --- in the worker --------------------------------------------------------------------------------------------------
 
 
-def examine(standard: Standard, at_start: bool) -> Condition:
+def inspect_environment(standard: WorkerRequirements, at_start: bool) -> WorkerEnvironment:
     """The condition of this process; imports the module of the unit and, for a GPU, uses it once."""
     troubles = [_folder_trouble(standard.writes, filled=False)]
     read = standard.reads + (standard.inputs if at_start else ())
@@ -121,7 +121,7 @@ def examine(standard: Standard, at_start: bool) -> Condition:
     gpu, trouble = _gpu(standard.device) if standard.device.startswith("cuda") else ("", "")
     troubles.append(trouble)
     torch = sys.modules.get("torch")  # imported by now where units need it
-    return Condition(
+    return WorkerEnvironment(
         host=socket.gethostname(),
         pid=os.getpid(),
         python=platform.python_version(),
@@ -187,7 +187,7 @@ def _free_gb(path: str) -> float:
 # --- the comparison -------------------------------------------------------------------------------------------------
 
 
-def problems(standard: Standard, condition: Condition) -> tuple[str, ...]:
+def problems(standard: WorkerRequirements, condition: WorkerEnvironment) -> tuple[str, ...]:
     """Why a process must not do units of this run, each with what to do; empty when it may."""
     found = list(condition.troubles)
     if _minor(condition.python) != _minor(standard.python):
@@ -201,7 +201,7 @@ def problems(standard: Standard, condition: Condition) -> tuple[str, ...]:
     return tuple(found)
 
 
-def warnings(standard: Standard, condition: Condition) -> tuple[str, ...]:
+def warnings(standard: WorkerRequirements, condition: WorkerEnvironment) -> tuple[str, ...]:
     """What differs without harm to the rows, or may end badly later."""
     found = []
     if condition.python != standard.python and _minor(condition.python) == _minor(standard.python):
@@ -233,7 +233,7 @@ def _public(version: str) -> str:
 
 
 @cache  # keeps a success, not an error: done once in each process
-def require_fit(standard: Standard) -> None:
+def check_worker(standard: WorkerRequirements) -> None:
     """Make sure that this process may do units of the run.
 
     The preflight asks the workers that are there at the start; a cluster that grows, and a process that is started in
@@ -242,12 +242,12 @@ def require_fit(standard: Standard) -> None:
 
     Raises
     ------
-    pipeline.core.errors.UnfitWorker : it may not; the message says why.
+    pipeline.core.errors.WorkerMismatch : it may not; the message says why.
     """
-    condition = examine(standard, at_start=False)
+    condition = inspect_environment(standard, at_start=False)
     found = problems(standard, condition)
     if found:
-        raise UnfitWorker(
+        raise WorkerMismatch(
             f"a worker on {condition.host} (process {condition.pid}) can not do this run:\n  "
             + "\n  ".join(found)
             + "\nput it right, or take it out; what is committed stays, and running again goes on"

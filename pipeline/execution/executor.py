@@ -1,7 +1,7 @@
 """Units of work: a plain function mapped over small jobs, in this process or on the workers of a Dask cluster.
 
-`run_units` yields an `Outcome` for each job, as they end; the same function runs everywhere. How units are spread over
-a cluster stands in `fan_out`, how a cluster is opened in `clusters`.
+`run_tasks` yields a `TaskResult` for each job, as they end; the same function runs everywhere. How units are spread
+over a cluster stands in `dask_executor`, how a cluster is opened in `clusters`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.execution.environment import Standard
-from pipeline.execution.task import Job, Outcome, Receipt, attempt, set_torch_threads
+from pipeline.execution.environment import WorkerRequirements
+from pipeline.execution.task import Job, Receipt, TaskResult, run_task, set_torch_threads
 
 
-def run_units(
+def run_tasks(
     function: Callable[[Job], Receipt],
     jobs: Sequence[Job],
     settings: WorkerSettings,
-    standard: Standard | None = None,
-) -> Iterator[Outcome[Receipt]]:
+    standard: WorkerRequirements | None = None,
+) -> Iterator[TaskResult[Receipt]]:
     """Run `function` on every job and yield the outcomes as they come; a failed unit never stops the others.
 
     Where there is a cluster, its workers must be as `standard` says: they are asked before the first unit, and those
@@ -51,24 +51,24 @@ def _outcomes(
     function: Callable[[Job], Receipt],
     jobs: Sequence[Job],
     settings: WorkerSettings,
-    standard: Standard | None,
-) -> Generator[Outcome[Receipt], None, None]:
+    standard: WorkerRequirements | None,
+) -> Generator[TaskResult[Receipt], None, None]:
     if settings.kind == "inline":
         set_torch_threads(settings.torch_threads())
         for job in jobs:
-            yield attempt(function, job, settings.retries)
+            yield run_task(function, job, settings.retries)
         return
     from pipeline.execution.clusters import needs_gpu, open_cluster
-    from pipeline.execution.dask_executor import FanOut  # Dask, only where there is a cluster
+    from pipeline.execution.dask_executor import DaskExecutor  # Dask, only where there is a cluster
     from pipeline.execution.preflight import preflight
 
     with open_cluster(settings, len(jobs)) as client:
         if standard:
             preflight(client, standard, gpu_only=needs_gpu(settings))
-        yield from FanOut(client, function, jobs, settings, standard).outcomes()
+        yield from DaskExecutor(client, function, jobs, settings, standard).outcomes()
 
 
-def _given_up(last: Outcome[Any], in_a_row: int, ended: int, jobs: int) -> str:
+def _given_up(last: TaskResult[Any], in_a_row: int, ended: int, jobs: int) -> str:
     return (
         f"the last {in_a_row} units all failed by the system, at last {last.name}: "
         f"{last.error.strip().splitlines()[-1]}. {ended} of {jobs} units have ended; what is committed stays. Put it "

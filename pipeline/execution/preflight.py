@@ -21,8 +21,14 @@ from uuid import uuid4
 from distributed.comm import CommClosedError
 
 from pipeline.core.errors import ClusterLost, UserError
-from pipeline.execution.clusters import workers_there
-from pipeline.execution.environment import Condition, Standard, examine, problems, warnings
+from pipeline.execution.clusters import current_workers
+from pipeline.execution.environment import (
+    WorkerEnvironment,
+    WorkerRequirements,
+    inspect_environment,
+    problems,
+    warnings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +48,14 @@ class WorkerReport:
     """
 
     address: str
-    condition: Condition | None
+    condition: WorkerEnvironment | None
     clock_error: float
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Token:
+class ProbeFile:
     """A file that the driver has written into the folder that units write to; answers go beside it."""
 
     path: str
@@ -60,19 +66,19 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerReply:
     """What a worker gave back; times are of its own clock (s since 1970)."""
 
     started: float
     ended: float
-    condition: Condition
+    condition: WorkerEnvironment
     read: str
     wrote: str
 
 
 def preflight(
     client: Any,
-    standard: Standard,
+    standard: WorkerRequirements,
     *,
     expected: int = 1,
     gpu_only: bool = False,
@@ -89,13 +95,13 @@ def preflight(
         for warning in report.warnings:
             _log.warning("worker %s: %s", _name(report), warning)
     if any(report.problems for report in reports):
-        raise UserError(in_words(reports))
+        raise UserError(describe_reports(reports))
     return reports
 
 
 def ask_workers(
     client: Any,
-    standard: Standard,
+    standard: WorkerRequirements,
     *,
     expected: int = 1,
     gpu_only: bool = False,
@@ -124,7 +130,7 @@ def ask_workers(
     return _with_shared_gpus(reports)
 
 
-def in_words(reports: Sequence[WorkerReport], most: int = _SHOWN) -> str:
+def describe_reports(reports: Sequence[WorkerReport], most: int = _SHOWN) -> str:
     """Worker by worker what keeps it from the run, of so many workers at most."""
     unfit = [report for report in reports if report.problems]
     lines = [f"{len(unfit)} of {len(reports)} workers can not do this run:"]
@@ -144,7 +150,7 @@ def _name(report: WorkerReport) -> str:
 def _workers(client: Any, expected: int, gpu_only: bool, seconds: float) -> list[str]:
     """Addresses of the workers; waits until as many are there as expected."""
     end = time.monotonic() + seconds
-    while len(there := workers_there(client, gpu_only)) < expected and time.monotonic() < end:
+    while len(there := current_workers(client, gpu_only)) < expected and time.monotonic() < end:
         time.sleep(_TICK)
     if not there:
         raise UserError(f"no worker of the scheduler {client.scheduler.address} is there to do the run: start some")
@@ -157,10 +163,10 @@ def _workers(client: Any, expected: int, gpu_only: bool, seconds: float) -> list
 
 
 @contextmanager
-def _token(folder: Path, answers: int) -> Iterator[Token]:
+def _token(folder: Path, answers: int) -> Iterator[ProbeFile]:
     """A hidden file with random text in a folder; it and the answers are removed afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    token = Token(str(folder / f".preflight-{uuid4().hex}"), uuid4().hex)
+    token = ProbeFile(str(folder / f".preflight-{uuid4().hex}"), uuid4().hex)
     files = [Path(token.path), *map(token.answer_of, range(answers))]
     try:
         files[0].write_text(token.text)
@@ -171,14 +177,14 @@ def _token(folder: Path, answers: int) -> Iterator[Token]:
 
 
 async def _ask_all(
-    client: Any, addresses: Sequence[str], standard: Standard, token: Token, seconds: float
+    client: Any, addresses: Sequence[str], standard: WorkerRequirements, token: ProbeFile, seconds: float
 ) -> list[WorkerReport]:
     asked = [_ask(client, address, standard, token, number, seconds) for number, address in enumerate(addresses)]
     return list(await asyncio.gather(*asked))
 
 
 async def _ask(
-    client: Any, address: str, standard: Standard, token: Token, number: int, seconds: float
+    client: Any, address: str, standard: WorkerRequirements, token: ProbeFile, number: int, seconds: float
 ) -> WorkerReport:
     """Ask one worker, by Dask's side channel: a task for a worker that can not import it would make it leave."""
     sent = time.time()
@@ -188,24 +194,24 @@ async def _ask(
         said = (await asyncio.wait_for(asked, seconds))[address]
     except TimeoutError:
         return _silent(address, f"no answer within {seconds:g} s: it is busy, or hangs on a disk that does not answer")
-    if not isinstance(said, Answer):
+    if not isinstance(said, WorkerReply):
         return _silent(address, _why(said))
     clock = clock_error(sent, time.time(), said.started, said.ended)
     found = [*problems(standard, said.condition), _other_folder(token, answer, said), _wrong_clock(clock)]
     return WorkerReport(address, said.condition, clock, tuple(filter(None, found)), warnings(standard, said.condition))
 
 
-async def _answer(standard: Standard, token: str, answer: str) -> Answer:
+async def _answer(standard: WorkerRequirements, token: str, answer: str) -> WorkerReply:
     """What a worker does when it is asked; in a thread, so that its signs of life go on meanwhile."""
     started = time.time()
-    condition = await asyncio.to_thread(examine, standard, at_start=True)
+    condition = await asyncio.to_thread(inspect_environment, standard, at_start=True)
     try:
         read, wrote = Path(token).read_text(), uuid4().hex
         Path(answer).write_text(wrote)
     except OSError as error:
         trouble = f"{standard.writes} is not shared with the driver, or can not be written ({error}): {_MOUNT}"
-        return Answer(started, time.time(), replace(condition, troubles=(*condition.troubles, trouble)), "", "")
-    return Answer(started, time.time(), condition, read, wrote)
+        return WorkerReply(started, time.time(), replace(condition, troubles=(*condition.troubles, trouble)), "", "")
+    return WorkerReply(started, time.time(), condition, read, wrote)
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------
@@ -234,7 +240,7 @@ def _why(error: Exception) -> str:
     )
 
 
-def _other_folder(token: Token, file: Path, said: Answer) -> str:
+def _other_folder(token: ProbeFile, file: Path, said: WorkerReply) -> str:
     """What is wrong with a folder that the worker could read and write."""
     if not said.wrote:
         return ""  # it has said why

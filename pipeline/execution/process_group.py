@@ -1,6 +1,6 @@
 """A gang: processes that do one job together and can form a process group, such as the ranks of a training.
 
-Each member is a Dask task on a worker of its own and is told its `Seat`: its rank, how many they are, and where rank 0
+Each member is a Dask task on a worker of its own and is told its `Rank`: its rank, how many they are, and where rank 0
 may listen. Members wait for each other, so a gang lives and ends as one: when a worker dies, all processes are ended
 and the gang starts again (the function goes on from what it saved); when the function fails, the others are ended and
 its error is raised here. Processes started by others, as torchrun does, find their seat in the environment.
@@ -39,7 +39,7 @@ _BROKEN = re.compile(r"gloo|closed by peer|reset by peer|connection (?:refused|c
 
 
 @dataclass(frozen=True)
-class Seat:
+class Rank:
     """The place of one member: `rank` of `world`, `local_rank` among those on its machine, and where rank 0 listens.
 
     A world of one needs no group: its port is 0 where the job runs in the calling process.
@@ -56,7 +56,7 @@ class _Lost(Exception):
     """A member or its connection was lost; another attempt may end well."""
 
 
-class _Cause(IntEnum):
+class _FailureKind(IntEnum):
     """What an error of a member says about the gang; of several errors the lowest tells."""
 
     OWN = 0  # the function's own error
@@ -65,8 +65,8 @@ class _Cause(IntEnum):
     CONNECTION = 3  # another member is gone, or rank 0's port was taken meanwhile
 
 
-def run_gang(
-    function: Callable[[Job, Seat], Receipt],
+def run_process_group(
+    function: Callable[[Job, Rank], Receipt],
     job: Job,
     settings: WorkerSettings,
     *,
@@ -91,7 +91,7 @@ def run_gang(
         raise UserError(f"{job.name}: {world} processes are asked for; expected 1 or more")
     if world == 1 and settings.kind == "inline":
         set_torch_threads(settings.torch_threads())
-        receipt = function(job, Seat(rank=0, world=1, address=_LOOPBACK, port=0))
+        receipt = function(job, Rank(rank=0, world=1, address=_LOOPBACK, port=0))
         if while_waiting:
             while_waiting()
         return receipt
@@ -110,7 +110,7 @@ def run_gang(
     )
 
 
-def seat_from_environment(environment: Mapping[str, str] = os.environ) -> Seat | None:
+def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank | None:
     """The seat that torchrun gave to this process, by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
     None when none of them is set. Raises UserError when some are missing or can not be.
@@ -125,7 +125,7 @@ def seat_from_environment(environment: Mapping[str, str] = os.environ) -> Seat |
             f"them all, or unset {', '.join(found)} to train without it"
         )
     world = _whole_number(found, "WORLD_SIZE", 1, 2**31)
-    return Seat(
+    return Rank(
         rank=_whole_number(found, "RANK", 0, world),
         world=world,
         address=found["MASTER_ADDR"],
@@ -146,7 +146,7 @@ def _whole_number(variables: Mapping[str, str], name: str, low: int, end: int) -
 
 
 def _attempt(
-    function: Callable[[Job, Seat], Receipt],
+    function: Callable[[Job, Rank], Receipt],
     job: Job,
     settings: WorkerSettings,
     world: int,
@@ -167,7 +167,7 @@ def _attempt(
         return _receipt(client, futures, set(seats), while_waiting)
 
 
-def _seats(client: Any, job: Job, world: int) -> dict[str, Seat]:
+def _seats(client: Any, job: Job, world: int) -> dict[str, Rank]:
     """A seat for each of `world` workers, by the worker's address; neighbours on a machine have neighbouring ranks."""
     try:
         client.wait_for_workers(world, timeout=_START_SECONDS)
@@ -180,7 +180,7 @@ def _seats(client: Any, job: Job, world: int) -> dict[str, Seat]:
     hosts = [str(urlsplit(worker).hostname) for worker in workers]
     port = client.run(_free_port, hosts[0], workers=workers[:1])[workers[0]]
     return {
-        worker: Seat(rank, world, hosts[0], port, local_rank=hosts[:rank].count(hosts[rank]))
+        worker: Rank(rank, world, hosts[0], port, local_rank=hosts[:rank].count(hosts[rank]))
         for rank, worker in enumerate(workers)
     }
 
@@ -238,24 +238,24 @@ def _failure(futures: Sequence[Any]) -> BaseException:
             return _Lost("a process died after it had finished, before the others had")
         causes = {rank: _cause(future.exception()) for rank, future in failed.items()}
         root = min(causes, key=lambda rank: causes[rank])  # of like ones the lowest rank
-        if causes[root] <= _Cause.DEATH or len(failed) == len(futures) or time.monotonic() > patience:
+        if causes[root] <= _FailureKind.DEATH or len(failed) == len(futures) or time.monotonic() > patience:
             break
         time.sleep(_TICK / 10)
     error: BaseException = failed[root].exception()
-    if causes[root] is _Cause.DEATH:
+    if causes[root] is _FailureKind.DEATH:
         return _Lost(f"the process of rank {root} died")
-    if causes[root] is _Cause.CONNECTION:
+    if causes[root] is _FailureKind.CONNECTION:
         return _Lost(f"rank {root} lost its connection: {error}")
     return error.with_traceback(failed[root].traceback())
 
 
-def _cause(error: BaseException) -> _Cause:
+def _cause(error: BaseException) -> _FailureKind:
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
-        return _Cause.DEATH
+        return _FailureKind.DEATH
     if isinstance(error, ConnectionError) or type(error).__module__.startswith("torch.distributed"):
-        return _Cause.CONNECTION
+        return _FailureKind.CONNECTION
     if type(error) is not RuntimeError:
-        return _Cause.OWN
-    return _Cause.CONNECTION if _BROKEN.search(str(error)) else _Cause.UNCLEAR
+        return _FailureKind.OWN
+    return _FailureKind.CONNECTION if _BROKEN.search(str(error)) else _FailureKind.UNCLEAR

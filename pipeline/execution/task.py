@@ -1,6 +1,6 @@
 """One unit of work: a plain function of a small job, tried in this process; its receipt or its error.
 
-Knows nothing of clusters: the executors of this process and of Dask both run units by `attempt`.
+Knows nothing of clusters: the executors of this process and of Dask both run units by `run_task`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from pipeline.core.errors import is_transient
-from pipeline.core.redaction import without_secrets
-from pipeline.runs.run_log import Said, gathered
+from pipeline.core.redaction import redact
+from pipeline.runs.run_log import LogRecord, capture_logs
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ Receipt = TypeVar("Receipt")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Receipt]):
+class TaskResult(Generic[Receipt]):
     """How one unit ended: with a receipt, or with the error that failed it.
 
     `seconds` is how long it ran, with all its tries; `worker` the host and process id; `said` what our packages logged
@@ -47,17 +47,17 @@ class Outcome(Generic[Receipt]):
     error: str = ""
     seconds: float = 0.0
     worker: str = ""
-    said: tuple[Said, ...] = ()
+    said: tuple[LogRecord, ...] = ()
     by_system: bool = False
 
 
-def attempt(function: Callable[[Job], Receipt], job: Job, retries: int) -> Outcome[Receipt]:
+def run_task(function: Callable[[Job], Receipt], job: Job, retries: int) -> TaskResult[Receipt]:
     """Run one unit; system failures are tried again, anything else that is raised becomes the outcome."""
     started = time.perf_counter()
-    with gathered() as log:
+    with capture_logs() as log:
         receipt, error, by_system = _tried(function, job, retries)
     seconds, worker = round(time.perf_counter() - started, 3), f"{socket.gethostname()}:{os.getpid()}"
-    return Outcome(job.name, receipt, without_secrets(error), seconds, worker, log.said, by_system)
+    return TaskResult(job.name, receipt, redact(error), seconds, worker, log.said, by_system)
 
 
 def _tried(function: Callable[[Job], Receipt], job: Job, retries: int) -> tuple[Receipt | None, str, bool]:

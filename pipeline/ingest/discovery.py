@@ -51,7 +51,7 @@ def discover(roots: Iterable[Path], rows: int, reading: ReadingSettings = _AS_IT
     return list(unique.values())
 
 
-def passed_over(roots: Iterable[Path]) -> dict[str, int]:
+def skipped_files(roots: Iterable[Path]) -> dict[str, int]:
     """How many files under the roots are no input by their names: by what they are, or by extension.
 
     Tables (CSV) that go with pictures, catalogues that go with bricks, manifests and hidden files are left out.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalogs.tiles import TileStamp, committed, read_stamp, tile_path
+from catalogs.tiles import TileMetadata, committed, read_tile_metadata, tile_path
 from pipeline.core.errors import UserError
 from pipeline.core.object_ids import printable
 from pipeline.tiles.sky_tile import SkyTile
@@ -37,7 +37,7 @@ def plan(
     todo: list[SkyTile] = []
     done: list[SkyTile] = []
     for tile in tiles:
-        stamp = read_stamp(tile_path(catalog, model_id, tile.tile_id))
+        stamp = read_tile_metadata(tile_path(catalog, model_id, tile.tile_id))
         if stamp is not None:
             _check_origin(tile, catalog, stamp.origin)
         fits = stamp is not None and _is_done(stamp, tile, model_id, recipe_digest, again)
@@ -54,7 +54,7 @@ def origin_of(tile: SkyTile, catalog: Path) -> str:
     return printable(str(path.relative_to(home) if path.is_relative_to(home) else path))
 
 
-def _is_done(stamp: TileStamp, tile: SkyTile, model_id: str, recipe_digest: str, again: frozenset[str]) -> bool:
+def _is_done(stamp: TileMetadata, tile: SkyTile, model_id: str, recipe_digest: str, again: frozenset[str]) -> bool:
     matches = stamp.matches(fingerprint=tile.fingerprint, model_id=model_id, recipe_digest=recipe_digest)
     return matches and again.isdisjoint(entry.reason for entry in stamp.quarantine)
 

@@ -73,12 +73,12 @@ def _reached(
     ra: np.ndarray, dec: np.ndarray, candidates: list[str], bricks: dict[str, SkyTile], reading: ReadingSettings
 ) -> np.ndarray:
     """The first of the candidates whose images hold each position, empty where none does: object (n,)."""
-    from pipeline.readers.bricks.wcs import find_frame
+    from pipeline.readers.bricks.wcs import find_wcs
 
     found = np.full(len(ra), "", dtype=object)
     for name in candidates:
         try:
-            frame = find_frame(Path(bricks[name].path), name, reading.bricks)
+            frame = find_wcs(Path(bricks[name].path), name, reading.bricks)
         except BadInput:
             continue
         found[(found == "") & frame.holds(ra, dec)] = name

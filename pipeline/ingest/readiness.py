@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from catalogs.tiles import read_stamp
+from catalogs.tiles import read_tile_metadata
 from pipeline.ingest.planning import Plan
 from pipeline.tiles.brick_files import brick_of_file
 from pipeline.tiles.checksums import Checksums, checksums
@@ -20,13 +20,13 @@ from pipeline.tiles.sky_tile import FOLDER_KINDS, MANIFEST, SkyTile, TileKind, f
 
 
 @dataclass(frozen=True)
-class Arrived(Plan):
+class ReadyPlan(Plan):
     """A plan without the tiles that are still arriving; `waiting` says why each is not taken yet, by tile id."""
 
     waiting: dict[str, str] = field(default_factory=dict)
 
 
-def arrived(plan: Plan, settle: float, now: float) -> Arrived:
+def ready_plan(plan: Plan, settle: float, now: float) -> ReadyPlan:
     """Leave out of a plan what is still arriving; `settle` in seconds, `now` in seconds since 1970.
 
     Of a folder or file that is several tiles, those behind a waiting one wait with it, because inputs may still move
@@ -38,15 +38,17 @@ def arrived(plan: Plan, settle: float, now: float) -> Arrived:
         if tile.source in sources:
             why = f"an earlier part of {tile.source} is still arriving"
         else:
-            why = waiting_for(tile, names_of(tile) if settle else [], settle, now)
+            why = not_ready_reason(tile, names_of(tile) if settle else [], settle, now)
         if why:
             waiting[tile.tile_id] = why
             sources.add(tile.source)
-    retired = [path for path in plan.retired if (stamp := read_stamp(path)) is None or stamp.source not in sources]
-    return Arrived([tile for tile in plan.todo if tile.tile_id not in waiting], plan.done, retired, waiting)
+    retired = [
+        path for path in plan.retired if (stamp := read_tile_metadata(path)) is None or stamp.source not in sources
+    ]
+    return ReadyPlan([tile for tile in plan.todo if tile.tile_id not in waiting], plan.done, retired, waiting)
 
 
-def waiting_for(tile: SkyTile, names: list[str], settle: float, now: float) -> str:
+def not_ready_reason(tile: SkyTile, names: list[str], settle: float, now: float) -> str:
     """Why a tile can not be taken yet; empty when it can.
 
     Parameters

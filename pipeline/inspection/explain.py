@@ -15,16 +15,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.schema import FLAG_MEANINGS, UNRELIABLE
 from models.artifacts.registry import ModelCard
-from models.inference.ensemble import Panel
+from models.inference.ensemble import Ensemble
 from models.uncertainty.ood import FeatureSpace
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import recorded_split
-from pipeline.inspection.reproduce import CataloguedObject, Seen, find_object, model_of, panel_of, see_again
+from pipeline.inspection.reproduce import (
+    CataloguedObject,
+    ReloadedStamp,
+    find_object,
+    load_ensemble_for,
+    model_of,
+    reload_pixels,
+)
 
 ALL_VIEWS = 8
 SEARCHED = 512  # training images that are looked through for the nearest, evenly spread over the training split
@@ -32,7 +39,7 @@ _VIEW_NAMES = ("as it is", *(f"turned by {angle}°" for angle in (90, 180, 270))
 
 
 @dataclass(frozen=True)
-class Class:
+class ClassProbability:
     """A class of an object: its probability in the catalogue, whether it is in the prediction set.
 
     `called` images of the `split` were given this class by the model, of which the share `right` was of it; NaN where
@@ -48,7 +55,7 @@ class Class:
 
 
 @dataclass(frozen=True)
-class View:
+class ViewPrediction:
     """What one view, seen by one network, says by itself: the class it calls, and its probability of the label."""
 
     name: str
@@ -58,7 +65,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class TrainingNeighbour:
     """A training image near the object among the network's features; `row` is that of the image set.
 
     `distance` is in standard deviations of the features within a class; `pixels` uint8 (3, S, S).
@@ -79,12 +86,12 @@ class Explanation:
 
     thing: CataloguedObject
     card: ModelCard | None = None
-    seen: Seen | None = None
-    classes: list[Class] = field(default_factory=list)
+    seen: ReloadedStamp | None = None
+    classes: list[ClassProbability] = field(default_factory=list)
     split: str = ""
     honesty: str = ""
-    views: list[View] = field(default_factory=list)
-    neighbours: list[Neighbour] = field(default_factory=list)
+    views: list[ViewPrediction] = field(default_factory=list)
+    neighbours: list[TrainingNeighbour] = field(default_factory=list)
     neighbours_from: str = ""
     problems: list[str] = field(default_factory=list)
 
@@ -131,14 +138,14 @@ def explain(
         return told
     told.honesty = _honesty(told.thing, told.card)
     try:
-        told.seen = see_again(workspace, told.thing, recipe)
+        told.seen = reload_pixels(workspace, told.thing, recipe)
     except UserError as problem:
         told.problems.append(str(problem))
         return told
     if not told.thing.classified:
         return told
     try:
-        panel = panel_of(workspace, told.card)
+        panel = load_ensemble_for(workspace, told.card)
     except UserError as problem:
         told.problems.append(str(problem))
         return told
@@ -150,7 +157,7 @@ def explain(
     return told
 
 
-def _classes(row: dict[str, Any], card: ModelCard | None) -> tuple[str, list[Class]]:
+def _classes(row: dict[str, Any], card: ModelCard | None) -> tuple[str, list[ClassProbability]]:
     """The classes, the most probable first, and the split that tells how often each is right."""
     slugs = [name.removeprefix("p_") for name in row if name.startswith("p_")]
     names = dict(zip(card.class_slugs, card.class_names, strict=True)) if card else {}
@@ -159,7 +166,7 @@ def _classes(row: dict[str, Any], card: ModelCard | None) -> tuple[str, list[Cla
     confusion = np.array(numbers["confusion"]) if numbers else np.zeros((len(slugs), len(slugs)), dtype=np.int64)
     called = confusion.sum(axis=0)
     classes = [
-        Class(
+        ClassProbability(
             slug,
             names.get(slug, slug),
             float(row[f"p_{slug}"]),
@@ -187,7 +194,7 @@ def _honesty(thing: CataloguedObject, card: ModelCard) -> str:
     )
 
 
-def _views(panel: Panel, card: ModelCard, pixels: Tensor, label: str) -> list[View]:
+def _views(panel: Ensemble, card: ModelCard, pixels: Tensor, label: str) -> list[ViewPrediction]:
     """All eight views, each by each network, whatever number of views the model averages when it serves."""
     served, panel.views = panel.views, ALL_VIEWS
     try:
@@ -206,13 +213,13 @@ def _views(panel: Panel, card: ModelCard, pixels: Tensor, label: str) -> list[Vi
             + (f", {members[member]}" if card.members else "")
         )
         best = int(p.argmax())
-        views.append(View(name, card.class_slugs[best], float(p[best]), float(p[wanted])))
+        views.append(ViewPrediction(name, card.class_slugs[best], float(p[best]), float(p[wanted])))
     return views
 
 
 def nearest_examples(
-    workspace: Workspace, panel: Panel, card: ModelCard, images: ImageSet | None, pixels: Tensor, count: int
-) -> tuple[list[Neighbour], str]:
+    workspace: Workspace, panel: Ensemble, card: ModelCard, images: ImageSet | None, pixels: Tensor, count: int
+) -> tuple[list[TrainingNeighbour], str]:
     """The training images nearest to model-ready pixels uint8 (1, 3, S, S), and among what they were looked for.
 
     At most `SEARCHED` training images are looked through. Where the images are not those of the training there is
@@ -232,7 +239,7 @@ def nearest_examples(
     nearest = np.argsort(distance, kind="stable")[:count]
     simulated = ", simulated" if images.simulated else ""
     found = [
-        Neighbour(int(row), images.class_slugs[images.labels[row]], float(far), theirs[int(row)].numpy())
+        TrainingNeighbour(int(row), images.class_slugs[images.labels[row]], float(far), theirs[int(row)].numpy())
         for row, far in zip(rows[nearest], distance[nearest], strict=True)
     ]
     return found, f"among {len(rows)} of {len(train)} training images of {source}{simulated}"
@@ -243,7 +250,7 @@ def _distances(space: FeatureSpace, features: np.ndarray, own: np.ndarray) -> np
     return replace(space, means=own[None]).distance(features)
 
 
-def _features(workspace: Workspace, panel: Panel, card: ModelCard, pixels: Tensor, rows: np.ndarray) -> np.ndarray:
+def _features(workspace: Workspace, panel: Ensemble, card: ModelCard, pixels: Tensor, rows: np.ndarray) -> np.ndarray:
     """Features float32 (n, D) of training images; kept in the cache, for the next object is asked about soon."""
     key = hashlib.sha256(json.dumps([card.model_id, card.data["digest"], rows.tolist()]).encode()).hexdigest()[:16]
     path: Path = workspace.cache / f"features-{key}.npy"
@@ -252,12 +259,12 @@ def _features(workspace: Workspace, panel: Panel, card: ModelCard, pixels: Tenso
         if len(kept) == len(rows):
             return kept
     features = panel.features(pixels, rows)
-    with written_whole(path) as beside, beside.open("wb") as file:
+    with atomic_write(path) as beside, beside.open("wb") as file:
         np.save(file, features, allow_pickle=False)
     return features
 
 
-def in_words(told: Explanation) -> list[str]:
+def to_text(told: Explanation) -> list[str]:
     """The explanation as lines of text, without characters that a terminal would obey."""
     row, card = told.thing.row, told.card
     lines = [

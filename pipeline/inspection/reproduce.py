@@ -16,12 +16,12 @@ from catalogs.paths import Partition
 from catalogs.query.sql import find_release, select
 from catalogs.releases.id_index import find
 from models.artifacts.registry import ModelCard, load_card
-from models.artifacts.weights import recipe_of
+from models.artifacts.weights import preprocessing_of
 from models.errors import ModelError
-from models.inference.ensemble import Panel
-from models.inference.predictions import Confidence, Prediction
-from models.inference.predictor import chosen_device, load_panel
-from models.preprocessing import Recipe
+from models.inference.ensemble import Ensemble
+from models.inference.predictions import Prediction, UncertaintyModel
+from models.inference.predictor import chosen_device, load_ensemble
+from models.preprocessing import Preprocessing
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.readers.dispatch import read_tile
@@ -51,7 +51,7 @@ class CataloguedObject:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReloadedStamp:
     """The pixels of an object as they are now: model-ready, uint8 (1, 3, S, S), north up, and their digest."""
 
     pixels: Tensor
@@ -100,7 +100,7 @@ def find_object(workspace: Workspace, object_id: int, release: str | None = None
     return CataloguedObject(info.release, row, tiles[0]["origin"] if tiles else "", runs[0] if runs else {})
 
 
-def see_again(workspace: Workspace, thing: CataloguedObject, recipe: Recipe) -> Seen:
+def reload_pixels(workspace: Workspace, thing: CataloguedObject, recipe: Preprocessing) -> ReloadedStamp:
     """Read the pixels of an object from its sky tile, through a recipe.
 
     Raises
@@ -109,7 +109,7 @@ def see_again(workspace: Workspace, thing: CataloguedObject, recipe: Recipe) -> 
     """
     stamp = _stamp(workspace, thing)
     pixels = model_pixels(StampBatch([stamp]), recipe, torch.device("cpu"))
-    return Seen(pixels, int(pixel_digests(pixels)[0]))
+    return ReloadedStamp(pixels, int(pixel_digests(pixels)[0]))
 
 
 def _stamp(workspace: Workspace, thing: CataloguedObject) -> Stamp:
@@ -137,7 +137,7 @@ def _stamp(workspace: Workspace, thing: CataloguedObject) -> Stamp:
     raise UserError(f"input gone: {place} does not hold {thing.row['source_name']} any more")
 
 
-def model_of(workspace: Workspace, thing: CataloguedObject) -> tuple[ModelCard, Recipe]:
+def model_of(workspace: Workspace, thing: CataloguedObject) -> tuple[ModelCard, Preprocessing]:
     """The card and recipe of the model that classified an object.
 
     Raises
@@ -146,23 +146,23 @@ def model_of(workspace: Workspace, thing: CataloguedObject) -> tuple[ModelCard, 
     """
     try:
         card = load_card(workspace.models, thing.row["model_id"])
-        return card, recipe_of(card)
+        return card, preprocessing_of(card)
     except ModelError as error:
         raise UserError(f"model gone: {error}") from error
 
 
-def panel_of(workspace: Workspace, card: ModelCard) -> Panel:
+def load_ensemble_for(workspace: Workspace, card: ModelCard) -> Ensemble:
     """The networks of a model, as they serve."""
     device = torch.device(chosen_device(workspace.settings.workers.device))
     try:
-        return load_panel(workspace.models, card, device, workspace.settings.survey.batch)
+        return load_ensemble(workspace.models, card, device, workspace.settings.survey.batch)
     except ModelError as error:
         raise UserError(f"model gone: {error}") from error
 
 
-def predict_again(panel: Panel, card: ModelCard, pixels: Tensor) -> Prediction:
+def predict_again(panel: Ensemble, card: ModelCard, pixels: Tensor) -> Prediction:
     """What a model says of model-ready pixels uint8 (N, 3, S, S)."""
-    return Confidence(card.temperature, card.conformal, card.novelty).of(panel.passes(pixels))
+    return UncertaintyModel(card.temperature, card.conformal, card.novelty).of(panel.passes(pixels))
 
 
 def reproduce(
@@ -181,8 +181,8 @@ def reproduce(
     )
     try:
         card, recipe = model_of(workspace, thing)
-        seen = see_again(workspace, thing, recipe)
-        panel = panel_of(workspace, card) if thing.classified else None
+        seen = reload_pixels(workspace, thing, recipe)
+        panel = load_ensemble_for(workspace, card) if thing.classified else None
     except UserError as problem:
         result.differences.append(str(problem))
         return result

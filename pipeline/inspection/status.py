@@ -16,10 +16,10 @@ from models.artifacts.registry import champion, history, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.drift.monitor import latest_alarms
-from pipeline.ingest.readiness import Arrived
+from pipeline.ingest.readiness import ReadyPlan
 from pipeline.promotion.retraining_trigger import differing, label_set, learned_labels, reports
-from pipeline.runs.locks import Holder, holder, retraining_lock, survey_lock
-from pipeline.survey.run import Run, begin, make_plan, missing_of, roots_of, tiles_in
+from pipeline.runs.locks import LockHolder, holder, retraining_lock, survey_lock
+from pipeline.survey.run import Run, make_plan, missing_of, roots_of, start_run, tiles_in
 
 _RUNS = 5
 _SHARE_FREE = 0.05  # of a disk: below it somebody should make room
@@ -41,8 +41,8 @@ class Status:
     labels: dict[str, Any]
     runs: list[dict[str, Any]]
     retrainings: list[dict[str, Any]]
-    survey: Holder | None
-    retraining: Holder | None
+    survey: LockHolder | None
+    retraining: LockHolder | None
     disk: dict[str, float]
     alarms: list[str]
 
@@ -60,7 +60,7 @@ def status(workspace: Workspace) -> Status:
     """
     release, runs = current_release(workspace.catalog), _runs(workspace)
     retrainings = reports(workspace)[::-1][:_RUNS]
-    run = begin(workspace, None) if champion(workspace.models) else None
+    run = start_run(workspace, None) if champion(workspace.models) else None
     tiles, missing = _tiles(workspace, run) if run else (None, [])
     disk, surveying = _disk(workspace.root), holder(survey_lock(workspace.catalog))
     late = [] if surveying else _held_back(run, release, missing)
@@ -97,7 +97,7 @@ def _tiles(workspace: Workspace, run: Run) -> tuple[dict[str, int], list[str]]:
     """Counts of sky tiles, and those that hold a new champion's release back."""
     roots = roots_of(workspace, run, [])
     found = tiles_in(workspace, roots) if roots or workspace.incoming.is_dir() else []
-    plan: Arrived = make_plan(workspace, run, found)
+    plan: ReadyPlan = make_plan(workspace, run, found)
     counts = {"found": len(found), "done": len(plan.done), "to_do": len(plan.todo), "arriving": len(plan.waiting)}
     return counts, missing_of(workspace, run, found)
 

@@ -16,22 +16,22 @@ from pipeline.config.promotion import GateSettings
 from pipeline.core.errors import UserError
 from pipeline.evaluation.statistics import (
     coverage_chance,
+    ece_beyond_chance,
     exceeds,
     f1_chance,
     f1_gains,
     gain_interval,
-    honest_ece,
     macro_f1,
     mcnemar,
 )
-from pipeline.promotion.decision import Check
+from pipeline.promotion.decision import GateCheck
 
 _SEED = 0x6A7E  # of every draw: the same numbers give the same verdict
 _BINS = 15  # of the calibration error, as in models.metrics
 
 
 @dataclass(frozen=True)
-class Said:
+class HeldOutPredictions:
     """What one model says of the test images.
 
     probabilities : float32 (n, C), calibrated; sets : bool (n, C), its prediction sets.
@@ -50,8 +50,12 @@ class Said:
 
 
 def checks_alone(
-    labels: np.ndarray, said: Said, slugs: Sequence[str], settings: GateSettings, champion: Said | None = None
-) -> list[Check]:
+    labels: np.ndarray,
+    said: HeldOutPredictions,
+    slugs: Sequence[str],
+    settings: GateSettings,
+    champion: HeldOutPredictions | None = None,
+) -> list[GateCheck]:
     """What needs no champion: floors of macro-F1 and recall, calibration error, coverage; labels int64 (n,).
 
     What a champion shows on the same images stands beside it for people, and decides nothing.
@@ -72,8 +76,12 @@ def checks_alone(
 
 
 def checks_against(
-    labels: np.ndarray, candidate: Said, champion: Said, slugs: Sequence[str], settings: GateSettings
-) -> list[Check]:
+    labels: np.ndarray,
+    candidate: HeldOutPredictions,
+    champion: HeldOutPredictions,
+    slugs: Sequence[str],
+    settings: GateSettings,
+) -> list[GateCheck]:
     """What compares a candidate with the champion on the same images, labels int64 (n,)."""
     compared = [_Compared.accuracy(labels, candidate, champion, settings.chance)]
     compared.append(_Compared.macro_f1(labels, candidate, champion, settings.chance))
@@ -86,13 +94,15 @@ def checks_against(
 # --- the candidate alone ------------------------------------------------------------------------------------------
 
 
-def _f1_floor(numbers: Evaluation, settings: GateSettings) -> Check:
+def _f1_floor(numbers: Evaluation, settings: GateSettings) -> GateCheck:
     value, floor = numbers.macro_f1, settings.min_macro_f1
     words = f"{value:.3f}, gate.min_macro_f1 is {floor:.3f}"
-    return Check(name="macro_f1_floor", passed=value >= floor, value=value, limit=floor, reference=None, words=words)
+    return GateCheck(
+        name="macro_f1_floor", passed=value >= floor, value=value, limit=floor, reference=None, words=words
+    )
 
 
-def _recall_floors(numbers: Evaluation, slugs: Sequence[str], settings: GateSettings) -> Check:
+def _recall_floors(numbers: Evaluation, slugs: Sequence[str], settings: GateSettings) -> GateCheck:
     """Each class with a floor; a class without test images shows nothing, so its floor is not reached."""
     floors = settings.min_recall
     if unknown := sorted(set(floors) - set(slugs)):
@@ -100,31 +110,33 @@ def _recall_floors(numbers: Evaluation, slugs: Sequence[str], settings: GateSett
     name = "recall_floors"
     if not floors:
         words = "gate.min_recall names no class"
-        return Check(name=name, passed=True, value=None, limit=None, reference=None, words=words)
+        return GateCheck(name=name, passed=True, value=None, limit=None, reference=None, words=words)
     recall = {slug: numbers.recall[slugs.index(slug)] for slug in floors}
     short = [slug for slug, floor in floors.items() if not recall[slug] >= floor]  # NaN reaches none
     told = [f"{slug} {_recall_words(recall[slug])} of at least {floors[slug]:.2f}" for slug in short or floors]
     worst = min(floors, key=lambda slug: -1.0 if np.isnan(recall[slug]) else recall[slug] - floors[slug])
     value = None if np.isnan(recall[worst]) else recall[worst]
-    return Check(name=name, passed=not short, value=value, limit=floors[worst], reference=None, words=", ".join(told))
+    return GateCheck(
+        name=name, passed=not short, value=value, limit=floors[worst], reference=None, words=", ".join(told)
+    )
 
 
 def _recall_words(recall: float) -> str:
     return "without test images" if np.isnan(recall) else f"{recall:.2f}"
 
 
-def _calibration(numbers: Evaluation, said: Said, settings: GateSettings) -> Check:
+def _calibration(numbers: Evaluation, said: HeldOutPredictions, settings: GateSettings) -> GateCheck:
     value = numbers.ece_equal_count
-    honest = honest_ece(said.probabilities.max(axis=1), settings.chance, _BINS, _SEED)
+    honest = ece_beyond_chance(said.probabilities.max(axis=1), settings.chance, _BINS, _SEED)
     limit = max(settings.max_ece, honest)
     words = (
         f"{value:.3f} on {numbers.n} images; gate.max_ece is {settings.max_ece:.3f}, and honest confidences stay below "
         f"{honest:.3f} with {_percent(1 - settings.chance)}"
     )
-    return Check(name="calibration", passed=value <= limit, value=value, limit=limit, reference=None, words=words)
+    return GateCheck(name="calibration", passed=value <= limit, value=value, limit=limit, reference=None, words=words)
 
 
-def _coverage(numbers: Evaluation, said: Said, settings: GateSettings) -> Check:
+def _coverage(numbers: Evaluation, said: HeldOutPredictions, settings: GateSettings) -> GateCheck:
     rate = numbers.coverage or 0.0
     wanted = max(0.0, said.coverage - settings.coverage_slack)
     p = coverage_chance(round(rate * numbers.n), numbers.n, wanted, said.calibrated_on)
@@ -132,7 +144,7 @@ def _coverage(numbers: Evaluation, said: Said, settings: GateSettings) -> Check:
         f"sets hold the truth of {_percent(rate)} of {numbers.n} images, {_percent(said.coverage)} are promised; "
         f"probability of so few at {_percent(wanted)}: {p:.2g}"
     )
-    return Check(
+    return GateCheck(
         name="coverage",
         passed=rate >= wanted or p >= settings.chance,
         value=rate,
@@ -162,7 +174,9 @@ class _Compared:
     images: str
 
     @classmethod
-    def accuracy(cls, labels: np.ndarray, candidate: Said, champion: Said, chance: float) -> _Compared:
+    def accuracy(
+        cls, labels: np.ndarray, candidate: HeldOutPredictions, champion: HeldOutPredictions, chance: float
+    ) -> _Compared:
         right, before = candidate.called == labels, champion.called == labels
         gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
         low, high = gain_interval(gained, lost, len(labels), chance)
@@ -171,7 +185,9 @@ class _Compared:
         return cls("accuracy", float(right.mean()), float(before.mean()), low, high, worse, better, images)
 
     @classmethod
-    def macro_f1(cls, labels: np.ndarray, candidate: Said, champion: Said, chance: float) -> _Compared:
+    def macro_f1(
+        cls, labels: np.ndarray, candidate: HeldOutPredictions, champion: HeldOutPredictions, chance: float
+    ) -> _Compared:
         called, before = candidate.called, champion.called
         low, high = np.quantile(f1_gains(labels, called, before, _SEED), [chance, 1 - chance])
         worse, better = f1_chance(labels, called, before, _SEED), f1_chance(labels, before, called, _SEED)
@@ -186,7 +202,7 @@ class _Compared:
         )
 
 
-def _not_worse(compared: _Compared, settings: GateSettings) -> Check:
+def _not_worse(compared: _Compared, settings: GateSettings) -> GateCheck:
     """Refused where the loss is shown to be beyond the margin.
 
     Both must show it: the interval, which knows the margin, and the exact test, which keeps its level however few the
@@ -194,7 +210,7 @@ def _not_worse(compared: _Compared, settings: GateSettings) -> Check:
     """
     worse = compared.high < -settings.margin and compared.worse < settings.chance
     words = compared.words(settings.chance) + f"; probability of such a loss by chance {compared.worse:.2g}"
-    return Check(
+    return GateCheck(
         name=compared.name,
         passed=not worse,
         value=compared.candidate,
@@ -204,7 +220,7 @@ def _not_worse(compared: _Compared, settings: GateSettings) -> Check:
     )
 
 
-def _better(compared: list[_Compared], settings: GateSettings) -> Check:
+def _better(compared: list[_Compared], settings: GateSettings) -> GateCheck:
     """Passed where one of the measures shows a gain beyond the margin, by the same two conditions.
 
     A candidate as good as the champion passes by chance with a probability of up to twice `chance`, as two are asked.
@@ -214,7 +230,7 @@ def _better(compared: list[_Compared], settings: GateSettings) -> Check:
     told = (
         "a gain is shown" if shown else f"no gain of more than {settings.margin:.3f} is shown (gate.require = better)"
     )
-    return Check(
+    return GateCheck(
         name="improvement",
         passed=bool(shown),
         value=best.candidate - best.champion,
@@ -226,7 +242,7 @@ def _better(compared: list[_Compared], settings: GateSettings) -> Check:
 
 def _recall_kept(
     labels: np.ndarray, candidate: np.ndarray, champion: np.ndarray, slugs: Sequence[str], settings: GateSettings
-) -> Check:
+) -> GateCheck:
     """Refused where a class lost more than `gate.recall_drop`, and more than chance explains in any of the classes.
 
     Within a class recall is accuracy, so that McNemar's exact test tells; its level is shared out over the classes
@@ -246,7 +262,7 @@ def _recall_kept(
             refused.append(label)
     worst = max(refused or drops, key=lambda label: drops[label])
     where = labels == worst
-    return Check(
+    return GateCheck(
         name="recall",
         passed=not refused,
         value=float((candidate[where] == worst).mean()),
@@ -260,7 +276,7 @@ def _recall_kept(
 # --- the sky, the clock -------------------------------------------------------------------------------------------
 
 
-def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, settings: GateSettings) -> Check:
+def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, settings: GateSettings) -> GateCheck:
     """Labels int64 (n,) of the same reliable objects of the sky; `left_out` tells which objects are not among them."""
     n, changed = len(champion), int((candidate != champion).sum())
     if n == 0:
@@ -268,7 +284,7 @@ def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, sett
     share, limit = changed / n, settings.max_flips
     p = exceeds(changed, n, limit)
     words = f"{changed} of {n} reliable labels change; probability of so many at {_percent(limit)}: {p:.2g}; {left_out}"
-    return Check(
+    return GateCheck(
         name="flips",
         passed=share <= limit or p >= settings.chance,
         value=share,
@@ -278,10 +294,10 @@ def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, sett
     )
 
 
-def check_speed(candidate: float, champion: float, words: str, settings: GateSettings) -> Check:
+def check_speed(candidate: float, champion: float, words: str, settings: GateSettings) -> GateCheck:
     """Images a second of both models on the same images, in turn; `words` tell on what."""
     least = settings.min_speed * champion
-    return Check(
+    return GateCheck(
         name="speed",
         passed=candidate >= least,
         value=candidate,
@@ -291,9 +307,9 @@ def check_speed(candidate: float, champion: float, words: str, settings: GateSet
     )
 
 
-def not_measured(name: str, reason: str) -> Check:
+def not_measured(name: str, reason: str) -> GateCheck:
     """A check that could not be made; it passes and says so."""
-    return Check(name=name, passed=True, value=None, limit=None, reference=None, words=f"not measured: {reason}")
+    return GateCheck(name=name, passed=True, value=None, limit=None, reference=None, words=f"not measured: {reason}")
 
 
 def _percent(share: float) -> str:

@@ -20,13 +20,20 @@ from catalogs.schema import RELIABLE_CONFIDENCE
 from models.artifacts import registry
 from models.artifacts.registry import ModelCard, load_card
 from models.inference.predictor import Predictor, chosen_device, predictor_for
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.evaluation.evaluate import PredictedSplit, predict_test_split
-from pipeline.promotion.checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
-from pipeline.promotion.decision import Check, Verdict, read_verdict, verdict_path, write_verdict
+from pipeline.promotion.checks import (
+    HeldOutPredictions,
+    check_flips,
+    check_speed,
+    checks_against,
+    checks_alone,
+    not_measured,
+)
+from pipeline.promotion.decision import Decision, GateCheck, decision_path, read_decision, write_decision
 from pipeline.promotion.sky_sample import SkySample, sky_sample
 
 _log = logging.getLogger(__name__)
@@ -45,13 +52,13 @@ class _Contender:
     run: PredictedSplit
 
     @property
-    def said(self) -> Said:
+    def said(self) -> HeldOutPredictions:
         sets = self.card.conformal
         p = self.run.probabilities
-        return Said(p, sets.sets(p), sets.coverage, sum(sets.counts))
+        return HeldOutPredictions(p, sets.sets(p), sets.coverage, sum(sets.counts))
 
 
-def judge(workspace: Workspace, images: ImageSet, candidate: str, champion: str | None = None) -> Verdict:
+def compare(workspace: Workspace, images: ImageSet, candidate: str, champion: str | None = None) -> Decision:
     """Judge a model against a champion, the present one unless another is named, by the policy in `[gate]`.
 
     Where there is no champion, only what needs no comparison is checked. The verdict is written beside the candidate;
@@ -73,11 +80,11 @@ def judge(workspace: Workspace, images: ImageSet, candidate: str, champion: str 
     sky = sample.digest if isinstance(sample, SkySample) else ""
     what = [candidate, present, images.digest, card.split_digest, policy, sky]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    path = verdict_path(workspace.models, candidate, key)
+    path = decision_path(workspace.models, candidate, key)
     if path.is_file():
-        return read_verdict(path)
+        return read_decision(path)
     checks = _checks(workspace, images, card, before, sample)
-    verdict = Verdict(
+    verdict = Decision(
         key=key,
         candidate=candidate,
         champion=present,
@@ -90,14 +97,14 @@ def judge(workspace: Workspace, images: ImageSet, candidate: str, champion: str 
         simulated=images.simulated or (isinstance(sample, SkySample) and sample.simulated),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_verdict(workspace.models, verdict)
+    write_decision(workspace.models, verdict)
     _log.info("%s", verdict.why)
     return verdict
 
 
 def _checks(
     workspace: Workspace, images: ImageSet, card: ModelCard, before: ModelCard | None, sample: SkySample | str
-) -> list[Check]:
+) -> list[GateCheck]:
     """Every check that can be made, in the order in which people read them."""
     settings = workspace.settings.gate
     candidate = _contender(workspace, images, card)
@@ -128,7 +135,7 @@ def _predictor(workspace: Workspace, card: ModelCard) -> Predictor:
     return predictor_for(workspace.models, card.model_id, chosen_device(workspace.settings.workers.device))
 
 
-def _comparable(candidate: ModelCard, champion: ModelCard) -> Check:
+def _comparable(candidate: ModelCard, champion: ModelCard) -> GateCheck:
     """Whether nobody was trained on an image that the other is tested on."""
     differ = [
         f"{what} ({theirs} and {ours})"
@@ -144,10 +151,10 @@ def _comparable(candidate: ModelCard, champion: ModelCard) -> Check:
         if differ
         else "the same images and split"
     )
-    return Check(name="comparable", passed=not differ, value=None, limit=None, reference=None, words=words)
+    return GateCheck(name="comparable", passed=not differ, value=None, limit=None, reference=None, words=words)
 
 
-def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, sample: SkySample | str) -> Check:
+def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, sample: SkySample | str) -> GateCheck:
     """Show both the sample of the sky; labels are counted where the champion is sure of its own."""
     if isinstance(sample, str):
         return not_measured("flips", sample)
@@ -169,12 +176,12 @@ def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, samp
     return check_flips(said[0].argmax(axis=1)[sure], said[1].argmax(axis=1)[sure], left_out, workspace.settings.gate)
 
 
-def _field(recipe: Recipe) -> tuple[object, ...]:
+def _field(recipe: Preprocessing) -> tuple[object, ...]:
     """What stamps must be like to be seen through a recipe, whatever the network's size."""
     return recipe.field_pixels, recipe.pixel_scales, recipe.rendering, recipe.colour
 
 
-def _speed(workspace: Workspace, images: ImageSet, candidate: _Contender, champion: _Contender) -> Check:
+def _speed(workspace: Workspace, images: ImageSet, candidate: _Contender, champion: _Contender) -> GateCheck:
     """Clock both on the same test images, in turn, so that whatever else the machine does slows both."""
     slower = min(candidate.run.images_per_second, champion.run.images_per_second)
     rows = candidate.run.rows[: max(1, min(_TIMED, int(slower * _ROUND_SECONDS)))]

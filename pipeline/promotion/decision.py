@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from pipeline.core.errors import UserError
 
 _FOLDER = "verdicts"
 
 
-class Check(BaseModel):
+class GateCheck(BaseModel):
     """One thing that the gate looked at.
 
     `value` is what was measured, None where nothing was; `limit` what it was held against, `reference` the same of the
@@ -44,7 +44,7 @@ class Check(BaseModel):
         return f"{self.name} {self.value:.3f}" + (f" ({told})" if told else "")
 
 
-class Verdict(BaseModel):
+class Decision(BaseModel):
     """Whether a candidate may take the place of the champion, by which numbers.
 
     `champion` is None where there was none: only what needs no comparison was checked. `image_set` and `split` are the
@@ -58,7 +58,7 @@ class Verdict(BaseModel):
     candidate: str
     champion: str | None
     passed: bool
-    checks: list[Check]
+    checks: list[GateCheck]
     policy: dict[str, Any]
     image_set: str
     split: str
@@ -67,7 +67,7 @@ class Verdict(BaseModel):
     created: str
 
     @property
-    def refusals(self) -> list[Check]:
+    def refusals(self) -> list[GateCheck]:
         """The checks that the candidate did not pass."""
         return [check for check in self.checks if not check.passed]
 
@@ -106,23 +106,23 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def verdict_path(models: Path, candidate: str, key: str) -> Path:
+def decision_path(models: Path, candidate: str, key: str) -> Path:
     """Where a verdict lies; the same name with `.md` is for people."""
     return models / candidate / _FOLDER / f"{key}.json"
 
 
-def write_verdict(models: Path, verdict: Verdict) -> None:
+def write_decision(models: Path, verdict: Decision) -> None:
     """Write a verdict beside its candidate, for people first: the JSON file is what says that it is there."""
-    path = verdict_path(models, verdict.candidate, verdict.key)
+    path = decision_path(models, verdict.candidate, verdict.key)
     for where, text in ((path.with_suffix(".md"), verdict.to_markdown()), (path, verdict.model_dump_json(indent=1))):
-        with written_whole(where) as beside:
+        with atomic_write(where) as beside:
             beside.write_text(text, encoding="utf-8")
 
 
-def read_verdict(path: Path) -> Verdict:
+def read_decision(path: Path) -> Decision:
     """Read a verdict. Raises UserError when the file is damaged, or of another version."""
     try:
-        return Verdict.model_validate_json(path.read_bytes())
+        return Decision.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(
             f"{path}: not a verdict of this version ({error.error_count()} problems, the first: "
@@ -130,7 +130,7 @@ def read_verdict(path: Path) -> Verdict:
         ) from error
 
 
-def verdicts_of(models: Path, candidate: str) -> list[Verdict]:
-    """Every verdict on a model, oldest first. Raises what `read_verdict` raises."""
-    found = [read_verdict(path) for path in (models / candidate / _FOLDER).glob("*.json")]
+def decisions_of(models: Path, candidate: str) -> list[Decision]:
+    """Every verdict on a model, oldest first. Raises what `read_decision` raises."""
+    found = [read_decision(path) for path in (models / candidate / _FOLDER).glob("*.json")]
     return sorted(found, key=lambda verdict: (verdict.created, verdict.key))

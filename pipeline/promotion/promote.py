@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.artifacts.registry import Change, champion, history, set_champion
+from models.artifacts.registry import ChampionChange, champion, history, set_champion
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.promotion.decision import Verdict
+from pipeline.promotion.decision import Decision
 
 
 def promote(
-    workspace: Workspace, candidate: str, verdict: Verdict | None, *, by: str, reason: str, override: bool = False
-) -> Change:
+    workspace: Workspace, candidate: str, verdict: Decision | None, *, by: str, reason: str, override: bool = False
+) -> ChampionChange:
     """Make a candidate champion; returns the line of the history.
 
     Without `override` it takes a verdict that was passed, against the present champion, and a candidate that nobody
@@ -47,7 +47,7 @@ def promote(
     )
 
 
-def _objection(models: Path, candidate: str, verdict: Verdict | None, present: str | None) -> str:
+def _objection(models: Path, candidate: str, verdict: Decision | None, present: str | None) -> str:
     """Why a candidate may not be promoted without a person; empty where nothing speaks against it."""
     if verdict is None:
         return f"{candidate} was not judged: `morphcat models judge {candidate}`"
@@ -63,7 +63,7 @@ def _objection(models: Path, candidate: str, verdict: Verdict | None, present: s
     return ""
 
 
-def roll_back(workspace: Workspace, to: str | None, *, by: str, reason: str) -> Change:
+def roll_back(workspace: Workspace, to: str | None, *, by: str, reason: str) -> ChampionChange:
     """Put an earlier champion back: the one before the present one, or a named one that has been champion.
 
     Going back twice goes two champions back: one that was turned back from is passed over.
@@ -91,7 +91,7 @@ def roll_back(workspace: Workspace, to: str | None, *, by: str, reason: str) -> 
     )
 
 
-def standing(changes: list[Change]) -> list[str]:
+def standing(changes: list[ChampionChange]) -> list[str]:
     """The champions that led to the present one, oldest first and it last, without those that were turned back from."""
     line: list[str] = []
     for change in changes:
@@ -108,9 +108,9 @@ def was_promoted(models: Path, verdict_key: str) -> bool:
     return any(change.verdict == verdict_key for change in history(models))
 
 
-def turned_back(models: Path, model_id: str) -> Change | None:
+def turned_back(models: Path, model_id: str) -> ChampionChange | None:
     """The rollback that took the lead from a model, if nobody has given it back since."""
-    last: Change | None = None
+    last: ChampionChange | None = None
     for change in history(models):
         if change.to == model_id:
             last = None

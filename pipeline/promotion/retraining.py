@@ -11,15 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import read_split
 from pipeline.evaluation.evaluate import benchmark
-from pipeline.promotion.compare import judge
-from pipeline.promotion.decision import Verdict
+from pipeline.promotion.compare import compare
+from pipeline.promotion.decision import Decision
 from pipeline.promotion.promote import promote, turned_back, was_promoted
 from pipeline.promotion.retraining_trigger import LabelSet, Retraining
 from pipeline.training.human_labels import usable
@@ -65,13 +65,13 @@ def measure(workspace: Workspace, images: ImageSet, model_id: str) -> Path:
     return path
 
 
-def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str) -> tuple[Retraining, Verdict]:
+def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str) -> tuple[Retraining, Decision]:
     """Let the gate judge a candidate and promote it where it passes, once for each verdict; keeps the report.
 
     What a person has rolled back since is not promoted again.
     """
     before = _champion(workspace)
-    verdict = judge(workspace, images, candidate, before)
+    verdict = compare(workspace, images, candidate, before)
     decided = was_promoted(workspace.models, verdict.key) or turned_back(workspace.models, candidate)
     fresh = verdict.passed and not decided
     if fresh:
@@ -86,7 +86,7 @@ def _report(workspace: Workspace, result: Retraining) -> None:
     path = workspace.reports / f"retraining-{result.candidate}-{result.verdict}.json"
     if path.is_file() and not result.promoted:
         return  # what is kept says who promoted it
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(result.to_dict(), indent=1))
 
 

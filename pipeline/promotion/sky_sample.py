@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.paths import ReleaseLayout
 from catalogs.query.sql import find_release, select
 from catalogs.releases.registry import current_name
 from models.artifacts.registry import load_card
-from models.artifacts.weights import recipe_of
+from models.artifacts.weights import preprocessing_of
 from models.errors import ModelError
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
-from pipeline.survey.catalog_pixels import ROW_COLUMNS, SkyFields, read_again
+from pipeline.survey.catalog_pixels import ROW_COLUMNS, CatalogPixels, load_catalog_pixels
 
 FILE = "sky-sample.parquet"
 _FOOTER = b"morphcat"
@@ -40,7 +40,7 @@ class SkySample:
     """
 
     rows: pa.Table
-    recipe: Recipe
+    recipe: Preprocessing
     release: str
 
     @property
@@ -56,9 +56,9 @@ class SkySample:
         """Whether any object is of a simulated sky."""
         return any(self.rows["simulated"].to_pylist())
 
-    def fields(self, workspace: Workspace) -> SkyFields:
-        """The pixels of the objects as they are now. Raises what `pipeline.survey.catalog_pixels.read_again` raises."""
-        return read_again(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
+    def fields(self, workspace: Workspace) -> CatalogPixels:
+        """The pixels of the objects as they are now. Raises what `load_catalog_pixels` raises."""
+        return load_catalog_pixels(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
 
 
 def sky_sample(workspace: Workspace) -> SkySample | str:
@@ -87,7 +87,7 @@ def sky_sample(workspace: Workspace) -> SkySample | str:
 def _drawn(workspace: Workspace, most: int) -> SkySample:
     """Up to `most` reliable objects of the current release from tiles all over the sky, both in the order of a hash."""
     release, layout = find_release(workspace.catalog)
-    recipe = recipe_of(load_card(workspace.models, release.model_id))
+    recipe = preprocessing_of(load_card(workspace.models, release.model_id))
     tiles = _tiles(layout, most)
     names = ", ".join("'" + tile.replace("'", "''") + "'" for tile in tiles) or "NULL"
     rows = select(
@@ -115,7 +115,7 @@ def _tiles(layout: ReleaseLayout, most: int) -> list[str]:
 
 def _freeze(path: Path, sample: SkySample) -> None:
     footer = json.dumps({"release": sample.release, "recipe": sample.recipe.to_dict()})
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         pq.write_table(sample.rows.replace_schema_metadata({_FOOTER: footer.encode()}), beside)
 
 
@@ -123,7 +123,9 @@ def _read(path: Path) -> SkySample:
     try:
         rows = pq.read_table(path)
         footer = json.loads((rows.schema.metadata or {})[_FOOTER])
-        return SkySample(rows.replace_schema_metadata(None), Recipe.from_dict(footer["recipe"]), footer["release"])
+        return SkySample(
+            rows.replace_schema_metadata(None), Preprocessing.from_dict(footer["recipe"]), footer["release"]
+        )
     except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path}: not a sample of the sky of this version ({type(error).__name__}: {error}); delete it, and the "

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, InputChanged
 from pipeline.core.object_ids import printable
-from pipeline.readers.stamps import Item, StampBatch, in_batches, refused
+from pipeline.readers.stamps import Item, StampBatch, in_batches, quarantine_entry
 from pipeline.tiles.checksums import check_sum, check_sums, sums_of
 from pipeline.tiles.sky_tile import (
     FOLDER_KINDS,
@@ -73,7 +73,7 @@ def _sound(tile: SkyTile, names: list[str], reading: ReadingSettings) -> tuple[l
                 check_sum(folder / name, sums[name])
             sound.append(name)
         except BadInput as bad:
-            differing.append(refused(folder / name, printable(f"{tile.source}/{name}"), bad))
+            differing.append(quarantine_entry(folder / name, printable(f"{tile.source}/{name}"), bad))
     return sound, differing
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason, is_transient
 from pipeline.core.object_ids import survey_keys
@@ -27,7 +27,7 @@ from pipeline.readers.stamps import (
     examine_rgb,
     in_band_order,
     on_sky,
-    refused,
+    quarantine_entry,
     wrapped,
 )
 
@@ -59,7 +59,9 @@ def count_rows(path: Path) -> int:
     return rows
 
 
-def read_hdf5(path: Path, start: int, stop: int, source: str, settings: InputSettings) -> Iterator[Stamp | Quarantined]:
+def read_hdf5(
+    path: Path, start: int, stop: int, source: str, settings: InputSettings
+) -> Iterator[Stamp | QuarantineEntry]:
     """One stamp or quarantine entry for each row from `start` to `stop`.
 
     Raises
@@ -170,7 +172,7 @@ def _layout(path: Path, file: h5py.File, images: h5py.Dataset) -> tuple[str, ...
 
 def _chunk(
     path: Path, images: h5py.Dataset, columns: _Columns, first: int, last: int, source: str
-) -> Iterator[Stamp | Quarantined]:
+) -> Iterator[Stamp | QuarantineEntry]:
     """Rows `first` to `last`. A chunk that can not be read is tried row by row: damage costs its own rows only."""
     try:
         pixels = images[first:last]
@@ -179,7 +181,7 @@ def _chunk(
             raise
         if last - first == 1:
             detail = f"{path}: row {first} can not be read ({error}); copy the file again"
-            yield refused(path, f"{source}#{first}", BadInput(Reason.UNREADABLE_FILE, detail))
+            yield quarantine_entry(path, f"{source}#{first}", BadInput(Reason.UNREADABLE_FILE, detail))
         else:
             for row in range(first, last):
                 yield from _chunk(path, images, columns, row, row + 1, source)
@@ -188,12 +190,12 @@ def _chunk(
         yield _stamp(path, image, columns, row, source)
 
 
-def _stamp(path: Path, image: np.ndarray, columns: _Columns, row: int, source: str) -> Stamp | Quarantined:
+def _stamp(path: Path, image: np.ndarray, columns: _Columns, row: int, source: str) -> Stamp | QuarantineEntry:
     i = row - columns.start
     ra, dec = float(columns.ra[i]), float(columns.dec[i])
     if not on_sky(ra, dec):
         detail = f"{path}: row {row} has ra {ra}, dec {dec}; expected degrees"
-        return refused(path, f"{source}#{row}", BadInput(Reason.NO_POSITION, detail))
+        return quarantine_entry(path, f"{source}#{row}", BadInput(Reason.NO_POSITION, detail))
     if columns.bands:
         image, quality, bad = examine_flux(*in_band_order(image, columns.bands))
     else:

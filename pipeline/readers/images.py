@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason, is_transient
 from pipeline.core.object_ids import printable, survey_keys
 from pipeline.core.parsing import parsing
-from pipeline.readers.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, refused, wrapped
+from pipeline.readers.stamps import MAX_SIDE, Stamp, examine_rgb, on_sky, quarantine_entry, wrapped
 
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "image")
 _SCALE_COLUMNS = ("pixscale", "pxscale", "pixel_scale")
@@ -24,7 +24,7 @@ _KEY_COLUMNS = ("release", "brickid", "objid")
 
 def read_pictures(
     folder: Path, names: list[str], table: Path | None, source: str, settings: InputSettings
-) -> Iterator[Stamp | Quarantined]:
+) -> Iterator[Stamp | QuarantineEntry]:
     """One stamp or one quarantine entry for each picture, in the given order.
 
     Raises
@@ -38,7 +38,7 @@ def read_pictures(
         try:
             yield _stamp(folder / name, source_name, rows.get(name), table, settings)
         except BadInput as bad:
-            yield refused(folder / name, source_name, bad)
+            yield quarantine_entry(folder / name, source_name, bad)
 
 
 def read_table(

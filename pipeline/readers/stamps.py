@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.core.errors import BadInput
 from pipeline.core.object_ids import NO_SURVEY_KEYS, hashed_id, printable, target_id
 
@@ -66,7 +66,7 @@ class TileNote:
     remarks: list[str] = field(default_factory=list)
 
 
-Item = Stamp | Quarantined | TileNote
+Item = Stamp | QuarantineEntry | TileNote
 """What a reader yields: a stamp or a quarantine entry for each input, and notes."""
 
 
@@ -78,7 +78,7 @@ class StampBatch:
     """
 
     stamps: list[Stamp] = field(default_factory=list)
-    quarantine: list[Quarantined] = field(default_factory=list)
+    quarantine: list[QuarantineEntry] = field(default_factory=list)
     notes: list[TileNote] = field(default_factory=list)
 
     @property
@@ -98,12 +98,12 @@ class StampBatch:
 def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
     """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
     waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
-    refused: list[Quarantined] = []
+    refused: list[QuarantineEntry] = []
     notes: list[TileNote] = []
     count = memory = 0
     for item in items:
         if not isinstance(item, Stamp):
-            refused.append(item) if isinstance(item, Quarantined) else notes.append(item)
+            refused.append(item) if isinstance(item, QuarantineEntry) else notes.append(item)
             continue
         waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
         count, memory = count + 1, memory + item.pixels.nbytes
@@ -119,9 +119,9 @@ def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
         yield StampBatch([], refused, notes)
 
 
-def refused(path: Path, source_name: str, bad: BadInput) -> Quarantined:
+def quarantine_entry(path: Path, source_name: str, bad: BadInput) -> QuarantineEntry:
     """The quarantine entry of an input that gave no stamp."""
-    return Quarantined(
+    return QuarantineEntry(
         file=printable(str(path)),
         source_name=source_name,
         reason=bad.reason,

@@ -26,7 +26,7 @@ _GLANCE = 1.0  # seconds; `holder` takes a lock for an instant, which must not s
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """Who holds a lock: a run, its process on a machine, and since when (ISO 8601, UTC)."""
 
     run_id: str
@@ -38,7 +38,7 @@ class Holder:
         return f"{self.run_id}, process {self.pid} on {self.host}, since {self.since}"
 
 
-class Busy(UserError):
+class AlreadyRunning(UserError):
     """Another process does this already."""
 
 
@@ -53,7 +53,7 @@ def retraining_lock(models: Path) -> Path:
 
 
 @contextmanager
-def alone(path: Path, run_id: str, what: str, *, wait: float = 0.0) -> Iterator[None]:
+def exclusive(path: Path, run_id: str, what: str, *, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock; waits up to `wait` seconds for who has it. `what` names the work in the error.
 
     Raises
@@ -64,14 +64,14 @@ def alone(path: Path, run_id: str, what: str, *, wait: float = 0.0) -> Iterator[
     with path.open("a+") as file:
         _take(file, path, what, max(wait, _GLANCE))
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        _say(file, json.dumps(asdict(Holder(run_id, os.getpid(), socket.gethostname(), since))))
+        _say(file, json.dumps(asdict(LockHolder(run_id, os.getpid(), socket.gethostname(), since))))
         try:
             yield
         finally:
             _say(file, "")
 
 
-def holder(path: Path) -> Holder | None:
+def holder(path: Path) -> LockHolder | None:
     """Who holds a lock now; None when nobody does."""
     if not path.is_file():
         return None
@@ -90,7 +90,7 @@ def _take(file: IO[str], path: Path, what: str, seconds: float) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as busy:
             if time.monotonic() > end:
-                raise Busy(
+                raise AlreadyRunning(
                     f"another {what} of {path.parent} is under way ({_read(path)}); nothing has to be done twice: run "
                     "again when it has ended"
                 ) from busy
@@ -104,9 +104,9 @@ def _say(file: IO[str], text: str) -> None:
         os.pwrite(file.fileno(), text.encode(), 0)
 
 
-def _read(path: Path) -> Holder:
+def _read(path: Path) -> LockHolder:
     """What the file says; it is empty for an instant after the lock was taken."""
     try:
-        return Holder(**json.loads(path.read_text()))
+        return LockHolder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return Holder("an unknown run", 0, "an unknown machine", "just now")
+        return LockHolder("an unknown run", 0, "an unknown machine", "just now")

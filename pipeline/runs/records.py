@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.releases.provenance import RunRecord
-from catalogs.tiles import read_stamp, tile_path
+from catalogs.tiles import read_tile_metadata, tile_path
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
-from pipeline.core.redaction import values_without_secrets
+from pipeline.core.redaction import redact_values
 from pipeline.core.versions import git_revision, software_versions
 from pipeline.tiles.sky_tile import SkyTile
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def recorded(
+def record_run(
     workspace: Workspace,
     run_id: str,
     tiles: Sequence[SkyTile],
@@ -85,7 +85,7 @@ def _path(workspace: Workspace, run_id: str) -> Path:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(record, indent=1))
 
 
@@ -106,7 +106,7 @@ def _made_with(workspace: Workspace, run_id: str, started: datetime, model_id: s
         **_place(settings.workers),
         "device": device,
         "host": platform.node(),
-        "settings": values_without_secrets(settings.model_dump()),
+        "settings": redact_values(settings.model_dump()),
         "settings_digest": settings.digest(),
         "git_revision": git_revision(),
         "versions": software_versions(),
@@ -133,7 +133,7 @@ def _committed_by(workspace: Workspace, run_id: str, model_id: str, tiles: Seque
     """What the stamps of those tiles say that the run has committed, added up."""
     counts = dict.fromkeys(_ADDED_UP[1:], 0)
     for tile in tiles:
-        stamp = read_stamp(tile_path(workspace.catalog, model_id, tile.tile_id))
+        stamp = read_tile_metadata(tile_path(workspace.catalog, model_id, tile.tile_id))
         if stamp is not None and stamp.run_id == run_id:
             counts["tiles_done"] += 1
             for name in _ADDED_UP[2:]:

@@ -3,7 +3,7 @@
 A line holds utc, level, logger, message, exception, host, pid, run_id, unit and tile_id: the last two are null outside
 units of work, `tile_id` also within units that are no sky tile. The line on how a unit ended has outcome, seconds,
 objects and worker as well. What units say on workers, in other processes and on other machines, comes back with their
-outcomes (`gathered`, `unit_ended`).
+outcomes (`capture_logs`, `log_result`).
 
 Nothing changes at the terminal, secrets are taken out, and a full disk costs lines but never the run.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core.redaction import without_secrets
+from pipeline.core.redaction import redact
 from pipeline.core.versions import software_versions
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _MOST_TEXT = 4000  # characters of a message or an exception
 
 
 @dataclass(frozen=True)
-class Said:
+class LogRecord:
     """One message as plain values, to travel between processes; `utc` in ISO 8601, by the clock of its host."""
 
     utc: str
@@ -52,7 +52,7 @@ class Said:
     pid: int
 
 
-class Ended(Protocol):
+class FinishedTask(Protocol):
     """What is logged of a unit of work that has ended; `error` is empty when it went well."""
 
     @property
@@ -64,7 +64,7 @@ class Ended(Protocol):
     @property
     def worker(self) -> str: ...
     @property
-    def said(self) -> Sequence[Said]: ...
+    def said(self) -> Sequence[LogRecord]: ...
 
 
 class RunLog:
@@ -85,23 +85,23 @@ class RunLog:
         token = _run_log.set(self)
         self._around.callback(_run_log.reset, token)
         versions = ", ".join(f"{name} {number}" for name, number in software_versions().items())
-        note(logging.INFO, f"{self._run} begins: {versions}")
+        log_only(logging.INFO, f"{self._run} begins: {versions}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if error is None:
-            note(logging.INFO, f"{self._run} ends")
+            log_only(logging.INFO, f"{self._run} ends")
         else:
-            note(logging.ERROR, f"{self._run} ends with an error", "".join(traceback.format_exception(error)))
+            log_only(logging.ERROR, f"{self._run} ends with an error", "".join(traceback.format_exception(error)))
         self._around.close()
         if self._file is not None:
             os.close(self._file)
         if self._lost:
             _log.warning("%d lines could not be written to the log %s (%s)", self._lost, self.path, self._why)
 
-    def write(self, said: Said, unit: str | None = None, tile_id: str | None = None, **more: Any) -> None:
+    def write(self, said: LogRecord, unit: str | None = None, tile_id: str | None = None, **more: Any) -> None:
         """Add one line; raises nothing."""
         values = {**asdict(said), "run_id": self._run_id, "unit": unit, "tile_id": tile_id, **more}
         text = json.dumps(values, ensure_ascii=False) + "\n"
@@ -137,14 +137,14 @@ def log_path(workspace: Workspace, what: str, run_id: str) -> Path:
     return workspace.reports / "logs" / f"{what}-{run_id}.jsonl"
 
 
-def note(level: int, message: str, exception: str = "") -> None:
+def log_only(level: int, message: str, exception: str = "") -> None:
     """Write to the log of the run, if there is one, what the person at the terminal is told in another way."""
     log = _run_log.get()
     if log is not None:
         log.write(_said(level, _log.name, message, exception))
 
 
-def unit_ended(ended: Ended, *, tile: bool = False, objects: int | None = None) -> None:
+def log_result(ended: FinishedTask, *, tile: bool = False, objects: int | None = None) -> None:
     """Write what a unit said, and how it ended, to the log of the run, if there is one.
 
     `tile` says that the unit is a sky tile, and `objects` how many it had. Seconds and worker are null where the worker
@@ -168,19 +168,19 @@ def unit_ended(ended: Ended, *, tile: bool = False, objects: int | None = None) 
     )
 
 
-class Gathered:
+class LogCapture:
     """What a unit says while it runs: the last lines of it."""
 
     def __init__(self) -> None:
-        self._last: deque[Said] = deque(maxlen=_MOST_LINES)
+        self._last: deque[LogRecord] = deque(maxlen=_MOST_LINES)
         self._all = 0
 
-    def add(self, said: Said) -> None:
+    def add(self, said: LogRecord) -> None:
         self._last.append(said)
         self._all += 1
 
     @property
-    def said(self) -> tuple[Said, ...]:
+    def said(self) -> tuple[LogRecord, ...]:
         """The last lines, after one that tells how many came before."""
         more = self._all - len(self._last)
         before = [_said(logging.INFO, _log.name, f"{more} earlier lines of this unit were not kept")] if more else []
@@ -188,9 +188,9 @@ class Gathered:
 
 
 @contextmanager
-def gathered() -> Iterator[Gathered]:
+def capture_logs() -> Iterator[LogCapture]:
     """Gather what our packages say at INFO and above in this thread, instead of writing it to the log of the run."""
-    lines = Gathered()
+    lines = LogCapture()
     token = _gathered.set(lines)
     try:
         with _listening():
@@ -200,10 +200,10 @@ def gathered() -> Iterator[Gathered]:
 
 
 _run_log: ContextVar[RunLog | None] = ContextVar("run_log", default=None)
-_gathered: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
+_gathered: ContextVar[LogCapture | None] = ContextVar("gathered", default=None)
 
 
-class _Ear(logging.Handler):
+class _CaptureHandler(logging.Handler):
     """Hears every record of our packages and passes it to whoever listens in this context."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -217,14 +217,14 @@ class _Ear(logging.Handler):
             log.write(said)
 
 
-class _Onward(logging.Handler):
+class _ForwardHandler(logging.Handler):
     """Passes records on to where they went before, from the level on that was shown before."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)
 
 
-_EAR = _Ear(logging.INFO)
+_EAR = _CaptureHandler(logging.INFO)
 _listeners = 0
 _listeners_lock = threading.Lock()
 _as_it_was: list[tuple[logging.Logger, int, bool, logging.Handler]] = []
@@ -250,7 +250,7 @@ def _listening() -> Iterator[None]:
 
 def _listen_to(logger: logging.Logger) -> tuple[logging.Logger, int, bool, logging.Handler]:
     shown = logger.getEffectiveLevel()
-    before = (logger, logger.level, logger.propagate, _Onward(shown))
+    before = (logger, logger.level, logger.propagate, _ForwardHandler(shown))
     if logger.propagate:
         logger.addHandler(before[-1])
     logger.setLevel(min(shown, logging.INFO))
@@ -266,10 +266,10 @@ def _leave_alone(logger: logging.Logger, level: int, propagate: bool, onward: lo
     logger.setLevel(level)
 
 
-def _said(level: int, logger: str, message: str, exception: str = "", created: float | None = None) -> Said:
+def _said(level: int, logger: str, message: str, exception: str = "", created: float | None = None) -> LogRecord:
     when = datetime.fromtimestamp(created, UTC) if created else datetime.now(UTC)
-    message, exception = without_secrets(message), without_secrets(exception)
-    return Said(
+    message, exception = redact(message), redact(exception)
+    return LogRecord(
         utc=when.isoformat(timespec="milliseconds"),
         level=logging.getLevelName(level),
         logger=logger,

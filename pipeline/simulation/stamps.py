@@ -19,7 +19,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from pipeline.simulation.galaxies.classes import RECIPES
-from pipeline.simulation.galaxies.layers import Frame, Galaxy, light
+from pipeline.simulation.galaxies.layers import DrawingFrame, Galaxy, light
 from pipeline.simulation.galaxies.neighbours import NATIVE_PIXSCALE, ZERO_POINT_MAG, add_background_galaxies, add_stars
 from pipeline.simulation.galaxies.profiles import moffat
 
@@ -103,7 +103,7 @@ def _add_galaxy(
     y0, y1 = max(row - half, 0), min(row + half + 1, scene.shape[1])
     x = np.arange(x0, x1, dtype=np.float32) - np.float32(centre[0])
     y = np.arange(y0, y1, dtype=np.float32) - np.float32(centre[1])
-    image, mag_r = draw_galaxy(rng, Frame(*np.meshgrid(x, y), reach), class_id, pixscale)
+    image, mag_r = draw_galaxy(rng, DrawingFrame(*np.meshgrid(x, y), reach), class_id, pixscale)
     scene[:, y0:y1, x0:x1] += image
     return mag_r
 
@@ -119,7 +119,7 @@ def half_box(reach: float) -> int:
 
 
 def draw_galaxy(
-    rng: np.random.Generator, frame: Frame, class_id: int, pixscale: float
+    rng: np.random.Generator, frame: DrawingFrame, class_id: int, pixscale: float
 ) -> tuple[NDArray[np.float32], float]:
     """Draw one galaxy of a class into a frame, before PSF and noise.
 

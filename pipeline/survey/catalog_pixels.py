@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.inference.predictor import chosen_device
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.core.progress import track
@@ -40,7 +40,7 @@ ROW_COLUMNS = "object_id, source_name, tile_id, origin, ra, dec, pixscale::DOUBL
 
 
 @dataclass(frozen=True)
-class SkyFields:
+class CatalogPixels:
     """Fields of view of n rows of a release, in files of the cache, one for each sky tile.
 
     A record of a file is a byte, what became of the row, and its field uint8 (side, side, 3). Row i has record
@@ -79,7 +79,7 @@ class SkyFields:
                 fields[mine] = records[torch.from_numpy(self.record[block[mine]])].numpy()[:, 1:]
             yield fields.reshape(-1, self.side, self.side, 3)
 
-    def pixels(self, recipe: Recipe, pixscale: np.ndarray, rows: np.ndarray) -> Tensor:
+    def pixels(self, recipe: Preprocessing, pixscale: np.ndarray, rows: np.ndarray) -> Tensor:
         """Model-ready pixels uint8 (m, 3, S, S) of rows out of `taken`; `pixscale` float64 (n,), arcsec, of all rows.
 
         They are the values that the survey gives to a network of this recipe. The recipe's field of view must be that
@@ -92,7 +92,9 @@ class SkyFields:
         return torch.cat(parts) if parts else torch.empty(0, 3, recipe.image_size, recipe.image_size, dtype=torch.uint8)
 
 
-def read_again(workspace: Workspace, seen: Recipe, recipe: Recipe, rows: pa.Table, title: str) -> SkyFields:
+def load_catalog_pixels(
+    workspace: Workspace, seen: Preprocessing, recipe: Preprocessing, rows: pa.Table, title: str
+) -> CatalogPixels:
     """Read the fields of view of rows of a release from the sky tiles as they are now.
 
     The fields are cut out as `recipe` does before it brings them to the network's size. So the files serve networks of
@@ -123,10 +125,10 @@ def read_again(workspace: Workspace, seen: Recipe, recipe: Recipe, rows: pa.Tabl
         tile[part.index], record[part.index] = number, np.arange(len(part.index))
         fates[part.index] = map_pixels(part.path, part.shape)[:, 0].numpy()
     files, counts = tuple(part.path for part in parts), tuple(len(part.index) for part in parts)
-    return SkyFields(recipe.field_pixels, files, counts, tile, record, fates)
+    return CatalogPixels(recipe.field_pixels, files, counts, tile, record, fates)
 
 
-def field_scales(pixscale: np.ndarray, recipe: Recipe) -> np.ndarray:
+def field_scales(pixscale: np.ndarray, recipe: Preprocessing) -> np.ndarray:
     """Pixel scales float64 (n,), arcsec, of the fields of stamps of these scales.
 
     A field was brought to a scale of the training; where that of its stamp is unknown (NaN), the whole picture is the
@@ -142,8 +144,8 @@ class _Part:
 
     tile: SkyTile
     index: np.ndarray
-    seen: Recipe
-    whole: Recipe
+    seen: Preprocessing
+    whole: Preprocessing
     path: Path
 
     @property
@@ -163,11 +165,11 @@ class _Part:
 
 
 def _part(
-    workspace: Workspace, tile: SkyTile, rows: pa.Table, index: np.ndarray, seen: Recipe, recipe: Recipe
+    workspace: Workspace, tile: SkyTile, rows: pa.Table, index: np.ndarray, seen: Preprocessing, recipe: Preprocessing
 ) -> _Part:
     # The normalisation changes no pixels: recipes that differ in it alone share a file.
-    seen = replace(seen, mean=Recipe.mean, std=Recipe.std)
-    whole = replace(recipe, image_size=recipe.field_pixels, mean=Recipe.mean, std=Recipe.std)
+    seen = replace(seen, mean=Preprocessing.mean, std=Preprocessing.std)
+    whole = replace(recipe, image_size=recipe.field_pixels, mean=Preprocessing.mean, std=Preprocessing.std)
     digest = hashlib.sha256("\0".join((seen.digest, whole.digest, tile.tile_id, tile.fingerprint)).encode())
     for name in ("object_id", "input_digest"):
         digest.update(rows[name].to_numpy()[index].tobytes())

@@ -27,19 +27,19 @@ from catalogs.schema import (
     is_reliable,
     label_columns,
 )
-from catalogs.tiles import Quarantined, TileStamp, commit, read_stamp, tile_path
+from catalogs.tiles import QuarantineEntry, TileMetadata, commit, read_tile_metadata, tile_path
 from models.inference.predictor import Predictor, predictor_for
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.core.times import utc_of
 from pipeline.ingest.planning import origin_of
 from pipeline.readers.dispatch import read_tile
-from pipeline.readers.stamps import Stamp, StampBatch, refused
-from pipeline.survey.domain_checks import skew_flags, split_by_rule
+from pipeline.readers.stamps import Stamp, StampBatch, quarantine_entry
+from pipeline.survey.domain_checks import domain_flags, split_by_rule
 from pipeline.survey.duplicates import with_duplicates_flagged
-from pipeline.survey.prediction_reuse import Reusable
+from pipeline.survey.prediction_reuse import PreviousPredictions
 from pipeline.survey.quarantine import with_history
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, names_of
 
@@ -93,10 +93,10 @@ def classify(job: ClassifyJob) -> TileReceipt:
     """
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
     path = tile_path(Path(job.catalog), job.model_id, job.tile.tile_id)
-    before = read_stamp(path)
-    made = _made(job, predictor, Reusable.from_tile(path, job.model_id, predictor.recipe.digest))
+    before = read_tile_metadata(path)
+    made = _made(job, predictor, PreviousPredictions.from_tile(path, job.model_id, predictor.recipe.digest))
     unclassified = int(np.count_nonzero(made.table["label_id"].to_numpy() < 0))
-    stamp = TileStamp(
+    stamp = TileMetadata(
         tile_id=job.tile.tile_id,
         source=job.tile.source,
         origin=origin_of(job.tile, Path(job.catalog)),
@@ -119,7 +119,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
     return TileReceipt(job.tile.tile_id, stamp.classified, unclassified, len(stamp.quarantine))
 
 
-def _tell(stamp: TileStamp) -> None:
+def _tell(stamp: TileMetadata) -> None:
     """Log what is out of the ordinary about a tile."""
     if stamp.rejected:
         _log.info("nothing of it could be used (%s): %s", stamp.rejected, stamp.quarantine[0].detail)
@@ -138,14 +138,14 @@ class _Made:
 
     table: pa.Table
     found: int = -1
-    quarantine: list[Quarantined] = field(default_factory=list)
+    quarantine: list[QuarantineEntry] = field(default_factory=list)
     rejected: str = ""
     set_aside: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     reused: int = 0
 
 
-def _made(job: ClassifyJob, predictor: Predictor, before: Reusable | None) -> _Made:
+def _made(job: ClassifyJob, predictor: Predictor, before: PreviousPredictions | None) -> _Made:
     """Read, classify and gather a tile, batch by batch."""
     schema = arrow_schema(predictor.card.class_slugs)
     made = _Made(schema.empty_table(), max(job.tile.stop - job.tile.start, -1))
@@ -192,23 +192,25 @@ def _give_back_freed_memory() -> None:
         library.malloc_trim(0)
 
 
-def _whole_tile(tile: SkyTile, bad: BadInput) -> list[Quarantined]:
+def _whole_tile(tile: SkyTile, bad: BadInput) -> list[QuarantineEntry]:
     """One entry for each input of a tile of which nothing can be used; one where their number is unknown."""
     path = Path(tile.path)
     if tile.kind in FOLDER_KINDS:
-        return [refused(path / name, printable(f"{tile.source}/{name}"), bad) for name in names_of(tile)]
+        return [quarantine_entry(path / name, printable(f"{tile.source}/{name}"), bad) for name in names_of(tile)]
     rows = [f"#{row}" for row in range(tile.start, tile.stop)] or [""]
-    return [refused(path, tile.source + row, bad) for row in rows]
+    return [quarantine_entry(path, tile.source + row, bad) for row in rows]
 
 
-def _without_repeats(batch: StampBatch, seen: set[int], path: str) -> tuple[StampBatch, list[Quarantined]]:
+def _without_repeats(batch: StampBatch, seen: set[int], path: str) -> tuple[StampBatch, list[QuarantineEntry]]:
     """Take out stamps whose object id came before in this tile: an error to report, not an overwrite."""
     kept: list[Stamp] = []
-    repeated: list[Quarantined] = []
+    repeated: list[QuarantineEntry] = []
     for stamp in batch.stamps:
         if stamp.object_id in seen:
             detail = f"object_id {stamp.object_id} occurs twice in {path}; the first one is kept"
-            repeated.append(refused(Path(path), stamp.source_name, BadInput(Reason.DUPLICATE_OBJECT_ID, detail)))
+            repeated.append(
+                quarantine_entry(Path(path), stamp.source_name, BadInput(Reason.DUPLICATE_OBJECT_ID, detail))
+            )
         else:
             seen.add(stamp.object_id)
             kept.append(stamp)
@@ -216,14 +218,14 @@ def _without_repeats(batch: StampBatch, seen: set[int], path: str) -> tuple[Stam
 
 
 def _columns(
-    batch: StampBatch, predictor: Predictor, job: ClassifyJob, before: Reusable | None
+    batch: StampBatch, predictor: Predictor, job: ClassifyJob, before: PreviousPredictions | None
 ) -> tuple[dict[str, np.ndarray], int]:
     """All columns of the primary table for the stamps of one batch, and how many predictions were taken over."""
     pixels = model_pixels(batch, predictor.recipe, predictor.device)
     stamps, digests = batch.stamps, pixel_digests(pixels)
     ids = np.array([s.object_id for s in stamps], dtype=np.int64)
     flags = np.array([s.quality for s in stamps], dtype=np.int64)
-    flags |= skew_flags(batch, predictor.recipe, predictor.card)
+    flags |= domain_flags(batch, predictor.recipe, predictor.card)
     classified = (flags & QualityFlag.UNCLASSIFIED) == 0
     rows = before.lookup(ids, digests) if before else np.full(len(stamps), -1)
     rows[~classified] = -1
@@ -261,7 +263,7 @@ def _said(
     rows: np.ndarray,
     predictor: Predictor,
     job: ClassifyJob,
-    before: Reusable | None,
+    before: PreviousPredictions | None,
 ) -> dict[str, np.ndarray]:
     """The columns that a prediction determines: from the commit before at `rows`, by the network where these are −1."""
     fresh = rows < 0
@@ -298,7 +300,7 @@ def _int16(release: np.ndarray) -> np.ndarray:
     return np.where(release <= np.iinfo(np.int16).max, release, -1).astype(np.int16)
 
 
-def model_pixels(batch: StampBatch, recipe: Recipe, device: torch.device) -> Tensor:
+def model_pixels(batch: StampBatch, recipe: Preprocessing, device: torch.device) -> Tensor:
     """Model-ready pixels uint8 (N, 3, S, S) of a batch, made on the device."""
     pixels = torch.from_numpy(batch.pixels).to(device)
     make = recipe.pixels_from_flux if batch.is_flux else recipe.pixels_from_rgb

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from models.artifacts.registry import ModelCard
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.inputs import UNKNOWN_RENDERING
 from pipeline.core.errors import BadInput, Reason
 from pipeline.datasets.image_set import ImageSet
-from pipeline.readers.stamps import StampBatch, refused
+from pipeline.readers.stamps import StampBatch, quarantine_entry
 
 _MARGIN = 0.05  # pixel scales and seeing this far (relative) beyond those of the training still count as inside
 
 
-def envelope(images: ImageSet, recipe: Recipe) -> dict[str, Any]:
+def envelope(images: ImageSet, recipe: Preprocessing) -> dict[str, Any]:
     """What the training images were like: plain values for the model card.
 
     `pixscale` and `psfsize` (arcsec) and `mag_r` are the least and the greatest, None where the images do not tell.
@@ -39,7 +39,7 @@ def envelope(images: ImageSet, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def split_by_rule(batch: StampBatch, recipe: Recipe, path: str) -> tuple[StampBatch, list[Quarantined]]:
+def split_by_rule(batch: StampBatch, recipe: Preprocessing, path: str) -> tuple[StampBatch, list[QuarantineEntry]]:
     """Stamps that the network may see, and entries for those that are known to follow another colour rule."""
     kept, out = [], []
     for stamp, rendering in zip(batch.stamps, _renderings(batch, recipe), strict=True):
@@ -50,11 +50,11 @@ def split_by_rule(batch: StampBatch, recipe: Recipe, path: str) -> tuple[StampBa
             f"{path}: rendered by {rendering!r}, the model was trained on {recipe.rendering!r}; render it by that "
             "rule, or set input.picture_rendering or input.hdf5_rendering if the name is wrong"
         )
-        out.append(refused(Path(path), stamp.source_name, BadInput(Reason.WRONG_COLOUR_RULE, detail)))
+        out.append(quarantine_entry(Path(path), stamp.source_name, BadInput(Reason.WRONG_COLOUR_RULE, detail)))
     return StampBatch(kept), out
 
 
-def skew_flags(batch: StampBatch, recipe: Recipe, card: ModelCard) -> np.ndarray:
+def domain_flags(batch: StampBatch, recipe: Preprocessing, card: ModelCard) -> np.ndarray:
     """Quality bits int64 (N,): how each stamp differs from the training images."""
     scale = batch.pixscale
     height, width = batch.stamps[0].pixels.shape[1:] if batch.is_flux else batch.stamps[0].pixels.shape[:2]
@@ -75,7 +75,7 @@ def skew_flags(batch: StampBatch, recipe: Recipe, card: ModelCard) -> np.ndarray
     return flags
 
 
-def _renderings(batch: StampBatch, recipe: Recipe) -> list[str]:
+def _renderings(batch: StampBatch, recipe: Preprocessing) -> list[str]:
     """The colour rule of each stamp; flux is rendered by the recipe."""
     return [recipe.colour.name if batch.is_flux else stamp.rendering for stamp in batch.stamps]
 

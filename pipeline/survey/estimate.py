@@ -27,7 +27,7 @@ from pipeline.survey import run as survey
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
 
 if TYPE_CHECKING:
-    from pipeline.survey.pilot import Measured, Trial
+    from pipeline.survey.pilot import PilotResult, PilotTile
 
 _MOST_CATALOGUES = 50  # of bricks, read to count their objects
 _CATALOGUE_SECONDS = 20.0  # after which no more are read
@@ -36,7 +36,7 @@ _ALONE_ERROR = 0.5  # of a time that a single tile tells
 
 
 @dataclass(frozen=True)
-class Expected:
+class StampCounts:
     """How many stamps there are to classify, by kind of tile; `read` of `bricks` catalogues were read to tell.
 
     Bricks whose catalogue was not read are taken to have as many objects as the others have on average.
@@ -52,7 +52,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Span:
+class Interval:
     """A number with the range in which it is expected."""
 
     value: float
@@ -61,7 +61,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class SurveyEstimate:
     """What a survey would do. Sizes in bytes, times in seconds; None where there was no trial, or it told nothing.
 
     tiles, done, waiting, to_do : sky tiles found; `kinds` are those to do by kind.
@@ -85,11 +85,11 @@ class Forecast:
     read_bytes: int
     workers: int
     free_bytes: int
-    seconds: Span | None = None
+    seconds: Interval | None = None
     tile_bytes: int | None = None
     release_bytes: int | None = None
     read_bytes_per_second: float | None = None
-    trial: Trial | None = None
+    trial: PilotResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a script."""
@@ -99,14 +99,14 @@ class Forecast:
         return values
 
 
-def forecast(workspace: Workspace, model_id: str | None, roots: Sequence[Path], seconds: float) -> Forecast:
+def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], seconds: float) -> SurveyEstimate:
     """Say what a survey of these roots would do; `seconds` is how long tiles are tried, 0 not at all.
 
     Raises
     ------
     UserError, ModelError, CatalogError : as the survey would before its first tile.
     """
-    run = survey.begin(workspace, model_id)
+    run = survey.start_run(workspace, model_id)
     with tempfile.TemporaryDirectory(prefix="morphcat-plan-") as name:
         scratch = Path(name)
         place = workspace.changed(folders={"cache": str(scratch / "cache")})  # tables cut from a list of positions
@@ -114,7 +114,7 @@ def forecast(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
         plan = survey.make_plan(place, run, tiles)
         sizes = sizes_of(plan.todo, tiles)
         expected = expected_stamps(plan.todo, place.settings.reading)
-        counted = Forecast(
+        counted = SurveyEstimate(
             model_id=run.card.model_id,
             tiles=len(tiles),
             done=len(plan.done),
@@ -132,9 +132,9 @@ def forecast(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
             return counted
         released = _released_rows(workspace, run.card.model_id)
         settings = place.settings
-        from pipeline.survey.pilot import try_out  # torch only where tiles are tried
+        from pipeline.survey.pilot import run_pilot  # torch only where tiles are tried
 
-        trial = try_out(
+        trial = run_pilot(
             survey.jobs_of(place.changed(folders={"catalog": str(scratch / "catalog")}), run, plan.todo),
             seconds,
             settings.workers,
@@ -193,7 +193,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> Expected:
+def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> StampCounts:
     """How many stamps there are to classify: known of all tiles but bricks, of these from catalogues of some."""
     stamps: dict[TileKind, float] = defaultdict(float)
     bricks = [tile for tile in todo if tile.kind is TileKind.BRICK]
@@ -208,7 +208,7 @@ def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> Expect
             break
     if bricks:
         stamps[TileKind.BRICK] = len(bricks) * sum(counts) / len(counts)
-    return Expected(dict(stamps), len(bricks), len(counts))
+    return StampCounts(dict(stamps), len(bricks), len(counts))
 
 
 def _objects_of(tile: SkyTile, reading: ReadingSettings) -> int:
@@ -219,8 +219,8 @@ def _objects_of(tile: SkyTile, reading: ReadingSettings) -> int:
 
 
 def _extrapolated(
-    counted: Forecast, trial: Trial, expected: Expected, sizes: Mapping[str, float], released: int
-) -> Forecast:
+    counted: SurveyEstimate, trial: PilotResult, expected: StampCounts, sizes: Mapping[str, float], released: int
+) -> SurveyEstimate:
     """The forecast with what the trial tells."""
     if not trial.tiles:
         return replace(counted, trial=trial)
@@ -237,7 +237,7 @@ def _extrapolated(
     )
 
 
-def _time(counted: Forecast, trial: Trial, expected: Expected) -> Span:
+def _time(counted: SurveyEstimate, trial: PilotResult, expected: StampCounts) -> Interval:
     """Seconds that a survey takes: the start, every kind of tile by itself, shared by the workers, and the release."""
     total = variance = 0.0
     for kind, tiles in counted.kinds.items():
@@ -249,10 +249,10 @@ def _time(counted: Forecast, trial: Trial, expected: Expected) -> Span:
     workers = min(counted.workers, counted.to_do)
     once = trial.start + trial.release
     low, high = max(total - error, 0.0), total + error
-    return Span(once + total / workers, once + low / workers, once + high / workers)
+    return Interval(once + total / workers, once + low / workers, once + high / workers)
 
 
-def ratio_estimate(tried: Sequence[Measured], stamps: float, tiles: int) -> tuple[float, float]:
+def ratio_estimate(tried: Sequence[PilotTile], stamps: float, tiles: int) -> tuple[float, float]:
     """Seconds that so many tiles with so many stamps take, and their standard error, from tiles of the same kind.
 
     The ratio estimator of survey sampling (Cochran, Sampling Techniques, 1977, chapter 6), without the correction for

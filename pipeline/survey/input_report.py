@@ -13,13 +13,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from catalogs.schema import flag_names
-from catalogs.tiles import DUPLICATE, OUTSIDE, read_stamp, tile_path
+from catalogs.tiles import DUPLICATE, OUTSIDE, read_tile_metadata, tile_path
 from models.artifacts.registry import ModelCard
 from pipeline.config.workspace import Workspace
 from pipeline.core.object_ids import printable
 from pipeline.ingest.discovery import walked
 from pipeline.ingest.planning import Plan, plan
-from pipeline.ingest.readiness import Arrived, arrived
+from pipeline.ingest.readiness import ReadyPlan, ready_plan
 from pipeline.survey.run import places, tiles_in
 from pipeline.tiles.brick_files import brick_of_file
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
@@ -28,7 +28,7 @@ _PENDING = "not surveyed yet"
 
 
 @dataclass(frozen=True)
-class Fate:
+class InputStatus:
     """What became of one file. `tile` is the id of its sky tile, empty where it belongs to none or to several."""
 
     file: str
@@ -37,7 +37,9 @@ class Fate:
     outcome: str
 
 
-def fates(workspace: Workspace, roots: Sequence[Path], card: ModelCard | None, now: float) -> Iterator[Fate]:
+def input_statuses(
+    workspace: Workspace, roots: Sequence[Path], card: ModelCard | None, now: float
+) -> Iterator[InputStatus]:
     """One entry for every file under the roots, hidden ones aside, in the order of folders and names.
 
     Files are named relative to their root. `card` is the model whose rows count, None for none; `now` is in seconds
@@ -48,18 +50,18 @@ def fates(workspace: Workspace, roots: Sequence[Path], card: ModelCard | None, n
     UserError : a root does not exist, or can not be read.
     """
     tiles = tiles_in(workspace, roots)
-    teller = _Teller(workspace, card, tiles, _planned(workspace, card, tiles, now))
+    teller = _StatusLookup(workspace, card, tiles, _planned(workspace, card, tiles, now))
     seen: set[str] = set()
     for root in places(workspace, roots):
         for folder, names in _folders(root.resolve(), seen):
             outcomes = teller.of_folder(folder, names)
             for name in names:
-                yield Fate(_relative(folder / name, root.resolve()), *outcomes[name])
+                yield InputStatus(_relative(folder / name, root.resolve()), *outcomes[name])
 
 
-def _planned(workspace: Workspace, card: ModelCard | None, tiles: list[SkyTile], now: float) -> Arrived:
+def _planned(workspace: Workspace, card: ModelCard | None, tiles: list[SkyTile], now: float) -> ReadyPlan:
     whole = plan(tiles, workspace.catalog, card.model_id, card.recipe_digest) if card else Plan(tiles, [], [])
-    return arrived(whole, workspace.settings.survey.settle, now)
+    return ready_plan(whole, workspace.settings.survey.settle, now)
 
 
 def _folders(root: Path, seen: set[str]) -> Iterator[tuple[Path, list[str]]]:
@@ -78,10 +80,10 @@ def _relative(path: Path, root: Path) -> str:
 Told = tuple[str, str, str]  # tile, kind, outcome
 
 
-class _Teller:
+class _StatusLookup:
     """Tells what became of the files of a folder; holds the rows of one tile at a time."""
 
-    def __init__(self, workspace: Workspace, card: ModelCard | None, tiles: list[SkyTile], todo: Arrived) -> None:
+    def __init__(self, workspace: Workspace, card: ModelCard | None, tiles: list[SkyTile], todo: ReadyPlan) -> None:
         self.catalog, self.model_id = workspace.catalog, card.model_id if card else ""
         self.waiting, self.done = todo.waiting, {tile.tile_id for tile in todo.done}
         self.catalogue = (workspace.root / workspace.settings.bricks.catalogue).resolve()
@@ -144,7 +146,7 @@ class _Teller:
             flags = ", ".join(f for f in flag_names(row["quality_flags"]) if f != "unclassified")
             said = f"classified: {row['label']} {row['confidence']:.2f}" if row["label"] else "unclassified"
             yield row["source_name"], said + (f" ({flags})" if flags else "")
-        stamp = read_stamp(path)
+        stamp = read_tile_metadata(path)
         for entry in stamp.quarantine if stamp else ():
             yield entry.source_name, f"quarantined: {entry.reason}"
 
@@ -156,7 +158,7 @@ class _Teller:
             if why := self._pending(tile):
                 pending[why] += 1
                 continue
-            stamp = read_stamp(tile_path(self.catalog, self.model_id, tile.tile_id))
+            stamp = read_tile_metadata(tile_path(self.catalog, self.model_id, tile.tile_id))
             assert stamp is not None  # the plan found it a moment ago
             found.update({"classified": stamp.classified, "unclassified": stamp.unclassified})
             found.update(

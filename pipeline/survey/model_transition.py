@@ -14,7 +14,7 @@ from catalogs.tiles import committed, tile_path
 from pipeline.tiles.sky_tile import SkyTile
 
 
-def all_places(catalog: Path, incoming: Path, model_id: str) -> list[Path]:
+def source_roots(catalog: Path, incoming: Path, model_id: str) -> list[Path]:
     """Where a model that takes over finds the sky tiles: `incoming`, and all else that the release came from.
 
     Empty, which means `incoming` alone, where there is nothing to take over.
@@ -27,7 +27,7 @@ def all_places(catalog: Path, incoming: Path, model_id: str) -> list[Path]:
     return [*([incoming] if incoming.is_dir() else []), *elsewhere]
 
 
-def not_covered(catalog: Path, model_id: str, tiles: Iterable[SkyTile]) -> list[str]:
+def missing_tiles(catalog: Path, model_id: str, tiles: Iterable[SkyTile]) -> list[str]:
     """Ids of sky tiles of another model's release that this model has not classified.
 
     `tiles` are all that are known now; those whose inputs are gone do not count.

@@ -24,7 +24,7 @@ from catalogs.schema import count_classified
 from catalogs.tiles import commit, committed
 from models.inference.predictor import predictor_for
 from pipeline.config.workers import WorkerSettings
-from pipeline.execution.executor import run_units
+from pipeline.execution.executor import run_tasks
 from pipeline.ingest.discovery import with_fingerprint
 from pipeline.survey.classify import ClassifyJob, classify
 from pipeline.tiles.sky_tile import TileKind, names_of
@@ -33,7 +33,7 @@ _TILES_A_WORKER = 8  # to be tried in the time that there is, so that their scat
 
 
 @dataclass(frozen=True)
-class Measured:
+class PilotTile:
     """One sky tile, or the first `share` of it, as it was classified: `stamps` inputs gave `rows` rows in `seconds`.
 
     `loading` : seconds before, until the worker had the model ready.
@@ -49,7 +49,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Size:
+class SizeModel:
     """Bytes of something that has rows: what it takes without any, and more for each."""
 
     fixed: float
@@ -61,7 +61,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Trial:
+class PilotResult:
     """What was measured: tiles, and those that failed, with the last line of the error.
 
     workers : processes that classified at the same time.
@@ -72,11 +72,11 @@ class Trial:
 
     workers: int
     start: float
-    tiles: list[Measured]
+    tiles: list[PilotTile]
     failed: dict[str, str] = field(default_factory=dict)
     release: float = 0.0
-    tile_size: Size | None = None
-    release_size: Size | None = None
+    tile_size: SizeModel | None = None
+    release_size: SizeModel | None = None
 
     @property
     def stamps(self) -> int:
@@ -95,7 +95,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class TrialJob:
+class PilotJob:
     """A tile to try; one with more than `seconds` of work is cut, unless it is a brick."""
 
     job: ClassifyJob
@@ -106,9 +106,9 @@ class TrialJob:
         return self.job.name
 
 
-def try_out(
+def run_pilot(
     jobs: Sequence[ClassifyJob], seconds: float, workers: WorkerSettings, *, exports: bool, votable: bool
-) -> Trial:
+) -> PilotResult:
     """Classify a spread sample of tiles for about so many seconds, and build a release of them.
 
     Parameters
@@ -119,10 +119,10 @@ def try_out(
     workers : where; any kind but local is tried in this process.
     exports : whether releases have exports; `votable`, whether a VOTable is among them.
 
-    Raises what `pipeline.execution.executor.run_units` raises.
+    Raises what `pipeline.execution.executor.run_tasks` raises.
     """
     where = workers if workers.kind == "local" else workers.model_copy(update={"kind": "inline"})
-    trial = _classified([TrialJob(job, seconds / _TILES_A_WORKER) for job in spread(jobs)], seconds, where)
+    trial = _classified([PilotJob(job, seconds / _TILES_A_WORKER) for job in spread(jobs)], seconds, where)
     if not any(tile.rows for tile in trial.tiles):
         return trial
     catalog, model_id = Path(jobs[0].catalog), jobs[0].model_id
@@ -158,12 +158,12 @@ def _far_apart(jobs: list[ClassifyJob]) -> list[ClassifyJob]:
     return [jobs[place] for place in order]
 
 
-def _classified(jobs: list[TrialJob], seconds: float, where: WorkerSettings) -> Trial:
+def _classified(jobs: list[PilotJob], seconds: float, where: WorkerSettings) -> PilotResult:
     """Classify one job after the other until the time is over."""
-    measured: list[Measured] = []
+    measured: list[PilotTile] = []
     failed: dict[str, str] = {}
     began, ready = time.monotonic(), 0.0
-    with closing(run_units(measure, jobs, where)) as outcomes:  # type: ignore[type-var]  # it is a generator
+    with closing(run_tasks(measure, jobs, where)) as outcomes:  # type: ignore[type-var]  # it is a generator
         for outcome in outcomes:
             now = time.monotonic()
             if outcome.receipt is None:
@@ -175,10 +175,10 @@ def _classified(jobs: list[TrialJob], seconds: float, where: WorkerSettings) -> 
             if now - ready >= seconds:
                 break
     workers = min(where.n, len(jobs)) if where.kind == "local" else 1
-    return Trial(workers, ready - began, measured, failed)
+    return PilotResult(workers, ready - began, measured, failed)
 
 
-def measure(trial: TrialJob) -> Measured:
+def measure(trial: PilotJob) -> PilotTile:
     """Classify a tile, or as much of it as can be done in the seconds of the trial, and say how long it took.
 
     Raises what `pipeline.survey.classify.classify` raises.
@@ -200,7 +200,7 @@ def measure(trial: TrialJob) -> Measured:
     seconds = time.monotonic() - began
     rows = receipt.classified + receipt.unclassified
     share = (job.tile.stop - job.tile.start) / inputs if inputs > 0 else 1.0
-    return Measured(job.tile.tile_id, job.tile.kind, receipt.objects, rows, share, seconds, loading)
+    return PilotTile(job.tile.tile_id, job.tile.kind, receipt.objects, rows, share, seconds, loading)
 
 
 def _cut(job: ClassifyJob, inputs: int) -> ClassifyJob:
@@ -209,7 +209,7 @@ def _cut(job: ClassifyJob, inputs: int) -> ClassifyJob:
     return replace(job, tile=with_fingerprint(tile, names_of(tile), job.reading))
 
 
-def _tile_size(paths: Sequence[Path]) -> Size:
+def _tile_size(paths: Sequence[Path]) -> SizeModel:
     """Of committed tiles: what belongs to their columns grows with the rows, the rest of a file does not."""
     fixed = in_columns = rows = 0
     for path in paths:
@@ -219,7 +219,7 @@ def _tile_size(paths: Sequence[Path]) -> Size:
         fixed += path.stat().st_size - columns
         in_columns += columns
         rows += metadata.num_rows
-    return Size(fixed / len(paths), in_columns / rows)
+    return SizeModel(fixed / len(paths), in_columns / rows)
 
 
 def _released(catalog: Path, model_id: str, exports: bool, votable: bool) -> tuple[int, int]:
@@ -231,9 +231,9 @@ def _released(catalog: Path, model_id: str, exports: bool, votable: bool) -> tup
     return release.objects, folder_size(layout.root) - sum(path.stat().st_size for path in left_out)
 
 
-def _line(less: tuple[int, int], more: tuple[int, int]) -> Size:
+def _line(less: tuple[int, int], more: tuple[int, int]) -> SizeModel:
     """The straight line through two releases, each as rows and bytes; all is per row where there is only one row."""
     if more[0] == less[0]:
-        return Size(0.0, more[1] / more[0])
+        return SizeModel(0.0, more[1] / more[0])
     slope = max(more[1] - less[1], 0) / (more[0] - less[0])
-    return Size(more[1] - slope * more[0], slope)
+    return SizeModel(more[1] - slope * more[0], slope)

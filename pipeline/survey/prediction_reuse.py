@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogs.schema import CERTAINTY_FLAGS, arrow_schema
-from catalogs.tiles import read_stamp
+from catalogs.tiles import read_tile_metadata
 
 _SAID = (
     "label",
@@ -34,7 +34,7 @@ _SAID = (
 
 
 @dataclass(frozen=True)
-class Reusable:
+class PreviousPredictions:
     """Predictions for the classified rows of one committed tile.
 
     `object_ids` int64 (M,), sorted; `digests` int64 (M,), of the model-ready pixels; `said`, by column, has M entries.
@@ -45,9 +45,9 @@ class Reusable:
     said: dict[str, np.ndarray]
 
     @classmethod
-    def from_tile(cls, path: Path, model_id: str, recipe_digest: str) -> Reusable | None:
+    def from_tile(cls, path: Path, model_id: str, recipe_digest: str) -> PreviousPredictions | None:
         """What the file of a tile holds; None when it was made by another model or recipe, or can not be used."""
-        stamp = read_stamp(path)
+        stamp = read_tile_metadata(path)
         if stamp is None or (stamp.model_id, stamp.recipe_digest) != (model_id, recipe_digest):
             return None
         schema = arrow_schema(stamp.class_slugs)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from catalogs.errors import CatalogError
 from catalogs.releases.build import Receipt, RunUnits, publish
-from catalogs.releases.partition_writer import LeafJob
+from catalogs.releases.partition_writer import PartitionJob
 from catalogs.releases.registry import ReleaseInfo
 from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.progress import track
-from pipeline.execution.environment import Standard, standard_here
-from pipeline.execution.executor import run_units
-from pipeline.execution.task import Outcome
+from pipeline.execution.environment import WorkerRequirements, requirements
+from pipeline.execution.executor import run_tasks
+from pipeline.execution.task import TaskResult
 from pipeline.runs.records import run_records
-from pipeline.runs.run_log import unit_ended
+from pipeline.runs.run_log import log_result
 
 _TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)
 FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to start
@@ -44,11 +44,11 @@ def on_workers(settings: WorkerSettings, few_rows: int = FEW_ROWS) -> RunUnits:
     """Runs units of a release where the settings say, in this process for few rows, and shows how far they are."""
     inline = settings.model_copy(update={"kind": "inline"})
 
-    def run(what: str, function: Callable[[LeafJob], Receipt], jobs: Sequence[LeafJob]) -> Iterator[Receipt]:
+    def run(what: str, function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]) -> Iterator[Receipt]:
         with track(what, len(jobs)) as step:
             where = settings if sum(job.rows for job in jobs) > few_rows else inline
-            for outcome in run_units(function, jobs, where, _standard(function, jobs)):
-                unit_ended(outcome)
+            for outcome in run_tasks(function, jobs, where, _standard(function, jobs)):
+                log_result(outcome)
                 if outcome.receipt is None:
                     raise _failure(outcome)
                 step(1, outcome.name)
@@ -57,14 +57,14 @@ def on_workers(settings: WorkerSettings, few_rows: int = FEW_ROWS) -> RunUnits:
     return run
 
 
-def _standard(function: Callable[[LeafJob], Receipt], jobs: Sequence[LeafJob]) -> Standard | None:
+def _standard(function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]) -> WorkerRequirements | None:
     """What the workers of a release have to be like."""
     if not jobs:
         return None
-    return standard_here(device="cpu", writes=Path(jobs[0].root).parent, module=function.__module__)
+    return requirements(device="cpu", writes=Path(jobs[0].root).parent, module=function.__module__)
 
 
-def _failure(outcome: Outcome[Receipt]) -> Exception:
+def _failure(outcome: TaskResult[Receipt]) -> Exception:
     """What failed a unit: in words when it is something that a person can put right, else with its traceback."""
     _, raised, words = outcome.error.rpartition(f"{CatalogError.__module__}.{CatalogError.__name__}: ")
     if raised:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from catalogs.releases.registry import current_release
-from catalogs.tiles import Quarantined, TileStamp, committed, read_stamp, tile_path
+from catalogs.tiles import QuarantineEntry, TileMetadata, committed, read_tile_metadata, tile_path
 from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason, UserError
@@ -25,7 +25,7 @@ _OF_LIST = re.compile(r"(?:.*/\d{4}[pm]\d{3}|positions)@(.+)")
 
 
 @dataclass(frozen=True)
-class Places:
+class RetryPlan:
     """Where the tiles lie that are to be tried again; `passed_over` says which are not, and why, by tile id."""
 
     tiles: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Retried:
+class RetryResult:
     """What became of entries that were tried again; `gone` are inputs that are no longer there."""
 
     tried: int = 0
@@ -43,7 +43,7 @@ class Retried:
     gone: int = 0
 
 
-def with_history(entries: list[Quarantined], before: TileStamp | None, now: str) -> list[Quarantined]:
+def with_history(entries: list[QuarantineEntry], before: TileMetadata | None, now: str) -> list[QuarantineEntry]:
     """Entries of a new commit, with what the commit before knew of the same objects and reasons.
 
     `before` is the stamp that the commit replaces, whatever it was made from; `now` is an ISO time, UTC. An entry that
@@ -53,7 +53,7 @@ def with_history(entries: list[Quarantined], before: TileStamp | None, now: str)
     return [_continued(entry, known.get((entry.source_name, entry.reason)), now) for entry in entries]
 
 
-def _continued(entry: Quarantined, last: Quarantined | None, now: str) -> Quarantined:
+def _continued(entry: QuarantineEntry, last: QuarantineEntry | None, now: str) -> QuarantineEntry:
     attempts, first_seen = (last.attempts + 1, last.first_seen or now) if last else (1, now)
     return entry.model_copy(update={"attempts": attempts, "first_seen": first_seen, "last_seen": now})
 
@@ -74,7 +74,7 @@ def surveyed_model(workspace: Workspace) -> str | None:
 
 def listing(
     workspace: Workspace, model_id: str, reasons: Collection[str] = (), tile: str = ""
-) -> list[tuple[TileStamp, Quarantined]]:
+) -> list[tuple[TileMetadata, QuarantineEntry]]:
     """Entries of a model's tiles with the stamps they stand in, in the order of tile ids.
 
     `reasons` narrows them down, and `tile`, the id of a tile or the stable name of its source.
@@ -95,7 +95,7 @@ def listing(
 
 def tiles_with(tiles: Iterable[SkyTile], catalog: Path, model_id: str, reasons: frozenset[str]) -> list[SkyTile]:
     """Those of the tiles whose last commit has an entry of one of these reasons."""
-    stamps = ((tile, read_stamp(tile_path(catalog, model_id, tile.tile_id))) for tile in tiles)
+    stamps = ((tile, read_tile_metadata(tile_path(catalog, model_id, tile.tile_id))) for tile in tiles)
     return [tile for tile, stamp in stamps if stamp and any(e.reason in reasons for e in stamp.quarantine)]
 
 
@@ -105,7 +105,7 @@ def list_of(source: str) -> str:
     return match[1] if match else ""
 
 
-def places_of(workspace: Workspace, model_id: str, entries: list[tuple[TileStamp, Quarantined]]) -> Places:
+def plan_retry(workspace: Workspace, model_id: str, entries: list[tuple[TileMetadata, QuarantineEntry]]) -> RetryPlan:
     """Where to look for the tiles of these entries.
 
     Which brick a position is cut from depends on the bricks that are there: for a tile of a list of positions all
@@ -131,19 +131,21 @@ def places_of(workspace: Workspace, model_id: str, entries: list[tuple[TileStamp
             places.add(place)
     if given and any(list_of(stamp.source) for stamp, _ in entries):
         places |= {home / s.origin for _, s in committed(workspace.catalog, model_id) if list_of(s.source) == given}
-    return Places(tiles, sorted(p for p in places if p.exists() and not _is_list(p, given)), passed_over)
+    return RetryPlan(tiles, sorted(p for p in places if p.exists() and not _is_list(p, given)), passed_over)
 
 
 def _is_list(place: Path, given: str) -> bool:
     return bool(given) and place.name == given and place.is_file()
 
 
-def outcome(workspace: Workspace, model_id: str, before: list[tuple[TileStamp, Quarantined]], run_id: str) -> Retried:
+def outcome(
+    workspace: Workspace, model_id: str, before: list[tuple[TileMetadata, QuarantineEntry]], run_id: str
+) -> RetryResult:
     """What became of entries in tiles that a run has tried again: read from the files that are committed now."""
     good = still = tried = 0
     for tile_id in sorted({stamp.tile_id for stamp, _ in before}):
         path = tile_path(workspace.catalog, model_id, tile_id)
-        stamp = read_stamp(path)
+        stamp = read_tile_metadata(path)
         if stamp is None or stamp.run_id != run_id:
             continue
         held, rows = {entry.source_name for entry in stamp.quarantine}, _names_in(path)
@@ -153,7 +155,7 @@ def outcome(workspace: Workspace, model_id: str, before: list[tuple[TileStamp, Q
         tried += len(names)
         still += sum(name in held for name in names)
         good += sum(name not in held and name in known for name in names)
-    return Retried(tried, good, still, tried - good - still)
+    return RetryResult(tried, good, still, tried - good - still)
 
 
 def _names_in(path: Path) -> set[str]:

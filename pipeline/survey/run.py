@@ -16,26 +16,26 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.releases.registry import ReleaseInfo, current_release, is_published
 from catalogs.schema import catalogue_columns
-from catalogs.tiles import DUPLICATE, OUTSIDE, TileStamp, read_stamp, tile_path
+from catalogs.tiles import DUPLICATE, OUTSIDE, TileMetadata, read_tile_metadata, tile_path
 from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import NoTiles, UserError
 from pipeline.core.progress import track
-from pipeline.core.redaction import values_without_secrets
+from pipeline.core.redaction import redact_values
 from pipeline.core.times import mjd_of, run_id_of
 from pipeline.core.versions import software_versions
-from pipeline.drift.monitor import is_kept, latest_alarms
-from pipeline.execution.environment import standard_here
-from pipeline.execution.executor import run_units
-from pipeline.ingest.discovery import discover, passed_over
+from pipeline.drift.monitor import has_report, latest_alarms
+from pipeline.execution.environment import requirements
+from pipeline.execution.executor import run_tasks
+from pipeline.ingest.discovery import discover, skipped_files
 from pipeline.ingest.planning import Plan, plan
-from pipeline.ingest.readiness import Arrived, arrived
-from pipeline.runs.records import recorded
-from pipeline.runs.run_log import note, unit_ended
-from pipeline.survey.model_transition import all_places, not_covered, warnings
+from pipeline.ingest.readiness import ReadyPlan, ready_plan
+from pipeline.runs.records import record_run
+from pipeline.runs.run_log import log_only, log_result
+from pipeline.survey.model_transition import missing_tiles, source_roots, warnings
 from pipeline.survey.publish import build_release
 from pipeline.survey.quarantine import tiles_with
 from pipeline.survey.summary import Summary
@@ -60,7 +60,7 @@ class Run:
     chosen: bool = False
 
 
-def begin(workspace: Workspace, model_id: str | None) -> Run:
+def start_run(workspace: Workspace, model_id: str | None) -> Run:
     """Choose the model (the champion unless one is named) and name the run.
 
     Raises
@@ -112,7 +112,7 @@ def tiles_in(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
 
 def files_passed_over(workspace: Workspace, roots: Sequence[Path]) -> dict[str, int]:
     """How many files in the places of a run are no input by their names, by extension."""
-    return passed_over(places(workspace, roots))
+    return skipped_files(places(workspace, roots))
 
 
 def places(workspace: Workspace, roots: Sequence[Path]) -> list[Path]:
@@ -124,12 +124,12 @@ def roots_of(workspace: Workspace, run: Run, roots: Sequence[Path]) -> list[Path
     """Where a run looks: the roots; a new champion without any looks wherever the catalogue's sky tiles came from."""
     if roots or run.chosen:
         return list(roots)
-    return all_places(workspace.catalog, workspace.incoming, run.card.model_id)
+    return source_roots(workspace.catalog, workspace.incoming, run.card.model_id)
 
 
 def missing_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[str]:
     """Sky tiles that the run's model has to classify before its catalogue is published; none when a person named it."""
-    return [] if run.chosen else not_covered(workspace.catalog, run.card.model_id, tiles)
+    return [] if run.chosen else missing_tiles(workspace.catalog, run.card.model_id, tiles)
 
 
 def to_try_again(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str]) -> list[SkyTile]:
@@ -140,7 +140,9 @@ def to_try_again(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again
     return chosen
 
 
-def make_plan(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str] = frozenset()) -> Arrived:
+def make_plan(
+    workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str] = frozenset()
+) -> ReadyPlan:
     """Which tiles need work for the model of the run, and which are still arriving.
 
     `again` are reasons of quarantine for which tiles are tried again, all of them among `tiles`; then no other tile
@@ -149,24 +151,26 @@ def make_plan(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: f
     whole = plan(tiles, workspace.catalog, run.card.model_id, run.card.recipe_digest, again)
     if again:
         whole = replace(whole, retired=[])
-    todo = arrived(whole, workspace.settings.survey.settle, time())
+    todo = ready_plan(whole, workspace.settings.survey.settle, time())
     counts = (len(todo.todo), len(todo.done), len(todo.waiting))
     _log.info("sky tiles: %d to do, %d done, %d still arriving", *counts)
     return todo
 
 
-def still_to_do(workspace: Workspace, run: Run, todo: Arrived) -> Arrived:
+def still_to_do(workspace: Workspace, run: Run, todo: ReadyPlan) -> ReadyPlan:
     """The plan of a run without the tiles that the run itself has committed by now."""
-    stamps = ((tile, read_stamp(tile_path(workspace.catalog, run.card.model_id, tile.tile_id))) for tile in todo.todo)
+    stamps = (
+        (tile, read_tile_metadata(tile_path(workspace.catalog, run.card.model_id, tile.tile_id))) for tile in todo.todo
+    )
     return replace(todo, todo=[tile for tile, stamp in stamps if stamp is None or stamp.run_id != run.run_id])
 
 
 def jobs_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
     """What workers need to classify these tiles. Raises ModelError when this version can not use the model."""
-    from models.artifacts.weights import recipe_of  # torch only where there is work
+    from models.artifacts.weights import preprocessing_of  # torch only where there is work
     from pipeline.survey.classify import ClassifyJob
 
-    recipe_of(run.card)  # one error, not one for each tile
+    preprocessing_of(run.card)  # one error, not one for each tile
     settings = workspace.settings
     return [
         ClassifyJob(
@@ -198,14 +202,14 @@ def classify_tiles(workspace: Workspace, run: Run, todo: Plan) -> dict[str, str]
         path.unlink(missing_ok=True)
     device = settings.workers.unit_device()
     examples = [Path(tile.path) for tile in (todo.todo[:1] + todo.todo[-1:])]
-    standard = standard_here(device=device, writes=workspace.catalog, reads=[workspace.models], inputs=examples)
+    standard = requirements(device=device, writes=workspace.catalog, reads=[workspace.models], inputs=examples)
     failed: dict[str, str] = {}
-    told = recorded(
+    told = record_run(
         workspace, run.run_id, todo.todo, failed, started=run.started, model_id=run.card.model_id, device=device
     )
     with told, track("classifying sky tiles", len(jobs)) as step:
-        for outcome in run_units(classify, jobs, settings.workers, standard):
-            unit_ended(outcome, tile=True, objects=outcome.receipt.objects if outcome.receipt else None)
+        for outcome in run_tasks(classify, jobs, settings.workers, standard):
+            log_result(outcome, tile=True, objects=outcome.receipt.objects if outcome.receipt else None)
             if outcome.receipt is None:
                 failed[outcome.name] = outcome.error
             step(1, f"{outcome.receipt.classified} objects" if outcome.receipt else f"{outcome.name} failed")
@@ -274,13 +278,13 @@ def sum_up(
     )
 
 
-def _reasons(stamps: Iterable[TileStamp]) -> dict[str, int]:
+def _reasons(stamps: Iterable[TileMetadata]) -> dict[str, int]:
     """How many inputs are in quarantine, by reason."""
     entries = Counter(entry.reason for stamp in stamps for entry in stamp.quarantine)
     return {reason: count for reason, count in entries.items() if reason not in (DUPLICATE, OUTSIDE)}
 
 
-def _alarm(stamps: Sequence[TileStamp], most: float) -> str:
+def _alarm(stamps: Sequence[TileMetadata], most: float) -> str:
     """A sentence when more than this share of the inputs of some tiles is in quarantine, else nothing.
 
     These are the tiles that a run has classified, so that a bad night is not lost in a large sky; a run that had none
@@ -301,7 +305,7 @@ def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summa
     roots = roots_of(workspace, run, roots)
     tiles = find_tiles(workspace, roots)
     todo = make_plan(workspace, run, tiles)
-    if todo.todo or todo.retired or not _nothing_to_publish(workspace, run, tiles) or not is_kept(workspace):
+    if todo.todo or todo.retired or not _nothing_to_publish(workspace, run, tiles) or not has_report(workspace):
         return None
     current, others = current_release(workspace.catalog), files_passed_over(workspace, roots)
     return sum_up(workspace, run, tiles, len(todo.done), {}, current, current, others, todo.waiting)
@@ -315,24 +319,24 @@ def write_report(workspace: Workspace, summary: Summary) -> Path:
     """Keep the summary, with the settings and versions of the run, under `reports/`."""
     for alarm in [summary.alarm, *summary.drift]:
         if alarm:
-            note(logging.ERROR, alarm)  # at the terminal the command says it
+            log_only(logging.ERROR, alarm)  # at the terminal the command says it
     path = workspace.reports / f"survey-{summary.run_id}.json"
     record = {
         **summary.to_dict(),
-        "settings": values_without_secrets(workspace.settings.model_dump()),
+        "settings": redact_values(workspace.settings.model_dump()),
         "settings_digest": workspace.settings.digest(),
         "versions": software_versions(),
     }
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(record, indent=1))
     return path
 
 
-def _stamps(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[TileStamp]:
+def _stamps(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[TileMetadata]:
     """Stamps of the tiles that are committed as these inputs would give."""
     stamps = []
     for tile in tiles:
-        stamp = read_stamp(tile_path(workspace.catalog, run.card.model_id, tile.tile_id))
+        stamp = read_tile_metadata(tile_path(workspace.catalog, run.card.model_id, tile.tile_id))
         if stamp is not None and stamp.fingerprint == tile.fingerprint:
             stamps.append(stamp)
     return stamps

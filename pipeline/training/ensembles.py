@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from models.artifacts.registry import Member, ModelCard, load_card, publish
-from models.artifacts.weights import load_network, recipe_of, tensors_digest
-from models.inference.ensemble import Panel
+from models.artifacts.registry import EnsembleMember, ModelCard, load_card, publish
+from models.artifacts.weights import load_network, preprocessing_of, tensors_digest
+from models.inference.ensemble import Ensemble
 from models.inference.predictor import chosen_device
-from models.uncertainty.config import ConfidenceSettings
-from models.uncertainty.ood import load_space
+from models.uncertainty.config import UncertaintySettings
+from models.uncertainty.ood import load_feature_space
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
@@ -42,18 +42,18 @@ def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) 
     """
     cards = [load_card(workspace.models, model_id) for model_id in sorted(member_ids)]
     _check_members(cards)
-    chosen = {name: getattr(workspace.settings.training, name) for name in ConfidenceSettings.model_fields}
+    chosen = {name: getattr(workspace.settings.training, name) for name in UncertaintySettings.model_fields}
     settings = TrainingSettings.model_validate({**cards[0].settings, **chosen})
     parts = recorded_split(workspace.models, cards[0], images)
-    members = [Member(model_id=c.model_id, digest=tensors_digest(workspace.models / c.model_id)) for c in cards]
+    members = [EnsembleMember(model_id=c.model_id, digest=tensors_digest(workspace.models / c.model_id)) for c in cards]
     model_id = _model_id(members, chosen)
     if (workspace.models / model_id / "card.json").is_file():
         return load_card(workspace.models, model_id)
     set_torch_threads(workspace.settings.workers.torch_threads())
-    recipe = recipe_of(cards[0])
-    panel = Panel(
+    recipe = preprocessing_of(cards[0])
+    panel = Ensemble(
         [load_network(workspace.models, card) for card in cards],
-        [load_space(workspace.models / card.model_id) for card in cards],
+        [load_feature_space(workspace.models / card.model_id) for card in cards],
         recipe,
         views=settings.views,
         device=torch.device(chosen_device(workspace.settings.workers.device)),
@@ -107,7 +107,7 @@ def _learned_from(cards: list[ModelCard]) -> dict[str, Any]:
     return data
 
 
-def _model_id(members: list[Member], settings: dict[str, Any]) -> str:
+def _model_id(members: list[EnsembleMember], settings: dict[str, Any]) -> str:
     what = json.dumps([[member.model_dump() for member in members], settings], sort_keys=True)
     return f"ensemble{len(members)}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
 

@@ -19,24 +19,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from models.artifacts.registry import WEIGHTS
-from models.networks.checkpoint_conversion import load_foreign
+from models.networks.checkpoint_conversion import load_checkpoint
 from models.networks.factory import create_network
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from models.training.distributed import joined
-from models.training.trainer import EpochRecord, LabelledPixels, Trained, TrainingDiverged, train_network
+from models.training.trainer import EpochRecord, LabelledPixels, TrainingDiverged, TrainingResult, train_network
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Step, track
 from pipeline.datasets.pixel_cache import map_pixels
-from pipeline.execution.process_group import Seat, run_gang, seat_from_environment
+from pipeline.execution.process_group import Rank, rank_from_environment, run_process_group
 from pipeline.execution.task import set_torch_threads
 
 _log = logging.getLogger(__name__)
 
-_ALONE = Seat(rank=0, world=1, address="127.0.0.1", port=0)
+_ALONE = Rank(rank=0, world=1, address="127.0.0.1", port=0)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -52,7 +52,7 @@ class FitJob:
 
     name: str
     settings: TrainingSettings
-    recipe: Recipe
+    recipe: Preprocessing
     num_classes: int
     pixels: Path
     folder: Path
@@ -78,11 +78,11 @@ class FitJob:
 
 def prepare(job: FitJob, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> None:
     """Write what the processes of a training read."""
-    with written_whole(job.rows) as beside, beside.open("wb") as file:
+    with atomic_write(job.rows) as beside, beside.open("wb") as file:
         np.savez(file, labels=labels, train=train, validation=validation)
 
 
-def fit(job: FitJob, workers: WorkerSettings) -> Trained:
+def fit(job: FitJob, workers: WorkerSettings) -> TrainingResult:
     """Train, or go on from the last finished epoch: in `workers.gang` processes, or in those that torchrun started.
 
     Raises
@@ -90,21 +90,21 @@ def fit(job: FitJob, workers: WorkerSettings) -> Trained:
     UserError : the loss is no longer a number, settings that make no network, processes that die again and again.
     ModelError : weights to start from that do not fit.
     """
-    seat = seat_from_environment()
+    seat = rank_from_environment()
     _check_processes(job, seat.world if seat else workers.gang)
     with track(f"training {job.settings.variant}", job.settings.epochs * job.images_per_epoch) as step:
         progress = _Progress(job, step)
         if seat:
             return _train(job, seat, progress.images, progress.epoch)
         if workers.gang > 1:
-            run_gang(member, job, workers, world=workers.gang, while_waiting=progress.look)
+            run_process_group(train_rank, job, workers, world=workers.gang, while_waiting=progress.look)
         else:
             set_torch_threads(workers.torch_threads())
         # After a gang the checkpoint is complete: this reads it and does no further epoch.
         return _train(job, _ALONE, progress.images, progress.epoch)
 
 
-def member(job: FitJob, seat: Seat) -> int:
+def train_rank(job: FitJob, seat: Rank) -> int:
     """What each process of a gang does; returns the number of epochs. Rank 0 keeps the journal for who waits."""
     if seat.rank == 0:
         job.journal.write_text("")  # the epochs of the checkpoint are told again
@@ -118,7 +118,7 @@ def _check_processes(job: FitJob, world: int) -> None:
             f"batches of {batch} images (training.batch_size = {job.settings.batch_size}): {world} processes share a "
             f"batch in pairs of images; expected a multiple of {2 * world}, no larger than the training split"
         )
-    if job.device == "cuda" and world > torch.cuda.device_count() and seat_from_environment() is None:
+    if job.device == "cuda" and world > torch.cuda.device_count() and rank_from_environment() is None:
         raise UserError(f"workers.gang = {world}: one process for each GPU, and there are {torch.cuda.device_count()}")
 
 
@@ -135,8 +135,8 @@ def keep_freed_memory() -> None:
 
 
 def _train(
-    job: FitJob, seat: Seat, on_step: Callable[[int], None] | None, on_epoch: Callable[[EpochRecord], None] | None
-) -> Trained:
+    job: FitJob, seat: Rank, on_step: Callable[[int], None] | None, on_epoch: Callable[[EpochRecord], None] | None
+) -> TrainingResult:
     device = torch.device(f"cuda:{seat.local_rank}" if job.device == "cuda" else job.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -177,7 +177,7 @@ def _build(job: FitJob) -> nn.Module:
             checkpoint_activations=settings.checkpoint_activations,
         )
     if job.initial:
-        load_foreign(network, Path(job.initial), partial=settings.initial_partial)
+        load_checkpoint(network, Path(job.initial), partial=settings.initial_partial)
     return network
 
 
@@ -186,7 +186,7 @@ def start_report(job: FitJob) -> list[str]:
     if not job.initial:
         return []
     network, path = _build(dataclasses.replace(job, initial="")), Path(job.initial)
-    taken = load_foreign(network, path, partial=job.settings.initial_partial)
+    taken = load_checkpoint(network, path, partial=job.settings.initial_partial)
     if path.name == WEIGHTS:  # of a model folder, whose name says more
         taken = dataclasses.replace(taken, source=f"{path.parent.name}/{path.name}")
     return [f"Started from {taken}."]

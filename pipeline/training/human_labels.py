@@ -24,14 +24,14 @@ from catalogs.labels import store
 from catalogs.query.sql import query
 from catalogs.releases.registry import ReleaseInfo, current_release
 from models.artifacts.registry import load_card
-from models.artifacts.weights import recipe_of
-from models.preprocessing import Recipe
+from models.artifacts.weights import preprocessing_of
+from models.preprocessing import Preprocessing
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split, position_groups
-from pipeline.survey.catalog_pixels import ROW_COLUMNS, SkyFields, read_again
-from pipeline.training.training_set import Lesson, SkyImages, require_positions
+from pipeline.survey.catalog_pixels import ROW_COLUMNS, CatalogPixels, load_catalog_pixels
+from pipeline.training.training_set import ExtraExamples, TrainingSet, require_positions
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def usable(workspace: Workspace, images: ImageSet, parts: Split) -> int:
     return _choose(workspace, images, parts, _release(workspace), _frozen(workspace).labels).rows.num_rows
 
 
-def with_human_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> Lesson:
+def with_human_labels(workspace: Workspace, lesson: TrainingSet, recipe: Preprocessing) -> TrainingSet:
     """Join objects with labels of people to the training split of a lesson; the lesson itself where none is in force.
 
     `recipe` is that of the training. The pixels are read once and kept in the cache.
@@ -93,7 +93,7 @@ def with_human_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> L
     if labels.labels.num_rows == 0:
         return lesson
     release = _release(workspace)
-    model = recipe_of(load_card(workspace.models, release.model_id))
+    model = preprocessing_of(load_card(workspace.models, release.model_id))
     if model.rendering != recipe.rendering:
         raise UserError(
             f"training.labels: the release's model {release.model_id} was trained on images of rendering "
@@ -102,7 +102,7 @@ def with_human_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> L
         )
     require_positions(lesson.labelled, lesson.split, "training.labels")
     chosen = _choose(workspace, lesson.labelled, lesson.split, release, labels.labels)
-    fields = read_again(workspace, model, recipe, chosen.rows, "reading objects with labels of people")
+    fields = load_catalog_pixels(workspace, model, recipe, chosen.rows, "reading objects with labels of people")
     left_out = chosen.left_out | fields.left_out()
     if len(fields.taken) == 0:
         raise UserError(_nothing(labels, release, left_out))
@@ -200,12 +200,12 @@ def _newest(groups: np.ndarray, versions: list[str], labels: list[str]) -> tuple
     return newest, contradicting
 
 
-def _sky_images(labels: _Frozen, rows: pa.Table, fields: SkyFields, slugs: tuple[str, ...]) -> SkyImages:
+def _sky_images(labels: _Frozen, rows: pa.Table, fields: CatalogPixels, slugs: tuple[str, ...]) -> ExtraExamples:
     # By their pixels, not by the digests of the release, which are those of another model in the next one.
     digest = hashlib.sha256()
     for chunk in fields.chunks(fields.taken):
         digest.update(chunk.tobytes())
-    return SkyImages(
+    return ExtraExamples(
         rows=rows,
         labels=np.array([slugs.index(label) for label in rows["given"].to_pylist()], dtype=np.int64),
         fields=fields,

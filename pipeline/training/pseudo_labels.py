@@ -18,20 +18,20 @@ import pyarrow as pa
 from catalogs.query.sql import query
 from catalogs.releases.registry import ReleaseInfo, current_release
 from models.artifacts.registry import ModelCard, load_card
-from models.artifacts.weights import recipe_of
-from models.preprocessing import Recipe
+from models.artifacts.weights import preprocessing_of
+from models.preprocessing import Preprocessing
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import position_groups
-from pipeline.survey.catalog_pixels import ROW_COLUMNS, read_again
-from pipeline.training.training_set import Lesson, SkyImages, require_positions
+from pipeline.survey.catalog_pixels import ROW_COLUMNS, load_catalog_pixels
+from pipeline.training.training_set import ExtraExamples, TrainingSet, require_positions
 
 _log = logging.getLogger(__name__)
 
 
-def with_pseudo_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> Lesson:
+def with_pseudo_labels(workspace: Workspace, lesson: TrainingSet, recipe: Preprocessing) -> TrainingSet:
     """Join confident rows of the current release to the training split of a lesson.
 
     `recipe` is that of the training. The pixels are read once and kept in the cache.
@@ -50,7 +50,7 @@ def with_pseudo_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> 
     _require_same_kind(teacher, lesson.labelled, recipe)
     require_positions(lesson.labelled, lesson.split, "training.pseudo_labels")
     rows, left_out = _select(workspace, lesson.images, release)
-    fields = read_again(workspace, recipe_of(teacher), recipe, rows, "reading pseudo-labelled objects")
+    fields = load_catalog_pixels(workspace, preprocessing_of(teacher), recipe, rows, "reading pseudo-labelled objects")
     left_out |= fields.left_out()
     if len(fields.taken) == 0:
         raise UserError(_nothing(workspace.settings.training, release, left_out))
@@ -58,7 +58,7 @@ def with_pseudo_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> 
     rows = rows.take(fields.taken)
     origin = f"pseudo:{release.release}:{release.model_id}"
     digest = hashlib.sha256(rows["object_id"].to_numpy().tobytes() + rows["input_digest"].to_numpy().tobytes())
-    sky = SkyImages(
+    sky = ExtraExamples(
         rows=rows,
         labels=rows["label_id"].to_numpy().astype(np.int64),
         fields=fields,
@@ -70,8 +70,8 @@ def with_pseudo_labels(workspace: Workspace, lesson: Lesson, recipe: Recipe) -> 
     return lesson.joined_by(sky, recipe, data={"left_out": left_out}, remarks=remarks)
 
 
-def _require_same_kind(teacher: ModelCard, images: ImageSet, recipe: Recipe) -> None:
-    theirs = recipe_of(teacher)
+def _require_same_kind(teacher: ModelCard, images: ImageSet, recipe: Preprocessing) -> None:
+    theirs = preprocessing_of(teacher)
     for what, found, expected in (
         ("classes", teacher.class_slugs, list(images.class_slugs)),
         ("rendering", theirs.rendering, recipe.rendering),
@@ -121,7 +121,7 @@ def _rank_in_class(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _remarks(teacher: ModelCard, lesson: Lesson, count: int, release: ReleaseInfo) -> tuple[str, ...]:
+def _remarks(teacher: ModelCard, lesson: TrainingSet, count: int, release: ReleaseInfo) -> tuple[str, ...]:
     said = [
         f"Also trained on {count} images of the sky with labels by {teacher.model_id} (release {release.release}), not "
         "by people."

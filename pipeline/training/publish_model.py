@@ -1,7 +1,7 @@
 """From a finished fit to a model folder: calibrate, measure, describe, publish.
 
 Calibration sees the validation split only; the test split is measured once, and nothing is chosen by it. What is
-calibrated and measured runs through the same `Panel` that serves, with the same number of views.
+calibrated and measured runs through the same `Ensemble` that serves, with the same number of views.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from models.artifacts.registry import Calibration, ModelCard, load_card, publish
 from models.artifacts.weights import save_network
-from models.inference.ensemble import Panel, Passes
-from models.inference.predictions import Confidence, fit_confidence, served
+from models.inference.ensemble import Ensemble, EnsembleLogits
+from models.inference.predictions import UncertaintyModel, calibrated_probabilities, fit_uncertainty
 from models.metrics import evaluate, reliability
 from models.networks.factory import recorded_layout
-from models.preprocessing import Recipe
-from models.uncertainty.ood import FeatureSpace, fit_space
+from models.preprocessing import Preprocessing
+from models.uncertainty.ood import FeatureSpace, fit_feature_space
 from pipeline.config.training import TrainingSettings
 from pipeline.core.versions import software_versions
 from pipeline.datasets.image_set import ImageSet
@@ -46,7 +46,7 @@ class FinishedFit:
     model_id: str
     network: nn.Module
     settings: TrainingSettings
-    recipe: Recipe
+    recipe: Preprocessing
     images: ImageSet
     parts: Split
     pixels: Tensor
@@ -56,10 +56,10 @@ class FinishedFit:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """What calibration found and how good the result is: the part of a card that validation and test splits give."""
 
-    confidence: Confidence
+    confidence: UncertaintyModel
     validation: dict[str, Any]
     test: dict[str, Any] | None
     calibration: dict[str, Calibration]
@@ -94,7 +94,7 @@ def publish_fit(
     ------
     ModelError : the network gives logits that are not finite.
     """
-    panel = Panel([fit.network], [], fit.recipe, views=fit.settings.views, device=device)
+    panel = Ensemble([fit.network], [], fit.recipe, views=fit.settings.views, device=device)
     panel.spaces.append(_feature_space(panel, fit))
     measured = measure(panel, fit.pixels, fit.images, fit.parts, fit.settings.coverage)
     card = ModelCard(
@@ -120,21 +120,21 @@ def publish_fit(
     return load_card(models, fit.model_id)  # as every later reader will see it
 
 
-def measure(panel: Panel, pixels: Tensor, images: ImageSet, parts: Split, coverage: float) -> Measured:
+def measure(panel: Ensemble, pixels: Tensor, images: ImageSet, parts: Split, coverage: float) -> MeasuredModel:
     """Calibrate a panel on the validation split and evaluate it there and on the test split."""
     labels = images.labels[parts.validation]
     passes = panel.passes(pixels, parts.validation)
-    confidence = fit_confidence(passes, labels, coverage)
+    confidence = fit_uncertainty(passes, labels, coverage)
     numbers, honesty = _evaluated(confidence, passes, labels)
     calibration, test = {"validation": honesty}, None
     if len(parts.test):
         test_labels = images.labels[parts.test]
         test, calibration["test"] = _evaluated(confidence, panel.passes(pixels, parts.test), test_labels)
-    return Measured(confidence, numbers, test, calibration, _remarks(confidence, images, parts))
+    return MeasuredModel(confidence, numbers, test, calibration, _remarks(confidence, images, parts))
 
 
 def common_fields(
-    recipe: Recipe, images: ImageSet, parts: Split, more_data: dict[str, Any] | None = None
+    recipe: Preprocessing, images: ImageSet, parts: Split, more_data: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The fields of a card that say what a model was made from, and when; `more_data` are further entries of `data`."""
     return {
@@ -158,16 +158,18 @@ def common_fields(
     }
 
 
-def _feature_space(panel: Panel, fit: FinishedFit) -> FeatureSpace:
+def _feature_space(panel: Ensemble, fit: FinishedFit) -> FeatureSpace:
     train = fit.parts.train
     rows = train[np.linspace(0, len(train) - 1, min(len(train), _FEATURE_ROWS)).astype(np.int64)]
-    return fit_space(panel.features(fit.pixels, rows), fit.images.labels[rows])
+    return fit_feature_space(panel.features(fit.pixels, rows), fit.images.labels[rows])
 
 
-def _evaluated(confidence: Confidence, passes: Passes, labels: np.ndarray) -> tuple[dict[str, Any], Calibration]:
+def _evaluated(
+    confidence: UncertaintyModel, passes: EnsembleLogits, labels: np.ndarray
+) -> tuple[dict[str, Any], Calibration]:
     """The evaluation of a split, and its calibration before and after temperature scaling."""
     said = confidence.of(passes)
-    raw = served(passes, 1.0)
+    raw = calibrated_probabilities(passes, 1.0)
     numbers = evaluate(said.probabilities, labels, said.sets).to_dict()
     calibration = Calibration(
         before=_honesty(raw, evaluate(raw, labels).to_dict(), labels),
@@ -181,7 +183,7 @@ def _honesty(probabilities: np.ndarray, numbers: dict[str, Any], labels: np.ndar
     return {**chosen, "bins": [asdict(each) for each in reliability(probabilities, labels)]}
 
 
-def _remarks(confidence: Confidence, images: ImageSet, parts: Split) -> list[str]:
+def _remarks(confidence: UncertaintyModel, images: ImageSet, parts: Split) -> list[str]:
     """What a user of the model should be careful with, in sentences."""
     sets, slugs = confidence.conformal, images.class_slugs
     remarks: list[str] = []

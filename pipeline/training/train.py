@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from models.artifacts.registry import WEIGHTS, ModelCard, lead_if_first, list_models, load_card
+from models.artifacts.registry import WEIGHTS, ModelCard, list_models, load_card, promote_if_first
 from models.inference.predictor import chosen_device
 from models.networks.factory import check_variant, default_image_size, recorded_layout
-from models.preprocessing import DR8_GRZ, Recipe
-from models.training.trainer import Trained, images_per_epoch
+from models.preprocessing import DR8_GRZ, Preprocessing
+from models.training.trainer import TrainingResult, images_per_epoch
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
@@ -30,7 +30,7 @@ from pipeline.training.human_labels import with_human_labels
 from pipeline.training.learning_curves import curve_files
 from pipeline.training.pseudo_labels import with_pseudo_labels
 from pipeline.training.publish_model import FinishedFit, publish_fit
-from pipeline.training.training_set import Lesson
+from pipeline.training.training_set import TrainingSet
 
 _UNFINISHED = ".training"
 
@@ -49,7 +49,7 @@ def train(workspace: Workspace, images: ImageSet, split_file: str | None = None,
     job, parts, lesson = plan(workspace, images, split_file)
     if is_published(workspace, job.name):
         if may_lead:
-            lead_if_first(workspace.models, job.name)
+            promote_if_first(workspace.models, job.name)
         return load_card(workspace.models, job.name)
     trained = _fitted(workspace, job, lesson)
     finished = FinishedFit(
@@ -73,14 +73,14 @@ def train(workspace: Workspace, images: ImageSet, split_file: str | None = None,
     return card
 
 
-def assist(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> None:
+def train_worker(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> None:
     """Take part in a training that another process of torchrun, the one of rank 0, publishes."""
     job, _, lesson = plan(workspace, images, split_file)
     if not is_published(workspace, job.name):
         _fitted(workspace, job, lesson)
 
 
-def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> tuple[FitJob, Split, Lesson]:
+def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> tuple[FitJob, Split, TrainingSet]:
     """What a training would do, the split of `images`, and what is learned from: these alone, or with rows of the sky.
 
     Writes the model-ready pixels of labelled images into the cache where they are missing; those of a set with rows of
@@ -89,7 +89,7 @@ def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) 
     settings = workspace.settings.training
     recipe = recipe_for(settings, images)
     parts = read_split(Path(split_file), images) if split_file else split_of(settings, images)
-    lesson = Lesson.of(images, parts)
+    lesson = TrainingSet.of(images, parts)
     if settings.labels:
         lesson = with_human_labels(workspace, lesson, recipe)
     if settings.pseudo_labels:
@@ -99,7 +99,7 @@ def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) 
     if recipe.rendering != DR8_GRZ.name:  # measured on the 60 true Galaxy10 images, the defaults do not fit
         mean, std = channel_statistics(images.pixels(recipe, workspace.cache), parts.train)
         recipe = replace(recipe, mean=mean, std=std)
-    initial, digest = _initial(workspace)
+    initial, digest = _initial_weights(workspace)
     model_id = _model_id(settings, recipe, lesson.images, lesson.parts, digest)
     job = FitJob(
         name=model_id,
@@ -115,11 +115,11 @@ def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) 
     return job, parts, lesson
 
 
-def recipe_for(settings: TrainingSettings, images: ImageSet) -> Recipe:
+def recipe_for(settings: TrainingSettings, images: ImageSet) -> Preprocessing:
     """The recipe of a training: the network's input size, the field of view and the rendering of its images."""
     check_variant(settings.variant)
     size = settings.image_size or default_image_size(settings.variant)
-    return Recipe(image_size=size, field_pixels=images.field_pixels, rendering=images.rendering)
+    return Preprocessing(image_size=size, field_pixels=images.field_pixels, rendering=images.rendering)
 
 
 def split_of(settings: TrainingSettings, images: ImageSet) -> Split:
@@ -132,7 +132,7 @@ def is_published(workspace: Workspace, model_id: str) -> bool:
     return (workspace.models / model_id / "card.json").is_file()
 
 
-def _fitted(workspace: Workspace, job: FitJob, lesson: Lesson) -> Trained:
+def _fitted(workspace: Workspace, job: FitJob, lesson: TrainingSet) -> TrainingResult:
     lesson.images.pixel_file(job.recipe, workspace.cache)
     prepare(job, lesson.images.labels, lesson.parts.train, lesson.parts.validation)
     return fit(job, workspace.settings.workers)
@@ -159,7 +159,7 @@ def _with_weights(workspace: Workspace, model_id: str) -> str:
     return members[0].model_id if members else model_id
 
 
-def _initial(workspace: Workspace) -> tuple[str, str]:
+def _initial_weights(workspace: Workspace) -> tuple[str, str]:
     """The file of weights to start from and its digest; both empty where the training starts from scratch."""
     name, models = workspace.settings.training.initial, workspace.models
     if not name:
@@ -190,7 +190,7 @@ def _start_remarks(workspace: Workspace, job: FitJob, images: ImageSet, parts: S
     return [*said, *start_report(job)]
 
 
-def _model_id(settings: TrainingSettings, recipe: Recipe, images: ImageSet, parts: Split, initial: str) -> str:
+def _model_id(settings: TrainingSettings, recipe: Preprocessing, images: ImageSet, parts: Split, initial: str) -> str:
     # Labels of people, and how often their objects come, are in images and parts: by content, not by a version's name.
     plain = settings.model_dump(exclude={"initial", "labels", "label_repeats"})
     values = [plain, recipe.digest, images.digest, parts.digest, initial]

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split
-from pipeline.survey.catalog_pixels import SkyFields, field_scales
+from pipeline.survey.catalog_pixels import CatalogPixels, field_scales
 
 LABELLED = "labelled"  # the origin of labels that came with the images
 REPLACED = "replaced"  # the same, of images that are not trained on because a person said something else
@@ -43,7 +43,7 @@ _ORIGINS = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkyImages:
+class ExtraExamples:
     """Objects of the sky with labels, to join a lesson; k of them.
 
     rows : a row of the release each, with the columns of `sky_rows.ROW_COLUMNS` and `simulated`, bool.
@@ -55,14 +55,14 @@ class SkyImages:
 
     rows: pa.Table
     labels: np.ndarray
-    fields: SkyFields
+    fields: CatalogPixels
     origin: str
     content: str
     told: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class TrainingSet:
     """What a network is trained on.
 
     `labelled` and `split` are the images with their own labels, and their frozen split. `images` begins with these
@@ -82,20 +82,20 @@ class Lesson:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, images: ImageSet, parts: Split) -> Lesson:
+    def of(cls, images: ImageSet, parts: Split) -> TrainingSet:
         """Labelled images alone."""
         return cls(labelled=images, split=parts, images=images, parts=parts)
 
     def joined_by(
         self,
-        sky: SkyImages,
-        recipe: Recipe,
+        sky: ExtraExamples,
+        recipe: Preprocessing,
         *,
         repeats: int = 1,
         without: np.ndarray | None = None,
         data: dict[str, Any],
         remarks: tuple[str, ...],
-    ) -> Lesson:
+    ) -> TrainingSet:
         """The lesson with objects of the sky in its training split, each seen `repeats` times in an epoch.
 
         `without` are training rows int64 that are no longer trained on.
@@ -164,7 +164,7 @@ def require_positions(images: ImageSet, parts: Split, setting: str) -> None:
         )
 
 
-def _origins(sky: SkyImages) -> pa.Table:
+def _origins(sky: ExtraExamples) -> pa.Table:
     empty = np.full(len(sky.labels), "", dtype=object)
     columns = {
         "source_name": sky.rows["source_name"],
@@ -177,7 +177,7 @@ def _origins(sky: SkyImages) -> pa.Table:
     return pa.table(columns, schema=_ORIGINS)
 
 
-def _joined(images: ImageSet, sky: SkyImages, recipe: Recipe) -> ImageSet:
+def _joined(images: ImageSet, sky: ExtraExamples, recipe: Preprocessing) -> ImageSet:
     """The images with those of the sky behind them."""
     raw, rows = images.raw, sky.rows
     return replace(

@@ -12,7 +12,7 @@ import pytest
 
 from catalogs.healpix import healpix_29
 from catalogs.schema import QualityFlag, arrow_schema, certainty_columns, is_reliable, label_columns
-from catalogs.tiles import Quarantined, TileStamp, commit
+from catalogs.tiles import QuarantineEntry, TileMetadata, commit
 
 SLUGS = ["round", "spiral", "edge_on"]
 MODEL = "tiny-0001"
@@ -59,7 +59,9 @@ def make_table(
     return pa.table(columns, schema=arrow_schema(SLUGS))
 
 
-def make_stamp(tile_id: str, classified: int, unclassified: int = 0, quarantined: int = 0, **values: Any) -> TileStamp:
+def make_stamp(
+    tile_id: str, classified: int, unclassified: int = 0, quarantined: int = 0, **values: Any
+) -> TileMetadata:
     usual: dict[str, Any] = {
         "tile_id": tile_id,
         "source": f"sky/{tile_id}",
@@ -71,11 +73,13 @@ def make_stamp(tile_id: str, classified: int, unclassified: int = 0, quarantined
         "classified": classified,
         "unclassified": unclassified,
         "quarantine": [
-            Quarantined(file=f"/sky/{tile_id}/{i}.fits", source_name=f"{tile_id}/{i}", reason="no_wcs", detail="no WCS")
+            QuarantineEntry(
+                file=f"/sky/{tile_id}/{i}.fits", source_name=f"{tile_id}/{i}", reason="no_wcs", detail="no WCS"
+            )
             for i in range(quarantined)
         ],
     }
-    return TileStamp(**{**usual, **values})
+    return TileMetadata(**{**usual, **values})
 
 
 def commit_tile(

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs import tiles as tile_store
-from catalogs.atomic import written_whole
+from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.schema import arrow_schema
-from catalogs.tiles import commit, committed, read_stamp, tile_path
+from catalogs.tiles import commit, committed, read_tile_metadata, tile_path
 from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_stamp, make_table
 
 
@@ -31,12 +31,12 @@ def names(folder: Path) -> list[str]:
 
 def test_an_exception_leaves_nothing_and_the_old_file_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file.txt"
-    with pytest.raises(RuntimeError, match="killed"), written_whole(target) as beside:
+    with pytest.raises(RuntimeError, match="killed"), atomic_write(target) as beside:
         beside.write_text("half")
         raise RuntimeError("killed")
     assert names(tmp_path) == ["deep"]
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_whole(target) as beside:
+    with pytest.raises(KeyboardInterrupt), atomic_write(target) as beside:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert target.read_text() == "old" and names(tmp_path / "deep") == ["file.txt"]
@@ -44,7 +44,7 @@ def test_an_exception_leaves_nothing_and_the_old_file_as_it_was(tmp_path: Path) 
 
 def test_what_is_being_written_is_hidden_and_two_writers_do_not_meet(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
-    with written_whole(target) as one, written_whole(target) as other:
+    with atomic_write(target) as one, atomic_write(target) as other:
         assert one != other and one.parent == other.parent == tmp_path
         for beside in (one, other):
             assert beside.name.startswith(".")
@@ -55,12 +55,12 @@ def test_what_is_being_written_is_hidden_and_two_writers_do_not_meet(tmp_path: P
 
 
 def test_a_folder_is_written_whole_too(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), written_whole(tmp_path / "release") as beside:
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "release") as beside:
         beside.mkdir()
         (beside / "part").write_text("x")
         raise RuntimeError
     assert names(tmp_path) == []
-    with written_whole(tmp_path / "release") as beside:
+    with atomic_write(tmp_path / "release") as beside:
         beside.mkdir()
         (beside / "part").write_text("x")
     assert names(tmp_path) == ["release", "release/part"]
@@ -75,7 +75,7 @@ def test_a_committed_tile_reads_back_with_its_stamp(tmp_path: Path) -> None:
     path = commit(tmp_path, table, stamp)
     assert path == tile_path(tmp_path, MODEL, "t")
     assert path.parent.parent == tmp_path / "tiles" / MODEL and path.name == "t.parquet"
-    assert read_stamp(path) == stamp
+    assert read_tile_metadata(path) == stamp
     assert stamp.inputs == 5
     back = pq.read_table(path)
     assert back.schema.equals(arrow_schema(SLUGS))
@@ -86,7 +86,7 @@ def test_a_committed_tile_reads_back_with_its_stamp(tmp_path: Path) -> None:
 def test_a_tile_that_can_not_be_read_commits_no_row_and_the_reason(tmp_path: Path) -> None:
     stamp = make_stamp("t", 0, 0, quarantined=1, rejected="unreadable_file")
     path = commit(tmp_path, arrow_schema(SLUGS).empty_table(), stamp)
-    assert read_stamp(path) == stamp and pq.read_table(path).num_rows == 0
+    assert read_tile_metadata(path) == stamp and pq.read_table(path).num_rows == 0
 
 
 @pytest.mark.parametrize(("classified", "unclassified"), [(3, 1), (2, 0), (3, 0), (1, 2)])
@@ -153,20 +153,20 @@ def test_what_can_not_be_trusted_has_no_stamp(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:-1], whole[:-40] + bytes(40), b"x" * 5000):
         path.write_bytes(damaged)
-        assert read_stamp(path) is None
+        assert read_tile_metadata(path) is None
     path.write_bytes(whole)
-    assert read_stamp(path) is not None
+    assert read_tile_metadata(path) is not None
     path.unlink()
-    assert read_stamp(path) is None
+    assert read_tile_metadata(path) is None
     path.mkdir()
-    assert read_stamp(path) is None
+    assert read_tile_metadata(path) is None
 
 
 @pytest.mark.parametrize("stamp", [None, b"", b"{", b'{"tile_id": "t"}', b"\xff\xfe"])
 def test_a_foreign_parquet_file_has_no_stamp(tmp_path: Path, stamp: bytes | None) -> None:
     metadata = None if stamp is None else {b"morphcat.stamp": stamp}
     pq.write_table(make_table("t", [1]).replace_schema_metadata(metadata), tmp_path / "x.parquet")
-    assert read_stamp(tmp_path / "x.parquet") is None
+    assert read_tile_metadata(tmp_path / "x.parquet") is None
 
 
 # --- the store as a whole -----------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_what_no_commit_wrote_is_left_out_and_said(catalog: Path, caplog: pytest
 def test_other_tools_read_the_whole_folder(catalog: Path) -> None:
     """Also while a tile is being written."""
     tiles = catalog / "tiles" / MODEL
-    with written_whole(tile_path(catalog, MODEL, "a-tile")) as beside:
+    with atomic_write(tile_path(catalog, MODEL, "a-tile")) as beside:
         beside.write_bytes(b"half a file")
         by_pandas = pd.read_parquet(tiles)
         by_dataset = ds.dataset(tiles).to_table()

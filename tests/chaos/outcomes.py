@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from catalogs.errors import CatalogError
 from catalogs.releases.registry import current_release, layout_of
-from catalogs.tiles import read_stamp
+from catalogs.tiles import read_tile_metadata
 from catalogs.validation.audit import audit, verify
 from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace
@@ -93,7 +93,7 @@ def sight_of(workspace: Workspace) -> Sight:
     """Look at a workspace as it was left, whole or not; changes nothing."""
     catalog = workspace.catalog
     committed = [path for path in (catalog / "tiles").rglob("*.parquet") if not path.name.startswith(".")]
-    wrong = [f"{path.name} is no committed tile" for path in committed if read_stamp(path) is None]
+    wrong = [f"{path.name} is no committed tile" for path in committed if read_tile_metadata(path) is None]
     names = [path.name for path in (catalog / "releases").glob("[!.]*")]
     release = None
     try:

@@ -79,7 +79,7 @@ def test_what_served_json_says_is_not_believed_of_a_foreign_process(tmp_path: Pa
         assert prefect_home.server_of(tmp_path) is None
         assert not service.end_left_server(tmp_path)
     assert stranger.process.poll() is None
-    theirs = prefect_home.Served(stranger.url, stranger.process.pid, "morphcat:x")
+    theirs = prefect_home.RunningServer(stranger.url, stranger.process.pid, "morphcat:x")
     theirs.save(tmp_path / "other")
     assert prefect_home.server_of(tmp_path / "other") == theirs  # of its own home it is
 
@@ -219,8 +219,8 @@ def test_a_service_is_for_its_owner_alone(tmp_path: Path) -> None:
         with urlopen(served.url.replace("/api", "/ui-settings"), timeout=30) as answer:
             assert json.load(answer)["api_url"] == served.url  # where its pages send the password
         code = (  # another command of the workspace, which is let in
-            "from pathlib import Path; from flows.runtime.events import say_labels_changed; "
-            f"print(say_labels_changed(Path({str(root)!r}), '0001-x', 1))"
+            "from pathlib import Path; from flows.runtime.events import emit_labels_changed; "
+            f"print(emit_labels_changed(Path({str(root)!r}), '0001-x', 1))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.preprocessing import DR8_GRZ, ColourRule, Recipe, colour_rule
+from models.preprocessing import DR8_GRZ, ColourRule, Preprocessing, colour_rule
 
 SKY = DR8_GRZ.sky_level()
 
@@ -28,7 +28,7 @@ def galaxy(side: int, pixscale: float, *, radius: float = 4.0, peak: float = 0.5
     return np.stack([profile * peak * b for b in (0.5, 0.8, 1.0)]).astype(np.float32)
 
 
-def pixels(recipe: Recipe, flux: np.ndarray, *pixscale: float) -> Tensor:
+def pixels(recipe: Preprocessing, flux: np.ndarray, *pixscale: float) -> Tensor:
     batch = torch.from_numpy(flux if flux.ndim == 4 else flux[None])
     return recipe.pixels_from_flux(batch, np.array(pixscale))
 
@@ -88,7 +88,7 @@ def test_absurd_flux_is_white_and_not_an_overflow() -> None:
     flux = np.full((1, 3, 4, 4), 3e38, dtype=np.float32)
     assert (colour_rule(flux) == 255).all()
     assert (colour_rule(-flux) == 0).all()
-    assert (pixels(Recipe(image_size=32, field_pixels=4), flux, 0.1).amax() == 255).all()
+    assert (pixels(Preprocessing(image_size=32, field_pixels=4), flux, 0.1).amax() == 255).all()
 
 
 def test_no_flux_has_the_grey_of_the_sky() -> None:
@@ -133,28 +133,30 @@ CHANGED_COLOUR: dict[str, Any] = {
 
 
 def test_digest_changes_with_every_setting() -> None:
-    assert set(CHANGED) == {f.name for f in fields(Recipe)}
+    assert set(CHANGED) == {f.name for f in fields(Preprocessing)}
     assert set(CHANGED_COLOUR) == {f.name for f in fields(ColourRule)}
-    variants = [replace(Recipe(), **{name: value}) for name, value in CHANGED.items()]
-    variants += [Recipe(colour=replace(DR8_GRZ, **{name: value})) for name, value in CHANGED_COLOUR.items()]
-    digests = {Recipe().digest, *(v.digest for v in variants)}
+    variants = [replace(Preprocessing(), **{name: value}) for name, value in CHANGED.items()]
+    variants += [Preprocessing(colour=replace(DR8_GRZ, **{name: value})) for name, value in CHANGED_COLOUR.items()]
+    digests = {Preprocessing().digest, *(v.digest for v in variants)}
     assert len(digests) == 1 + len(variants)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(image_size=64, mean=(0.1, 0.2, 0.3), pixel_scales=(0.262,))])
-def test_recipe_comes_back_from_json(recipe: Recipe) -> None:
+@pytest.mark.parametrize(
+    "recipe", [Preprocessing(), Preprocessing(image_size=64, mean=(0.1, 0.2, 0.3), pixel_scales=(0.262,))]
+)
+def test_recipe_comes_back_from_json(recipe: Preprocessing) -> None:
     assert json.loads(json.dumps(recipe.to_dict())) == recipe.to_dict()
-    back = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    back = Preprocessing.from_dict(json.loads(json.dumps(recipe.to_dict())))
     assert back == recipe
     assert back.digest == recipe.digest
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert Preprocessing.from_dict(recipe.to_dict()) == recipe
 
 
 # --- field of view and scale --------------------------------------------------------------------------------------
 
 
 def test_one_galaxy_at_two_pixel_scales_gives_nearly_the_same_pixels() -> None:
-    recipe = Recipe()
+    recipe = Preprocessing()
     fine = pixels(recipe, galaxy(512, 0.131), 0.131).int()
     native = pixels(recipe, galaxy(256, 0.262), 0.262).int()
     assert native.amax() > 200  # there is something to compare
@@ -163,7 +165,7 @@ def test_one_galaxy_at_two_pixel_scales_gives_nearly_the_same_pixels() -> None:
 
 def test_a_coarse_galaxy_stays_in_the_centre() -> None:
     """A stamp of 301 pixels is cut to some 72 and magnified: half an input pixel is two of the output."""
-    fine = pixels(Recipe(), galaxy(301, 1.0), 1.0)[0].float().sum(0) - 3 * SKY
+    fine = pixels(Preprocessing(), galaxy(301, 1.0), 1.0)[0].float().sum(0) - 3 * SKY
     weight = fine.clamp(min=0)
     centre = [(weight.sum(axis) * torch.arange(256)).sum() / weight.sum() for axis in (0, 1)]
     assert max(abs(float(c) - 127.5) for c in centre) < 0.75
@@ -171,7 +173,7 @@ def test_a_coarse_galaxy_stays_in_the_centre() -> None:
 
 def test_real_galaxy_at_two_pixel_scales_agrees(shared: Path) -> None:
     """temp_small (0.262 arcsec) and example_a (0.10 arcsec) are the same galaxy."""
-    folder, recipe = shared / "data/fits/decals_grz_cutouts", Recipe()
+    folder, recipe = shared / "data/fits/decals_grz_cutouts", Preprocessing()
     native = pixels(recipe, fits.getdata(folder / "temp_small.fits").astype(np.float32), 0.262)
     fine = pixels(recipe, fits.getdata(folder / "example_a.fits").astype(np.float32), 0.1)
     centre = slice(128 - 30, 128 + 30)  # farther out noise prevails, and it differs
@@ -183,13 +185,13 @@ def test_real_galaxy_at_two_pixel_scales_agrees(shared: Path) -> None:
 
 def test_the_second_training_scale_passes_as_it_is() -> None:
     flux = galaxy(256, 0.524)
-    np.testing.assert_array_equal(pixels(Recipe(), flux, 0.524), pixels(Recipe(), flux, 0.262))
-    assert not torch.equal(pixels(Recipe(), flux, 0.524), pixels(Recipe(), flux, 0.6))
+    np.testing.assert_array_equal(pixels(Preprocessing(), flux, 0.524), pixels(Preprocessing(), flux, 0.262))
+    assert not torch.equal(pixels(Preprocessing(), flux, 0.524), pixels(Preprocessing(), flux, 0.6))
 
 
 @pytest.mark.parametrize(("side", "pixscale"), [(100, 0.262), (101, 0.262), (200, 0.131)])
 def test_small_stamps_are_padded_with_sky_and_not_stretched(side: int, pixscale: float) -> None:
-    recipe = Recipe()
+    recipe = Preprocessing()
     small = pixels(recipe, galaxy(side, pixscale, radius=2.0), pixscale)[0].int()
     whole = pixels(recipe, galaxy(256 + side % 2, 0.262, radius=2.0), 0.262)[0].int()
     assert (small[:, :70] == SKY).all() and (small[:, :, -70:] == SKY).all()
@@ -199,7 +201,7 @@ def test_small_stamps_are_padded_with_sky_and_not_stretched(side: int, pixscale:
 
 def test_padding_of_pictures_has_the_grey_of_the_sky() -> None:
     rgb = torch.full((1, 100, 100, 3), 200, dtype=torch.uint8)
-    found = Recipe().pixels_from_rgb(rgb, np.array([0.262]))[0]
+    found = Preprocessing().pixels_from_rgb(rgb, np.array([0.262]))[0]
     assert (found[:, 78:178, 78:178] == 200).all()
     assert (found[:, :78] == SKY).all() and (found[:, :, 178:] == SKY).all()
 
@@ -207,35 +209,37 @@ def test_padding_of_pictures_has_the_grey_of_the_sky() -> None:
 def test_picture_of_unknown_scale_is_taken_whole() -> None:
     rgb = torch.zeros(1, 512, 512, 3, dtype=torch.uint8)
     rgb[:, :256] = 240  # the northern half
-    found = Recipe().pixels_from_rgb(rgb, np.array([np.nan]))[0]
+    found = Preprocessing().pixels_from_rgb(rgb, np.array([np.nan]))[0]
     assert (found[:, :126] == 240).all() and (found[:, 130:] == 0).all()
 
 
 def test_picture_of_unknown_scale_that_is_not_square_keeps_its_proportions() -> None:
     y, x = np.indices((200, 400))
     disc = (np.hypot(x - 199.5, y - 99.5) < 80).astype(np.uint8) * 200
-    found = Recipe().pixels_from_rgb(torch.from_numpy(np.repeat(disc[None, ..., None], 3, 3)), np.array([np.nan]))[0, 0]
+    found = Preprocessing().pixels_from_rgb(
+        torch.from_numpy(np.repeat(disc[None, ..., None], 3, 3)), np.array([np.nan])
+    )[0, 0]
     bright = found > 120
     assert abs(int(bright.any(0).sum()) - int(bright.any(1).sum())) <= 2
 
 
 def test_pictures_at_a_training_scale_are_not_touched() -> None:
     rgb = torch.randint(0, 256, (3, 256, 256, 3), dtype=torch.uint8)
-    found = Recipe().pixels_from_rgb(rgb, np.array([0.262, 0.524, np.nan]))
+    found = Preprocessing().pixels_from_rgb(rgb, np.array([0.262, 0.524, np.nan]))
     assert torch.equal(found, rgb.permute(0, 3, 1, 2))
 
 
 def test_pictures_of_another_scale_are_resampled() -> None:
     rgb = torch.zeros(2, 256, 256, 3, dtype=torch.uint8)
     rgb[:, 96:160, 96:160] = 250
-    native, doubled = Recipe().pixels_from_rgb(rgb, np.array([0.262, 0.4]))[:, 0]
+    native, doubled = Preprocessing().pixels_from_rgb(rgb, np.array([0.262, 0.4]))[:, 0]
     assert int((doubled > 125).any(0).sum()) == pytest.approx(64 * 0.4 / 0.262, abs=2)
     assert int((native > 125).any(0).sum()) == 64
 
 
 @pytest.mark.parametrize("kind", ["flux", "rgb"])
 def test_a_batch_gives_what_each_stamp_gives_alone(kind: str) -> None:
-    recipe, scales = Recipe(image_size=64), np.array([0.262, 0.1, np.nan, 0.524, 0.1, 1.0])
+    recipe, scales = Preprocessing(image_size=64), np.array([0.262, 0.1, np.nan, 0.524, 0.1, 1.0])
     flux = np.random.default_rng(3).normal(0.1, 0.2, (6, 3, 225, 225)).astype(np.float32)
     if kind == "flux":
         batch, make = torch.from_numpy(flux), recipe.pixels_from_flux
@@ -249,17 +253,17 @@ def test_a_batch_gives_what_each_stamp_gives_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("pixscale", [1e-6, 3600.0, 1e9])
 def test_a_header_in_wrong_units_does_not_exhaust_memory(pixscale: float) -> None:
-    assert pixels(Recipe(image_size=64), galaxy(64, 0.262), pixscale).shape == (1, 3, 64, 64)
+    assert pixels(Preprocessing(image_size=64), galaxy(64, 0.262), pixscale).shape == (1, 3, 64, 64)
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    recipe, none = Recipe(image_size=64), np.empty(0)
+    recipe, none = Preprocessing(image_size=64), np.empty(0)
     assert recipe.pixels_from_flux(torch.zeros(0, 3, 99, 99), none).shape == (0, 3, 64, 64)
     assert recipe.pixels_from_rgb(torch.zeros(0, 99, 99, 3, dtype=torch.uint8), none).shape == (0, 3, 64, 64)
 
 
 def test_scales_within_a_percent_count_as_equal() -> None:
-    found = Recipe().is_training_scale(np.array([0.262, 0.2641, 0.2655, 0.524, 0.1, np.nan]))
+    found = Preprocessing().is_training_scale(np.array([0.262, 0.2641, 0.2655, 0.524, 0.1, np.nan]))
     assert found.tolist() == [True, True, False, True, False, False]
 
 
@@ -277,11 +281,11 @@ def test_scales_within_a_percent_count_as_equal() -> None:
     ],
 )
 def test_field_of_view_is_covered_or_not(pixscale: float, side: int, covered: bool) -> None:
-    assert Recipe().covers_field(np.array([pixscale]), side, side + 50).tolist() == [covered]
+    assert Preprocessing().covers_field(np.array([pixscale]), side, side + 50).tolist() == [covered]
 
 
 def test_network_input_is_normalised_by_channel() -> None:
-    recipe = Recipe(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
+    recipe = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
     image = torch.tensor([51, 102, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     found = recipe.to_input(image)
     assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from models.networks.factory import create_network
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from models.training.config import LoopSettings
 from models.training.distributed import ALONE
-from models.training.trainer import EpochRecord, LabelledPixels, Trained, _Run, train_network
+from models.training.trainer import EpochRecord, LabelledPixels, Trainer, TrainingResult, train_network
 
-RECIPE, CPU, CLASSES = Recipe(image_size=32), torch.device("cpu"), 3
+RECIPE, CPU, CLASSES = Preprocessing(image_size=32), torch.device("cpu"), 3
 PLAIN = LoopSettings(
     epochs=1,
     batch_size=16,
@@ -93,7 +93,7 @@ def train(
     validation: LabelledPixels = VALIDATION,
     net: nn.Module | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-) -> Trained:
+) -> TrainingResult:
     return train_network(
         net or network(settings),
         training,
@@ -111,8 +111,8 @@ def run_of(
     data: LabelledPixels = TRAINING,
     net: nn.Module | None = None,
     device: torch.device = CPU,
-) -> _Run:
-    return _Run((net or network(settings)).to(device), data, settings, RECIPE, device, ALONE)
+) -> Trainer:
+    return Trainer((net or network(settings)).to(device), data, settings, RECIPE, device, ALONE)
 
 
 def one_epoch(settings: LoopSettings, data: LabelledPixels) -> nn.Module:
@@ -130,6 +130,6 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return all(name == name2 and torch.equal(a, b) for (name, a), (name2, b) in pairs)
 
 
-def curve(trained: Trained) -> list[EpochRecord]:
+def curve(trained: TrainingResult) -> list[EpochRecord]:
     """The curve without what depends on the clock."""
     return [replace(record, images_per_second=0.0) for record in trained.history]

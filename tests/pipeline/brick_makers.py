@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.ingest.discovery import brick_tile
 from pipeline.readers.bricks.reader import read_brick
@@ -155,7 +155,7 @@ class Outcome:
     """What became of a brick: stamps and entries by the name after the #, rows left out by reason, and remarks."""
 
     stamps: dict[str, Stamp]
-    refused: dict[str, Quarantined]
+    refused: dict[str, QuarantineEntry]
     set_aside: dict[str, int]
     remarks: list[str]
 
@@ -174,11 +174,11 @@ def outcome(
 
 def outcome_of(tile: SkyTile, settings: ReadingSettings = READING) -> Outcome:
     stamps: dict[str, Stamp] = {}
-    refused: dict[str, Quarantined] = {}
+    refused: dict[str, QuarantineEntry] = {}
     aside: dict[str, int] = {}
     remarks: list[str] = []
     for item in read_brick(tile, settings):
-        if isinstance(item, Stamp | Quarantined):
+        if isinstance(item, Stamp | QuarantineEntry):
             name = item.source_name.split("#")[1]
             assert name not in stamps and name not in refused, name
             if isinstance(item, Stamp):

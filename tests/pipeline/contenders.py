@@ -14,7 +14,7 @@ import torch
 
 from models.artifacts.registry import ModelCard, publish
 from models.artifacts.weights import load_network, save_network
-from models.inference.predictor import Predictor, load_panel
+from models.inference.predictor import Predictor, load_ensemble
 from models.uncertainty.ood import FEATURES
 from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace, open_workspace
@@ -66,7 +66,7 @@ def make_ring(small: Small, root: Path) -> Ring:
     rows = np.arange(len(small.images))
     first = np.unique(small.images.labels, return_index=True)[1]
     parts = Split(np.sort(first), np.setdiff1d(rows, first)[:5], np.setdiff1d(rows, first)[5:])
-    predictor = Predictor(small.card, load_panel(small.workspace.models, small.card, torch.device("cpu"), 64))
+    predictor = Predictor(small.card, load_ensemble(small.workspace.models, small.card, torch.device("cpu"), 64))
     pixels = small.images.pixels(predictor.recipe, small.workspace.cache)
     called = predictor.predict(pixels[torch.from_numpy(parts.test)]).probabilities.argmax(axis=1)
     path = workspace.benchmark / "galaxy10.h5"

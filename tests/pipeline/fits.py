@@ -15,8 +15,8 @@ import torch
 from models.training.trainer import images_per_epoch
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workers import WorkerSettings
-from pipeline.execution.process_group import Seat
-from pipeline.training.fit import FitJob, member, prepare
+from pipeline.execution.process_group import Rank
+from pipeline.training.fit import FitJob, prepare, train_rank
 from tests.models.toys import CLASSES, RECIPE, toy
 
 TRAIN, VALIDATION = np.arange(64), np.arange(64, 96)
@@ -55,7 +55,7 @@ def small_job(folder: Path, *, train: np.ndarray = TRAIN, **values: Any) -> FitJ
     return job
 
 
-def doomed_member(job: FitJob, seat: Seat) -> int:
+def doomed_member(job: FitJob, seat: Rank) -> int:
     """A member of a gang; the second is killed, once, as soon as two epochs are finished."""
     mark = job.folder / "killed"
     if seat.rank == 1 and not mark.exists():
@@ -67,4 +67,4 @@ def doomed_member(job: FitJob, seat: Seat) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
 
         threading.Thread(target=watch, daemon=True).start()
-    return member(job, seat)
+    return train_rank(job, seat)

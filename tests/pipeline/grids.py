@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.loading import ImageSource
 from pipeline.evaluation.grid import Axes, Grid, make_grid, run_grid
-from pipeline.evaluation.leaderboard import Board
+from pipeline.evaluation.leaderboard import Leaderboard
 from tests.conftest import SMALL_TRAINING, Small
 
 ONE_EPOCH = (*SMALL_TRAINING, "training.epochs=1")
@@ -26,7 +26,7 @@ class RanGrid:
     workspace: Workspace
     source: ImageSource
     grid: Grid
-    board: Board
+    board: Leaderboard
 
     def copied_to(self, root: Path, *overrides: str) -> Workspace:
         """A workspace of its own with the same models and board."""

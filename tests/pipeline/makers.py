@@ -12,7 +12,7 @@ import numpy as np
 from astropy.io import fits
 from PIL import Image
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.readers.stamps import Stamp
 
 SIDE = 24
@@ -112,8 +112,8 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def sorted_out(items: Iterator[Stamp | Quarantined]) -> tuple[list[Stamp], list[Quarantined]]:
+def sorted_out(items: Iterator[Stamp | QuarantineEntry]) -> tuple[list[Stamp], list[QuarantineEntry]]:
     """What a reader gave: stamps, and refused inputs."""
     everything = list(items)
     stamps = [item for item in everything if isinstance(item, Stamp)]
-    return stamps, [item for item in everything if isinstance(item, Quarantined)]
+    return stamps, [item for item in everything if isinstance(item, QuarantineEntry)]

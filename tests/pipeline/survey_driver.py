@@ -8,8 +8,8 @@ from pathlib import Path
 
 from catalogs.releases.registry import current_release
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.drift.monitor import keep_drift
-from pipeline.runs.locks import alone, survey_lock
+from pipeline.drift.monitor import write_drift
+from pipeline.runs.locks import exclusive, survey_lock
 from pipeline.runs.run_log import logging_to
 from pipeline.survey import run as survey
 from pipeline.survey.summary import Summary
@@ -17,15 +17,15 @@ from pipeline.survey.summary import Summary
 
 def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> Summary:
     """All steps in the order of the flow."""
-    this = survey.begin(workspace, model_id)
-    with alone(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
+    this = survey.start_run(workspace, model_id)
+    with exclusive(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
         tiles = survey.find_tiles(workspace, survey.roots_of(workspace, this, roots))
         todo = survey.make_plan(workspace, this, tiles)
         before = current_release(workspace.catalog)
         failed = survey.classify_tiles(workspace, this, todo)
         release = survey.release_catalogue(workspace, this, tiles)
         if release:
-            keep_drift(workspace, release.release)
+            write_drift(workspace, release.release)
         summary = survey.sum_up(workspace, this, tiles, len(todo.done), failed, release, before)
         survey.write_report(workspace, summary)
     return summary

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from pipeline.config.workspace import open_workspace
 from pipeline.datasets.galaxy10 import open_galaxy10
-from pipeline.execution.process_group import seat_from_environment
-from pipeline.training.train import assist, train
+from pipeline.execution.process_group import rank_from_environment
+from pipeline.training.train import train, train_worker
 
 
 def main(root: str, galaxy10: str, seeds: str, *overrides: str) -> None:
-    seat = seat_from_environment()
+    seat = rank_from_environment()
     assert seat is not None
     for seed in range(int(seeds)):  # one after the other, by the same processes
         workspace = open_workspace(Path(root), [*overrides, f"training.seed={seed}"])
         images = open_galaxy10(Path(galaxy10), workspace.settings.input)
-        (train if seat.rank == 0 else assist)(workspace, images)
+        (train if seat.rank == 0 else train_worker)(workspace, images)
 
 
 if __name__ == "__main__":

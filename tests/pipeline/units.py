@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.execution.process_group import Seat, seat_from_environment
+from pipeline.execution.process_group import Rank, rank_from_environment
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Meeting:
         found = [sorted(Path(self.folder).glob(f"{i}.*")) for i in range(len(self.attempts))]
         return [[int(path.read_text()) for path in paths] for paths in found]
 
-    def enter(self, seat: Seat) -> str:
+    def enter(self, seat: Rank) -> str:
         """What this member does in this attempt; leaves its file."""
         attempt = len(list(Path(self.folder).glob(f"*.{seat.rank}")))
         (Path(self.folder) / f"{attempt}.{seat.rank}").write_text(str(os.getpid()))
         return self.attempts[attempt] if seat.rank == min(1, seat.world - 1) else ""
 
 
-def meet(job: Meeting, seat: Seat) -> dict[str, object]:
+def meet(job: Meeting, seat: Rank) -> dict[str, object]:
     """Form a process group, add up the ranks, and wait for each other, unless the job says otherwise."""
     import torch
     from torch import distributed
@@ -108,6 +108,6 @@ def meet(job: Meeting, seat: Seat) -> dict[str, object]:
 
 
 if __name__ == "__main__":  # as torchrun starts it
-    seat = seat_from_environment()
+    seat = rank_from_environment()
     assert seat is not None
     meet(Meeting(os.environ["FOLDER"]), seat)

@@ -24,7 +24,7 @@ from pipeline.core.object_ids import printable
 from pipeline.core.parsing import parsing
 from pipeline.readers.archives.tar_stream import TarMember, TarStream, opened_tar
 from pipeline.readers.cutouts.reader import read_cutout
-from pipeline.readers.stamps import Item, TileNote, refused
+from pipeline.readers.stamps import Item, TileNote, quarantine_entry
 from pipeline.tiles.sky_tile import TileKind, kind_of
 
 _MOST_MEMBERS = 1_000_000
@@ -39,7 +39,7 @@ _CORRUPT = ("error", "BadGzipFile")  # what zlib and gzip raise; a file that is 
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """An input in an archive: its name, its place among all members, and why it is refused, if it is."""
 
     name: str
@@ -52,11 +52,11 @@ class Member:
 class _Listing:
     """Inputs sorted by name, and how many other members there are, by extension."""
 
-    members: list[Member]
+    members: list[ArchiveMember]
     others: Counter[str]
 
 
-def list_members(path: Path) -> list[Member]:
+def list_members(path: Path) -> list[ArchiveMember]:
     """The inputs in an archive, sorted by name.
 
     Raises
@@ -108,7 +108,7 @@ def _listing(path: Path, size: int, changed: int) -> _Listing:
     """What is in the archive that had this size and was last changed at this time."""
     if size == 0:
         raise BadInput(Reason.EMPTY_FILE, f"{path} has no bytes; copy it again")
-    members: list[Member] = []
+    members: list[ArchiveMember] = []
     others: Counter[str] = Counter()
     for count, (member, other) in enumerate(_members_of_zip(path) if _is_zip(path) else _members_of_tar(path)):
         if count >= _MOST_MEMBERS:
@@ -129,7 +129,7 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-Found = tuple[Member | None, str]
+Found = tuple[ArchiveMember | None, str]
 """An input, or else the extension of another file; neither for a folder."""
 
 
@@ -140,26 +140,30 @@ def _judged(path: Path, name: str, order: int, size: int, kind: str) -> Found:
         return None, ""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if kind in _KINDS:
-        return Member(clean, order, Reason.UNSAFE_NAME, f"{path}: {printable(name)} is {_KINDS[kind]}"), ""
+        return ArchiveMember(clean, order, Reason.UNSAFE_NAME, f"{path}: {printable(name)} is {_KINDS[kind]}"), ""
     if ".." in parts or name.startswith(("/", "\\")) or name[1:2] == ":":
-        return Member(clean, order, Reason.UNSAFE_NAME, f"{path}: {printable(name)} leads out of the archive"), ""
+        return ArchiveMember(
+            clean, order, Reason.UNSAFE_NAME, f"{path}: {printable(name)} leads out of the archive"
+        ), ""
     if kind_of(parts[-1] if parts else "") is not TileKind.CUTOUTS:
         return None, PurePosixPath(clean).suffix.lower() or "without extension"
     if kind == _SPARSE:
-        return Member(clean, order, Reason.UNREADABLE_FILE, f"{path}: {printable(name)} is stored as a sparse file"), ""
+        return ArchiveMember(
+            clean, order, Reason.UNREADABLE_FILE, f"{path}: {printable(name)} is stored as a sparse file"
+        ), ""
     if size > _MOST_MEMBER_BYTES:
         detail = f"{path}: {printable(name)} has {size} bytes, more than {_MOST_MEMBER_BYTES >> 20} MiB"
-        return Member(clean, order, Reason.TOO_LARGE, detail), ""
-    return Member(clean, order), ""
+        return ArchiveMember(clean, order, Reason.TOO_LARGE, detail), ""
+    return ArchiveMember(clean, order), ""
 
 
-def _without_doubles(path: Path, members: list[Member]) -> Iterator[Member]:
+def _without_doubles(path: Path, members: list[ArchiveMember]) -> Iterator[ArchiveMember]:
     """Of members of one name only the first can be told by it; `members` are sorted."""
     last = None
     for member in members:
         if member.name == last and not member.reason:
             detail = f"{path}: {printable(member.name)} is there more than once; only the first is read"
-            yield Member(member.name, member.order, Reason.DUPLICATE_OBJECT_ID, detail)
+            yield ArchiveMember(member.name, member.order, Reason.DUPLICATE_OBJECT_ID, detail)
         else:
             yield member
         last = member.name
@@ -178,10 +182,10 @@ def _members_of_tar(path: Path) -> Iterator[Found]:
     except BadInput as bad:
         if count == 0 or bad.exception in _CORRUPT:
             raise
-        yield Member(_REST, count, bad.reason, bad.detail), ""
+        yield ArchiveMember(_REST, count, bad.reason, bad.detail), ""
 
 
-def _contents_of_tar(path: Path, wanted: dict[int, Member]) -> Generator[tuple[Member, Content]]:
+def _contents_of_tar(path: Path, wanted: dict[int, ArchiveMember]) -> Generator[tuple[ArchiveMember, Content]]:
     missing = dict(wanted)
     broken = BadInput(Reason.UNREADABLE_FILE, f"{path}: not there when it was read again; run again")
     try:
@@ -258,7 +262,7 @@ def _kind_in_zip(info: zipfile.ZipInfo) -> str:
     return "0" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "3"
 
 
-def _contents_of_zip(path: Path, wanted: dict[int, Member]) -> Generator[tuple[Member, Content]]:
+def _contents_of_zip(path: Path, wanted: dict[int, ArchiveMember]) -> Generator[tuple[ArchiveMember, Content]]:
     with parsing(path, "a zip archive"):
         archive = zipfile.ZipFile(path)
     with archive:
@@ -291,9 +295,9 @@ def _note(path: Path) -> Iterator[TileNote]:
         yield TileNote(remarks=[f"{others.total()} members are no FITS cutouts: {kinds}"])
 
 
-def _source_name(source: str, member: Member) -> str:
+def _source_name(source: str, member: ArchiveMember) -> str:
     return printable(f"{source}/{member.name}")
 
 
-def _refuse(path: Path, member: Member, source: str, bad: BadInput) -> Item:
-    return refused(path / member.name, _source_name(source, member), bad)
+def _refuse(path: Path, member: ArchiveMember, source: str, bad: BadInput) -> Item:
+    return quarantine_entry(path / member.name, _source_name(source, member), bad)

@@ -16,7 +16,7 @@ from scipy.ndimage import map_coordinates
 
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput
-from pipeline.readers.bricks.wcs import Frame, read_frame
+from pipeline.readers.bricks.wcs import TangentWCS, read_wcs
 from pipeline.readers.fits.files import plane
 from pipeline.readers.stamps import BANDS
 from pipeline.tiles.brick_files import neighbour_folders, plane_file
@@ -65,7 +65,7 @@ def margins_of(windows: Sequence[Window], shape: tuple[int, int]) -> Margins:
 
 
 def complete_edges(
-    flux: np.ndarray, folder: Path, brick: str, frame: Frame, windows: Sequence[Window], settings: BrickSettings
+    flux: np.ndarray, folder: Path, brick: str, frame: TangentWCS, windows: Sequence[Window], settings: BrickSettings
 ) -> list[str]:
     """Fill what windows need of the margins of `flux` (3, H, W), in place; returns remarks about damaged neighbours."""
     margins, remarks = margins_of(windows, frame.shape), []
@@ -78,7 +78,7 @@ def complete_edges(
             path = plane_file(place, name, "image", band)
             try:
                 if path is not None:  # each band has a header of its own, which may be that of another brick
-                    _fill(own, needed, path, read_frame(path, name, settings), frame, margins, settings.image_hdu)
+                    _fill(own, needed, path, read_wcs(path, name, settings), frame, margins, settings.image_hdu)
             except BadInput as error:
                 remarks.append(f"edges are not completed from brick {name}: {error.detail}")
     return remarks
@@ -108,7 +108,7 @@ def _strips(shape: tuple[int, int], margins: Margins) -> Iterator[_Strip]:
 
 
 def _fill(
-    own: np.ndarray, needed: np.ndarray, path: Path, other: Frame, frame: Frame, margins: Margins, hdu: str
+    own: np.ndarray, needed: np.ndarray, path: Path, other: TangentWCS, frame: TangentWCS, margins: Margins, hdu: str
 ) -> None:
     """Fill what is needed and still blank in the margins of one band from one neighbour's image."""
     for strip in _strips(frame.shape, margins):
@@ -126,7 +126,7 @@ def _fill(
 
 
 def _between(
-    strip: _Strip, rows: np.ndarray, columns: np.ndarray, frame: Frame, other: Frame
+    strip: _Strip, rows: np.ndarray, columns: np.ndarray, frame: TangentWCS, other: TangentWCS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row and column in a neighbour of pixels of a strip, float64 (n,), and which of them it has, bool (n,)."""
     y, x = _nodes(strip.y0, strip.y1), _nodes(strip.x0, strip.x1)

@@ -12,7 +12,7 @@ from astropy.io import fits
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.bricks.edges import Margins, Window, complete_edges, margins_of
-from pipeline.readers.bricks.wcs import PLACE, Frame, brick_in, grid_of
+from pipeline.readers.bricks.wcs import PLACE, TangentWCS, brick_in, grid_of
 from pipeline.readers.fits.files import plane
 from pipeline.readers.stamps import BANDS
 from pipeline.tiles.brick_files import plane_file
@@ -34,7 +34,7 @@ class BrickImages:
 
 
 def read_images(
-    folder: Path, brick: str, frame: Frame, windows: Sequence[Window], settings: BrickSettings
+    folder: Path, brick: str, frame: TangentWCS, windows: Sequence[Window], settings: BrickSettings
 ) -> BrickImages:
     """All bands of a brick, a band that is missing or damaged as zeros; with the margins that the windows need.
 
@@ -69,7 +69,7 @@ def read_images(
 
 
 def read_aside(
-    folder: Path, brick: str, product: str, band: str, frame: Frame, hdu: str
+    folder: Path, brick: str, product: str, band: str, frame: TangentWCS, hdu: str
 ) -> tuple[np.ndarray | None, str]:
     """A plane that goes with the images (invvar, nexp, maskbits, psfsize), (H, W), or None; and a remark if damaged."""
     path = plane_file(folder, brick, product, band)
@@ -84,7 +84,7 @@ def read_aside(
         return None, f"{product} {band} is left out: {error.detail}".replace("  ", " ")
 
 
-def _plane(path: Path, brick: str, frame: Frame, settings: BrickSettings) -> np.ndarray:
+def _plane(path: Path, brick: str, frame: TangentWCS, settings: BrickSettings) -> np.ndarray:
     header, pixels = plane(path, settings.image_hdu)
     named = brick_in(header, brick)
     if named != brick or grid_of(header, pixels.shape) != grid_of(frame.header, frame.shape):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import BrickSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import NO_SURVEY_KEYS, survey_keys
 from pipeline.readers.fits.files import read_columns
-from pipeline.readers.stamps import BANDS, on_sky, refused
+from pipeline.readers.stamps import BANDS, on_sky, quarantine_entry
 
 _ZERO_POINT = 22.5  # magnitude of a nanomaggy
 _OLD_BANDS = {"g": 1, "r": 2, "z": 4}  # in the columns of six bands, ugrizY, of DR3 and before
@@ -33,7 +33,7 @@ _SIMPLE_RADIUS = 0.45  # arcsec, of the type SIMP of DR3 to DR7
 
 
 @dataclass(frozen=True)
-class Targets:
+class BrickObjects:
     """Objects to cut stamps of, N entries each.
 
     `name` : object; what stands behind the # of a source name. `ra`, `dec` : float64, degrees. `keys` : int64 (N, 3),
@@ -55,19 +55,19 @@ class Targets:
     def __len__(self) -> int:
         return len(self.ra)
 
-    def take(self, rows: np.ndarray) -> Targets:
+    def take(self, rows: np.ndarray) -> BrickObjects:
         """The same for some rows only: indices or bool (N,)."""
-        return Targets(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return BrickObjects(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 @dataclass(frozen=True)
 class Selection:
     """Targets out of `rows` rows of the brick, how many were left out and why, and those that can not be used."""
 
-    targets: Targets
+    targets: BrickObjects
     rows: int
     set_aside: dict[str, int]
-    refused: list[Quarantined]
+    refused: list[QuarantineEntry]
 
 
 def read_objects(tables: Sequence[Path], brick: str, source: str, settings: BrickSettings) -> Selection:
@@ -84,12 +84,12 @@ def read_objects(tables: Sequence[Path], brick: str, source: str, settings: Bric
             "(morphcat survey --catalogue FILE)",
         )
     parts = [_of_table(path, brick, source, settings) for path in tables]
-    joined = {f.name: np.concatenate([getattr(part.targets, f.name) for part in parts]) for f in fields(Targets)}
+    joined = {f.name: np.concatenate([getattr(part.targets, f.name) for part in parts]) for f in fields(BrickObjects)}
     aside: dict[str, int] = {}
     for reason, count in (item for part in parts for item in part.set_aside.items()):
         aside[reason] = aside.get(reason, 0) + count
     refusals = [entry for part in parts for entry in part.refused]
-    return Selection(Targets(**joined), sum(part.rows for part in parts), aside, refusals)
+    return Selection(BrickObjects(**joined), sum(part.rows for part in parts), aside, refusals)
 
 
 def _of_table(path: Path, brick: str, source: str, settings: BrickSettings) -> Selection:
@@ -129,9 +129,9 @@ def _check_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
             raise BadInput(Reason.WRONG_SHAPE, f"{path}: column {name} is {what}")
 
 
-def _refuse(path: Path, source: str, targets: Targets, row: int, reason: Reason, what: str) -> Quarantined:
+def _refuse(path: Path, source: str, targets: BrickObjects, row: int, reason: Reason, what: str) -> QuarantineEntry:
     name = f"{source}#{targets.name[row]}"
-    return refused(path, name, BadInput(reason, f"{path}: row {row} {what}"))
+    return quarantine_entry(path, name, BadInput(reason, f"{path}: row {row} {what}"))
 
 
 def _of_other_bricks(columns: Mapping[str, np.ndarray], brick: str) -> np.ndarray:
@@ -141,7 +141,7 @@ def _of_other_bricks(columns: Mapping[str, np.ndarray], brick: str) -> np.ndarra
     return np.asarray(columns["brickname"] != brick)
 
 
-def _targets(columns: Mapping[str, np.ndarray], settings: BrickSettings) -> Targets:
+def _targets(columns: Mapping[str, np.ndarray], settings: BrickSettings) -> BrickObjects:
     count = len(columns["ra"])
 
     def numbers(name: str, default: float) -> np.ndarray:
@@ -150,7 +150,7 @@ def _targets(columns: Mapping[str, np.ndarray], settings: BrickSettings) -> Targ
     release = numbers("release", settings.release)
     keys = [survey_keys(*row) for row in zip(release, numbers("brickid", -1), numbers("objid", -1), strict=True)]
     objid, bits = numbers("objid", -1), numbers("maskbits", -1)
-    return Targets(
+    return BrickObjects(
         name=np.array([str(int(k)) if 0 <= k < np.inf else f"row{i}" for i, k in enumerate(objid)], dtype=object),
         ra=numbers("ra", np.nan),
         dec=numbers("dec", np.nan),
@@ -204,7 +204,7 @@ def _radii(columns: Mapping[str, np.ndarray], count: int) -> np.ndarray:
 
 
 def _selected(
-    columns: Mapping[str, np.ndarray], targets: Targets, usable: np.ndarray, settings: BrickSettings
+    columns: Mapping[str, np.ndarray], targets: BrickObjects, usable: np.ndarray, settings: BrickSettings
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Which rows are wanted, bool (N,), and how many of the usable ones are not, by the first reason that holds."""
     with np.errstate(invalid="ignore"):

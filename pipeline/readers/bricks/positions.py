@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 from astropy.io.fits.verify import VerifyError
 from astropy.table import Table
 
-from catalogs.atomic import written_whole
-from catalogs.tiles import Quarantined
+from catalogs.atomic import atomic_write
+from catalogs.tiles import QuarantineEntry
 from pipeline.core.errors import BadInput, Reason, UserError, is_transient
 from pipeline.core.object_ids import printable, survey_keys
 from pipeline.core.parsing import PARSE_ERRORS
-from pipeline.readers.bricks.objects import Targets
-from pipeline.readers.stamps import on_sky, refused
+from pipeline.readers.bricks.objects import BrickObjects
+from pipeline.readers.stamps import on_sky, quarantine_entry
 from pipeline.tiles.sky_tile import SkyTile
 
 _PREFIX = "positions-"
@@ -60,7 +60,7 @@ def write_prepared(rows: pd.DataFrame, folder: Path) -> Path:
     digest = sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
     path = folder / f"{_PREFIX}{digest}.parquet"
     if not path.exists():
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             pq.write_table(table, beside)
             os.utime(beside, (0, 0))  # the same content is the same input, whenever it was written
     return path
@@ -71,12 +71,12 @@ def is_prepared(path: Path) -> bool:
     return path.name.startswith(_PREFIX) and path.suffix == ".parquet"
 
 
-def read_prepared(path: Path) -> Targets:
+def read_prepared(path: Path) -> BrickObjects:
     """The objects of a table of `write_prepared`."""
     rows = pq.read_table(path).to_pandas()
     keys = [survey_keys(*row) for row in zip(rows["release"], rows["brickid"], rows["objid"], strict=True)]
     unknown = np.full(len(rows), np.nan)
-    return Targets(
+    return BrickObjects(
         name=rows["name"].to_numpy(dtype=object),
         ra=rows["ra"].to_numpy(),
         dec=rows["dec"].to_numpy(),
@@ -89,7 +89,7 @@ def read_prepared(path: Path) -> Targets:
     )
 
 
-def read_outside(tile: SkyTile) -> Iterator[Quarantined]:
+def read_outside(tile: SkyTile) -> Iterator[QuarantineEntry]:
     """A quarantine entry for each position of a list that lies in no brick, or is none."""
     rows = pq.read_table(tile.tables[0]).to_pandas()
     for name, ra, dec in zip(rows["name"], rows["ra"], rows["dec"], strict=True):
@@ -98,7 +98,7 @@ def read_outside(tile: SkyTile) -> Iterator[Quarantined]:
             bad = BadInput(Reason.OUT_OF_FOOTPRINT, f"{tile.path}: {name}, {where}")
         else:
             bad = BadInput(Reason.NO_POSITION, f"{tile.path}: {name} has ra {ra}, dec {dec}; expected degrees")
-        yield refused(Path(tile.path), name, bad)
+        yield quarantine_entry(Path(tile.path), name, bad)
 
 
 def _raw(path: Path) -> pd.DataFrame:

@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.readers.bricks.edges import Window
 from pipeline.readers.bricks.images import BrickImages, read_aside, read_images
 from pipeline.readers.bricks.maskbits import central_aperture, mask_flags
-from pipeline.readers.bricks.objects import Selection, Targets, read_objects
+from pipeline.readers.bricks.objects import BrickObjects, Selection, read_objects
 from pipeline.readers.bricks.positions import is_prepared, read_prepared
-from pipeline.readers.bricks.wcs import Frame, find_frame
-from pipeline.readers.stamps import BANDS, Item, Stamp, TileNote, examine_flux, refused, wrapped
+from pipeline.readers.bricks.wcs import TangentWCS, find_wcs
+from pipeline.readers.stamps import BANDS, Item, Stamp, TileNote, examine_flux, quarantine_entry, wrapped
 from pipeline.tiles.brick_files import plane_file
 from pipeline.tiles.sky_tile import SkyTile
 
@@ -66,16 +66,16 @@ def read_brick(tile: SkyTile, reading: ReadingSettings) -> Iterator[Item]:
     if not len(targets):
         return
     try:
-        frame = find_frame(folder, brick, reading.bricks)
+        frame = find_wcs(folder, brick, reading.bricks)
         inside = frame.holds(targets.ra, targets.dec)
         windows = _windows(frame, targets.take(inside), reading)
         images = read_images(folder, brick, frame, windows, reading.bricks)
     except BadInput as bad:  # the objects are known, so each of them is accounted for
-        yield from (refused(folder, _name(tile, targets, i), bad) for i in range(len(targets)))
+        yield from (quarantine_entry(folder, _name(tile, targets, i), bad) for i in range(len(targets)))
         return
     for i in np.flatnonzero(~inside).tolist():
         detail = f"ra {targets.ra[i]:.6f}, dec {targets.dec[i]:.6f} is not within the images of brick {brick}"
-        yield refused(folder, _name(tile, targets, i), BadInput(Reason.OUT_OF_FOOTPRINT, detail))
+        yield quarantine_entry(folder, _name(tile, targets, i), BadInput(Reason.OUT_OF_FOOTPRINT, detail))
     targets = targets.take(inside)
     conditions, remarks = _conditions(tile, frame, images, targets, windows, reading)
     if images.remarks or remarks:
@@ -93,13 +93,13 @@ def selection_of(tile: SkyTile, reading: ReadingSettings) -> Selection:
     return read_objects(tables, tile.brick, tile.source, reading.bricks)
 
 
-def _name(tile: SkyTile, targets: Targets, i: int) -> str:
+def _name(tile: SkyTile, targets: BrickObjects, i: int) -> str:
     """The source name of an object: that of its brick, or of the list that names it, and its name there."""
     name = str(targets.name[i])
     return printable(name if "#" in name else f"{tile.source}#{name}")
 
 
-def _windows(frame: Frame, targets: Targets, reading: ReadingSettings) -> list[Window]:
+def _windows(frame: TangentWCS, targets: BrickObjects, reading: ReadingSettings) -> list[Window]:
     """The pixels of the stamp of each object."""
     smallest = reading.bricks.large_radius or math.inf
     places = zip(*frame.pixels(targets.ra, targets.dec), targets.radius >= smallest, strict=True)
@@ -115,9 +115,9 @@ def _window(column: float, row: float, large: bool, reading: ReadingSettings) ->
 
 def _conditions(
     tile: SkyTile,
-    frame: Frame,
+    frame: TangentWCS,
     images: BrickImages,
-    targets: Targets,
+    targets: BrickObjects,
     windows: list[Window],
     reading: ReadingSettings,
 ) -> tuple[_Conditions, list[str]]:
@@ -157,7 +157,7 @@ def _conditions(
     return known, remarks
 
 
-def _central(plane: np.ndarray, window: Window, frame: Frame, reading: ReadingSettings) -> np.ndarray:
+def _central(plane: np.ndarray, window: Window, frame: TangentWCS, reading: ReadingSettings) -> np.ndarray:
     """The values of a plane within the central aperture of a stamp, as far as they lie in the brick: (n,), n ≥ 1."""
     half = math.ceil(max(reading.input.aperture / frame.pixscale, 1.0)) + 1
     middle_y, middle_x = window.y0 + window.side // 2, window.x0 + window.side // 2
@@ -170,14 +170,14 @@ def _central(plane: np.ndarray, window: Window, frame: Frame, reading: ReadingSe
 
 def _stamp(
     tile: SkyTile,
-    frame: Frame,
+    frame: TangentWCS,
     images: BrickImages,
-    targets: Targets,
+    targets: BrickObjects,
     i: int,
     window: Window,
     conditions: _Conditions,
     reading: ReadingSettings,
-) -> Stamp | Quarantined:
+) -> Stamp | QuarantineEntry:
     """The stamp of an object, or a quarantine entry where the survey has no pixels at all."""
     y0, x0 = window.y0 + images.margins.south, window.x0 + images.margins.east
     pixels = images.flux[:, y0 : y0 + window.side, x0 : x0 + window.side]
@@ -185,7 +185,7 @@ def _stamp(
         detail = (
             f"the survey has no pixels around ra {targets.ra[i]:.6f}, dec {targets.dec[i]:.6f} in brick {tile.brick}"
         )
-        return refused(Path(tile.path), _name(tile, targets, i), BadInput(Reason.OUT_OF_FOOTPRINT, detail))
+        return quarantine_entry(Path(tile.path), _name(tile, targets, i), BadInput(Reason.OUT_OF_FOOTPRINT, detail))
     flux, quality, bad = examine_flux(_binned(pixels) if window.binned else pixels, images.present)
     bits = int(conditions.maskbits[i])
     quality |= mask_flags(bits, reading.input)

@@ -22,7 +22,7 @@ _FAR = 0.9  # cosine of the distance from which a position is not looked for in 
 
 
 @dataclass(frozen=True)
-class Frame:
+class TangentWCS:
     """Where the pixels of a brick are on the sky. `pixscale` in arcsec, `shape` (rows, columns)."""
 
     header: fits.Header
@@ -45,7 +45,7 @@ class Frame:
         return np.asarray((column >= -0.5) & (column < width - 0.5) & (row >= -0.5) & (row < height - 0.5))
 
 
-def read_frame(path: Path, brick: str, settings: BrickSettings) -> Frame:
+def read_wcs(path: Path, brick: str, settings: BrickSettings) -> TangentWCS:
     """Where the pixels of an image of a brick are.
 
     Raises
@@ -64,7 +64,7 @@ def read_frame(path: Path, brick: str, settings: BrickSettings) -> Frame:
         middle = wcs.wcs_pix2world([[shape[1] / 2, shape[0] / 2]], 0)
     if not (np.isfinite(middle).all() and 0 < pixscale < np.inf):
         raise BadInput(Reason.NO_WCS, f"{path}: the WCS gives no positions ({pixscale} arcsec a pixel)")
-    return Frame(header, wcs, shape, pixscale)
+    return TangentWCS(header, wcs, shape, pixscale)
 
 
 def brick_in(header: fits.Header, brick: str) -> str:
@@ -77,21 +77,21 @@ def grid_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[object, ...]:
     return (*shape, *(header.get(key) for key in PLACE))
 
 
-def find_frame(folder: Path, brick: str, settings: BrickSettings) -> Frame:
+def find_wcs(folder: Path, brick: str, settings: BrickSettings) -> TangentWCS:
     """The frame that most of the brick's images have, the first where they disagree; only headers are read.
 
     Raises
     ------
     BadInput : there is no image of g, r or z, or none can be read.
     """
-    frames: list[Frame] = []
+    frames: list[TangentWCS] = []
     bad: BadInput | None = None
     for band in BANDS:
         path = plane_file(folder, brick, "image", band)
         if path is None:
             continue
         try:
-            frames.append(read_frame(path, brick, settings))
+            frames.append(read_wcs(path, brick, settings))
         except BadInput as error:
             bad = error
     if frames:

@@ -20,7 +20,7 @@ from pipeline.readers.cutouts.subimages import is_subimage, read_subimage
 from pipeline.readers.cutouts.wcs import centre_and_scale
 from pipeline.readers.fits.files import read_image
 from pipeline.readers.fits.headers import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits
-from pipeline.readers.stamps import Item, Stamp, refused
+from pipeline.readers.stamps import Item, Stamp, quarantine_entry
 
 _ASIDE = ("invvar", "maskbits")
 
@@ -37,7 +37,7 @@ def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSet
         try:
             yield read_cutout(folder / name, source_name, settings)
         except BadInput as bad:
-            yield refused(folder / name, source_name, bad)
+            yield quarantine_entry(folder / name, source_name, bad)
 
 
 def read_cutout(path: Path, source_name: str, settings: InputSettings, content: BinaryIO | None = None) -> Stamp:

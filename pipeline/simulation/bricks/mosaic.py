@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 
 from pipeline.simulation.bricks.block import EXPOSURES, Block
 from pipeline.simulation.bricks.scene import LARGE_REACH_PX, BrightStars, Scene, target_stream
-from pipeline.simulation.galaxies.layers import Frame
-from pipeline.simulation.galaxies.neighbours import BLOB_HALF_PX, NATIVE_PIXSCALE, Smudges, add_points, smudge_light
+from pipeline.simulation.galaxies.layers import DrawingFrame
+from pipeline.simulation.galaxies.neighbours import (
+    BLOB_HALF_PX,
+    NATIVE_PIXSCALE,
+    BackgroundGalaxies,
+    add_points,
+    smudge_light,
+)
 from pipeline.simulation.stamps import MOFFAT_BETA, SKY_SIGMA, SOURCE_VARIANCE, blur, draw_galaxy, half_box
 
 CELL_PX = 512  # the PSF is applied, and noise drawn, by cells of this side
@@ -98,7 +104,7 @@ def _draw(scene: Scene, canvas: _Canvas, painted: NDArray[np.void], after: float
     now = (stars.y >= after) & (stars.y < until)
     add_points(canvas.light, stars.x[now] + MARGIN_PX, stars.y[now] - canvas.first_row, stars.flux[:, now])
     now = (smudges.y >= after) & (smudges.y < until)
-    _draw_smudges(canvas, Smudges(*(values[..., now] for values in vars(smudges).values())))
+    _draw_smudges(canvas, BackgroundGalaxies(*(values[..., now] for values in vars(smudges).values())))
     return len(chosen)
 
 
@@ -110,13 +116,13 @@ def _draw_target(scene: Scene, canvas: _Canvas, index: int) -> tuple[NDArray[np.
     side = np.arange(-half, half + 1, dtype=np.float32)
     off_x, off_y = scene.targets.x[index] - column, scene.targets.y[index] - row
     x, y = np.meshgrid(side - np.float32(off_x), side - np.float32(off_y))
-    frame = Frame(x, y, reach)
+    frame = DrawingFrame(x, y, reach)
     image, _ = draw_galaxy(rng, frame, class_id, NATIVE_PIXSCALE)
     canvas.add(image, column - half, row - half)
     return image.sum(axis=(1, 2)), *_shape(image[1], frame)
 
 
-def _shape(image: NDArray[np.float32], frame: Frame) -> tuple[float, float, float]:
+def _shape(image: NDArray[np.float32], frame: DrawingFrame) -> tuple[float, float, float]:
     """Half-light radius (arcsec, major axis) and ellipticity components of a galaxy, from its second moments."""
     total = float(image.sum())
     xx, yy, xy = (float((image * product).sum()) / total for product in (frame.x**2, frame.y**2, frame.x * frame.y))
@@ -141,9 +147,9 @@ def ellipticity(
     return -size * np.cos(2.0 * angle), -size * np.sin(2.0 * angle)
 
 
-def _draw_smudges(canvas: _Canvas, smudges: Smudges) -> None:
+def _draw_smudges(canvas: _Canvas, smudges: BackgroundGalaxies) -> None:
     for start in range(0, len(smudges.x), 256):  # by a few: 441 pixels each, in several arrays of float64
-        some = Smudges(*(values[..., start : start + 256] for values in vars(smudges).values()))
+        some = BackgroundGalaxies(*(values[..., start : start + 256] for values in vars(smudges).values()))
         light, _, _ = smudge_light(some)
         corner_x, corner_y = np.floor(some.x).astype(int) - BLOB_HALF_PX, np.floor(some.y).astype(int) - BLOB_HALF_PX
         for index, blob in enumerate(light):

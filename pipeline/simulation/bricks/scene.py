@@ -17,7 +17,7 @@ from pipeline.simulation.bricks.block import SURVEY_SIDE, Block
 from pipeline.simulation.galaxies.classes import RECIPES
 from pipeline.simulation.galaxies.neighbours import (
     NATIVE_PIXSCALE,
-    Smudges,
+    BackgroundGalaxies,
     Stars,
     draw_background_galaxies,
     draw_stars,
@@ -39,7 +39,7 @@ _TARGETS, _PLACES, _FIELD, _BRIGHT, _CLUSTER, _SEEING = range(211, 217)  # names
 
 
 @dataclass(frozen=True)
-class Targets:
+class SceneGalaxies:
     """The galaxies to classify. x, y : float64 (N,), pixels; class_id : int16 (N,); reach : float64 (N,), pixels."""
 
     x: NDArray[np.float64]
@@ -80,9 +80,9 @@ class Scene:
 
     block: Block
     seeing_px: NDArray[np.float64]
-    targets: Targets
+    targets: SceneGalaxies
     stars: Stars
-    smudges: Smudges
+    smudges: BackgroundGalaxies
     bright: BrightStars
     cluster: tuple[float, float, float]
 
@@ -104,7 +104,9 @@ def scene_of(block: Block, galaxies: int) -> Scene:
         *block.off_lines(np.concatenate([stars.x, members.x]), np.concatenate([stars.y, members.y])),
         np.concatenate([stars.flux, members.flux], axis=1),
     )
-    moved = Smudges(*block.off_lines(smudges.x, smudges.y), smudges.flux, smudges.scale, smudges.angle, smudges.ratio)
+    moved = BackgroundGalaxies(
+        *block.off_lines(smudges.x, smudges.y), smudges.flux, smudges.scale, smudges.angle, smudges.ratio
+    )
     seeing_px = np.round(seeing / NATIVE_PIXSCALE, 1)
     targets = _targets(block, galaxies)
     return Scene(block, seeing_px, targets, joined, moved, _bright_stars(block, targets), cluster)
@@ -119,11 +121,11 @@ def target_stream(seed: int, index: int) -> tuple[np.random.Generator, int, floa
     return rng, class_id, draw_reach(rng)
 
 
-def _targets(block: Block, number: int) -> Targets:
+def _targets(block: Block, number: int) -> SceneGalaxies:
     x, y = _places(block, number)
     drawn = [target_stream(block.seed, index)[1:] for index in range(number)]
     class_id = np.array([class_id for class_id, _ in drawn], np.int16)
-    return Targets(x, y, class_id, np.array([reach for _, reach in drawn], np.float64))
+    return SceneGalaxies(x, y, class_id, np.array([reach for _, reach in drawn], np.float64))
 
 
 def _places(block: Block, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -148,7 +150,7 @@ def _places(block: Block, number: int) -> tuple[NDArray[np.float64], NDArray[np.
     raise UserError(f"{number} galaxies have no room on a block for about {room}; ask for fewer, or for more bricks")
 
 
-def _bright_stars(block: Block, targets: Targets) -> BrightStars:
+def _bright_stars(block: Block, targets: SceneGalaxies) -> BrightStars:
     """A few in every brick, as bright as 8th magnitude where the mask around them is a small part of the brick.
 
     Of ten targets or more, the last one has a saturated star over it.

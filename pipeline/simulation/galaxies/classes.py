@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.simulation.galaxies.layers import OLD, YOUNG, Frame, Galaxy, Layer, dimmed
+from pipeline.simulation.galaxies.layers import OLD, YOUNG, DrawingFrame, Galaxy, Layer, dimmed
 from pipeline.simulation.galaxies.mergers import disturbed, merging
 from pipeline.simulation.galaxies.profiles import Plane, edge_on_disc, ellipse_radius, sersic
 from pipeline.simulation.galaxies.spirals import barred_spiral, loose_spiral, tight_spiral
 
-Recipe = Callable[[np.random.Generator, Frame], Galaxy]
+Recipe = Callable[[np.random.Generator, DrawingFrame], Galaxy]
 
 
-def _smooth(rng: np.random.Generator, frame: Frame, axis_ratio: float, index: float) -> Galaxy:
+def _smooth(rng: np.random.Generator, frame: DrawingFrame, axis_ratio: float, index: float) -> Galaxy:
     """A featureless Sersic spheroid: one population, elliptical isophotes."""
     radius = ellipse_radius(*frame.axes(rng.uniform(0.0, np.pi)), axis_ratio)
     colour = OLD.shifted(rng.normal(-0.04, 0.11))
@@ -27,17 +27,17 @@ def _smooth(rng: np.random.Generator, frame: Frame, axis_ratio: float, index: fl
     return Galaxy([Layer(shape, 1.0, colour)], rng.normal(22.3, 0.25), axis_ratio)
 
 
-def round_smooth(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def round_smooth(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 2: an elliptical that looks round."""
     return _smooth(rng, frame, rng.uniform(0.87, 1.0), rng.uniform(1.5, 4.5))
 
 
-def in_between_smooth(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def in_between_smooth(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 3: an elliptical or lenticular, clearly flattened."""
     return _smooth(rng, frame, rng.uniform(0.48, 0.72), rng.uniform(1.3, 3.5))
 
 
-def cigar_smooth(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def cigar_smooth(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 4: cigar shaped: strongly flattened, still without a thin disc."""
     return _smooth(rng, frame, rng.uniform(0.24, 0.36), rng.uniform(1.0, 2.4))
 
@@ -52,7 +52,7 @@ class EdgeOnDisc:
     across: Plane
 
 
-def _edge_on(rng: np.random.Generator, frame: Frame, thickness: float, redder: float) -> EdgeOnDisc:
+def _edge_on(rng: np.random.Generator, frame: DrawingFrame, thickness: float, redder: float) -> EdgeOnDisc:
     """A thick old disc, a thin young one that is longer, so that the ends are bluer, and a dust lane in the mid-plane.
 
     thickness : scale height z0 in units of the reach. redder : shift of the colours, mag.
@@ -69,16 +69,16 @@ def _edge_on(rng: np.random.Generator, frame: Frame, thickness: float, redder: f
     return EdgeOnDisc(layers, dust, along, across)
 
 
-def edge_on_no_bulge(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def edge_on_no_bulge(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 8: a needle: a disc from the side with no bulge, often blue."""
-    frame = Frame(frame.x, frame.y, 1.3 * frame.reach)
+    frame = DrawingFrame(frame.x, frame.y, 1.3 * frame.reach)
     disc = _edge_on(rng, frame, rng.uniform(0.055, 0.095), rng.normal(-0.03, 0.08))
     return Galaxy(disc.layers, rng.normal(21.7, 0.25), 0.18, disc.dust if rng.random() < 0.6 else None)
 
 
-def edge_on_bulge(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def edge_on_bulge(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 9: a disc from the side with a round bulge that stands out above and below it."""
-    frame = Frame(frame.x, frame.y, 1.1 * frame.reach)
+    frame = DrawingFrame(frame.x, frame.y, 1.1 * frame.reach)
     disc = _edge_on(rng, frame, rng.uniform(0.055, 0.085), rng.normal(0.12, 0.08))
     half_light = frame.reach * rng.uniform(0.10, 0.16)
     bulge = sersic(ellipse_radius(disc.along, disc.across, rng.uniform(0.65, 0.95)), half_light, rng.uniform(1.2, 2.8))

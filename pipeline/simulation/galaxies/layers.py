@@ -41,7 +41,7 @@ STARBURST = Colour(0.15, 0.05)  # star-forming knots
 
 
 @dataclass(frozen=True)
-class Frame:
+class DrawingFrame:
     """The piece of sky in which one galaxy is drawn.
 
     x, y : float32 (H, W), pixels from the galaxy's centre, +x to the west (columns), +y to the north (rows).
@@ -66,9 +66,9 @@ class Frame:
         """Coordinates along and across an axis at `angle` radians. Two float32 (H, W), pixels."""
         return rotate(self.x, self.y, angle)
 
-    def moved(self, dx: float, dy: float, reach: float | None = None) -> Frame:
+    def moved(self, dx: float, dy: float, reach: float | None = None) -> DrawingFrame:
         """The same sky seen from a centre moved by (dx, dy) pixels."""
-        return Frame(self.x - np.float32(dx), self.y - np.float32(dy), self.reach if reach is None else reach)
+        return DrawingFrame(self.x - np.float32(dx), self.y - np.float32(dy), self.reach if reach is None else reach)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def dimmed(layers: Sequence[Layer], by: float) -> list[Layer]:
     return [Layer(layer.shape, layer.share * by, layer.colour) for layer in layers]
 
 
-def light(galaxy: Galaxy, frame: Frame, flux_r: float) -> np.ndarray:
+def light(galaxy: Galaxy, frame: DrawingFrame, flux_r: float) -> np.ndarray:
     """Image of a galaxy in g, r and z, before PSF and noise.
 
     flux_r : total r-band flux inside the frame, after dust.
@@ -119,7 +119,7 @@ def light(galaxy: Galaxy, frame: Frame, flux_r: float) -> np.ndarray:
     return image
 
 
-def _vignette(frame: Frame) -> Plane:
+def _vignette(frame: DrawingFrame) -> Plane:
     """Fades the light to nothing at the frame's border, so that the border of a bounding box is never seen."""
     half = np.float32(max(-frame.x[0, 0], frame.x[0, -1], -frame.y[0, 0], frame.y[-1, 0]))
     return np.clip((half - frame.radius) * (np.float32(8.0) / half), np.float32(0.0), np.float32(1.0))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.simulation.galaxies.layers import DISC, OLD, STARBURST, YOUNG, Colour, Frame, Galaxy, Layer
+from pipeline.simulation.galaxies.layers import DISC, OLD, STARBURST, YOUNG, Colour, DrawingFrame, Galaxy, Layer
 from pipeline.simulation.galaxies.profiles import Plane, ellipse_radius, exponential, sersic, shell, tidal_arc
 from pipeline.simulation.galaxies.spirals import knots
 
 
-def merging(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def merging(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 1: two galaxies of comparable light that touch: two nuclei, a common envelope, a bridge and tails."""
     towards, separation = rng.uniform(0.0, 2.0 * np.pi), frame.reach * rng.uniform(0.42, 0.95)
     apart = (separation * float(np.cos(towards)), separation * float(np.sin(towards)))
@@ -33,7 +33,7 @@ def merging(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return Galaxy(layers, rng.normal(22.1, 0.25), 0.7)
 
 
-def _progenitor(rng: np.random.Generator, frame: Frame, share: float, colour: Colour) -> list[Layer]:
+def _progenitor(rng: np.random.Generator, frame: DrawingFrame, share: float, colour: Colour) -> list[Layer]:
     """One galaxy of a pair: a body and a compact nucleus, by which it is recognised as a galaxy of its own."""
     axis_ratio = rng.uniform(0.45, 0.95)
     along, across = frame.axes(rng.uniform(0.0, np.pi))
@@ -43,7 +43,7 @@ def _progenitor(rng: np.random.Generator, frame: Frame, share: float, colour: Co
 
 
 def _debris(
-    rng: np.random.Generator, frame: Frame, apart: tuple[float, float], ratio: float, share: float
+    rng: np.random.Generator, frame: DrawingFrame, apart: tuple[float, float], ratio: float, share: float
 ) -> list[Layer]:
     """What an encounter strips: a tail from the far side of each galaxy, a bridge between them, a common envelope.
 
@@ -70,7 +70,9 @@ def _debris(
     ]
 
 
-def _tail(rng: np.random.Generator, frame: Frame, root: tuple[float, float], heading: float, side: float) -> Plane:
+def _tail(
+    rng: np.random.Generator, frame: DrawingFrame, root: tuple[float, float], heading: float, side: float
+) -> Plane:
     """A tidal tail that leaves `root` towards `heading` and bends to `side` (+1 or -1)."""
     return tidal_arc(
         frame.x,
@@ -83,7 +85,7 @@ def _tail(rng: np.random.Generator, frame: Frame, root: tuple[float, float], hea
     )
 
 
-def disturbed(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def disturbed(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 0: one galaxy out of balance: a torn disc, a lopsided one with a single arm, or a spheroid with shells."""
     kind = rng.random()
     if kind < 0.4:
@@ -91,7 +93,7 @@ def disturbed(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return _one_armed(rng, frame) if kind < 0.7 else _shell_galaxy(rng, frame)
 
 
-def _torn_disc(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def _torn_disc(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """A bent, lopsided disc, its nucleus off centre, clumps of young stars on one side and a plume."""
     angle, axis_ratio = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.35, 0.65)
     along, across = frame.axes(angle)
@@ -116,7 +118,7 @@ def _torn_disc(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return Galaxy(layers, rng.normal(22.1, 0.25), axis_ratio)
 
 
-def _one_armed(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def _one_armed(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """A disc pulled off its nucleus, with one heavy arm that runs into a tidal plume."""
     towards, side = rng.uniform(0.0, 2.0 * np.pi), _side(rng)
     shift = frame.reach * rng.uniform(0.14, 0.26)
@@ -137,7 +139,7 @@ def _one_armed(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return Galaxy(layers, rng.normal(22.2, 0.25), axis_ratio)
 
 
-def _shell_galaxy(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def _shell_galaxy(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """A spheroid with two to four sharp shells on alternating sides, and a stream."""
     angle, axis_ratio = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.55, 0.85)
     spheroid = sersic(ellipse_radius(*frame.axes(angle), axis_ratio), frame.reach / 4.5, rng.uniform(1.5, 3.0))

@@ -36,7 +36,7 @@ class Stars:
 
 
 @dataclass(frozen=True)
-class Smudges:
+class BackgroundGalaxies:
     """Small background galaxies, exponential ellipses.
 
     x, y, scale (length) : float64 (N,), pixels; flux : float64 (3, N), nanomaggies per native pixel area.
@@ -93,7 +93,7 @@ def add_points(
 
 def draw_background_galaxies(
     rng: np.random.Generator, height: int, width: int, pixscale: float, brightest: float = 18.8
-) -> Smudges:
+) -> BackgroundGalaxies:
     """Small, mostly red galaxies of a piece of sky of `height` x `width` pixels of `pixscale` arcsec, to r = 24."""
     number = rng.poisson(0.0045 * height * width * pixscale**2)  # per square arcsec, down to r = 24
     flux = nanomaggies(magnitudes(rng, number, brightest, 24.0, 0.38)) * (NATIVE_PIXSCALE / pixscale) ** 2
@@ -101,10 +101,10 @@ def draw_background_galaxies(
     g_r, r_z = rng.uniform(0.3, 1.5, number), rng.uniform(0.3, 1.2, number)
     bands = np.stack([flux * 10 ** (-0.4 * g_r), flux, flux * 10 ** (0.4 * r_z)])
     x, y = rng.uniform(0, width, number), rng.uniform(0, height, number)
-    return Smudges(x, y, bands, scale, rng.uniform(0.0, np.pi, number), rng.uniform(0.35, 1.0, number))
+    return BackgroundGalaxies(x, y, bands, scale, rng.uniform(0.0, np.pi, number), rng.uniform(0.35, 1.0, number))
 
 
-def smudge_light(smudges: Smudges) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def smudge_light(smudges: BackgroundGalaxies) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Light of background galaxies in a box around each, of sum 1, and which pixels these are.
 
     Returns float64 (N, B, B), the rows int64 (N, B, 1) and the columns int64 (N, 1, B).

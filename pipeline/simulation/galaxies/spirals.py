@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.simulation.galaxies.layers import DISC, OLD, STARBURST, YOUNG, Frame, Galaxy, Layer, dimmed
+from pipeline.simulation.galaxies.layers import DISC, OLD, STARBURST, YOUNG, DrawingFrame, Galaxy, Layer, dimmed
 from pipeline.simulation.galaxies.profiles import (
     Plane,
     ellipse_radius,
@@ -39,7 +39,7 @@ class Disc:
 
 
 @dataclass(frozen=True)
-class Arms:
+class SpiralArms:
     """Spiral arms: number, pitch angle (degrees, signed), sharpness, and where they begin and scale (pixels)."""
 
     number: int
@@ -50,7 +50,7 @@ class Arms:
     phase: float
 
 
-def inclined_disc(rng: np.random.Generator, frame: Frame, flattest: float) -> Disc:
+def inclined_disc(rng: np.random.Generator, frame: DrawingFrame, flattest: float) -> Disc:
     """A disc at a random position angle, its axis ratio drawn between `flattest` and face-on."""
     axis_ratio = rng.uniform(flattest, 1.0)
     along, across = frame.axes(rng.uniform(0.0, np.pi))
@@ -59,7 +59,7 @@ def inclined_disc(rng: np.random.Generator, frame: Frame, flattest: float) -> Di
     return Disc(along, across, radius, np.arctan2(across, along), axis_ratio)
 
 
-def arm_light(rng: np.random.Generator, disc: Disc, arms: Arms) -> Plane:
+def arm_light(rng: np.random.Generator, disc: Disc, arms: SpiralArms) -> Plane:
     """Light of spiral arms: an exponential run, the arms' contrast, patchiness along them.
 
     There is none inside their beginning. Returns float32 (H, W), any scale.
@@ -94,7 +94,7 @@ def _bulge(rng: np.random.Generator, disc: Disc, half_light: float) -> Plane:
 
 
 def _spiral(
-    rng: np.random.Generator, frame: Frame, disc: Disc, arms: Arms, bulge_share: float, arm_share: float
+    rng: np.random.Generator, frame: DrawingFrame, disc: Disc, arms: SpiralArms, bulge_share: float, arm_share: float
 ) -> list[Layer]:
     """Bulge, disc, arms and knots of a spiral; the shares add up to 1."""
     redder = rng.normal(0.0, 0.06)
@@ -114,10 +114,10 @@ def _handed(rng: np.random.Generator, pitch_deg: float) -> float:
     return pitch_deg if rng.random() < 0.5 else -pitch_deg
 
 
-def tight_spiral(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def tight_spiral(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 6: tightly wound arms (pitch 7 to 12 degrees) around a clear bulge."""
     disc = inclined_disc(rng, frame, 0.6)
-    arms = Arms(
+    arms = SpiralArms(
         number=int(rng.choice([2, 2, 3])),
         pitch_deg=_handed(rng, rng.uniform(7.0, 12.0)),
         sharpness=rng.uniform(1.2, 2.4),
@@ -129,10 +129,10 @@ def tight_spiral(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return Galaxy(layers, rng.normal(22.2, 0.25), disc.axis_ratio)
 
 
-def loose_spiral(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def loose_spiral(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 7: wide open arms (pitch 22 to 36 degrees) and a small bulge."""
     disc = inclined_disc(rng, frame, 0.55)
-    arms = Arms(
+    arms = SpiralArms(
         number=int(rng.choice([2, 2, 2, 3])),
         pitch_deg=_handed(rng, rng.uniform(22.0, 36.0)),
         sharpness=rng.uniform(1.8, 3.6),
@@ -144,13 +144,13 @@ def loose_spiral(rng: np.random.Generator, frame: Frame) -> Galaxy:
     return Galaxy(layers, rng.normal(22.3, 0.25), disc.axis_ratio)
 
 
-def barred_spiral(rng: np.random.Generator, frame: Frame) -> Galaxy:
+def barred_spiral(rng: np.random.Generator, frame: DrawingFrame) -> Galaxy:
     """Class 5: a bar whose ends carry two arms, sometimes through an inner ring."""
     disc = inclined_disc(rng, frame, 0.6)
     half_length = frame.reach * rng.uniform(0.36, 0.50)
     bar_angle = rng.uniform(0.0, np.pi)
     along, across = rotate(disc.along, disc.across, bar_angle)
-    arms = Arms(
+    arms = SpiralArms(
         number=2,
         pitch_deg=_handed(rng, rng.uniform(12.0, 24.0)),
         sharpness=rng.uniform(1.5, 3.0),

@@ -18,7 +18,7 @@ import pytest
 from catalogs.errors import CatalogError
 from catalogs.labels import checks as label_checks
 from catalogs.labels import store as labels
-from catalogs.labels.checks import Labelled, Proposal, checked
+from catalogs.labels.checks import Proposal, ResolvedLabel, checked
 from catalogs.labels.io import VoteRule, class_of, read_proposals
 from catalogs.labels.store import add, digest, in_force, revert, versions
 
@@ -33,9 +33,9 @@ OBJECTS = pa.table(
 )
 
 
-def says(object_id: int, label: str = "round", **more: Any) -> Labelled:
+def says(object_id: int, label: str = "round", **more: Any) -> ResolvedLabel:
     number = next(i for i, (slug, _) in enumerate(CLASSES) if slug == label)
-    return Labelled(object_id, label, number, 1.5, -2.5, **more)
+    return ResolvedLabel(object_id, label, number, 1.5, -2.5, **more)
 
 
 def now(folder: Path, version: str | None = None) -> dict[int, str]:
@@ -64,7 +64,7 @@ def test_the_newest_label_wins_and_a_revision_is_recorded(tmp_path: Path) -> Non
 
 def test_what_is_said_again_changes_nothing_but_another_author_confirms(tmp_path: Path) -> None:
     add(tmp_path, [says(5), says(7)], author="A")
-    assert add(tmp_path, [says(7), says(5)], author="A") == labels.Added(None, 2)
+    assert add(tmp_path, [says(7), says(5)], author="A") == labels.AddResult(None, 2)
     confirmed = add(tmp_path, [says(5)], author="B").version
     assert confirmed and (confirmed.labels, confirmed.new, confirmed.revised) == (1, 0, 0)
     assert len(versions(tmp_path)) == 2
@@ -147,7 +147,7 @@ import os, signal, sys
 from pathlib import Path
 from catalogs import atomic as files
 from catalogs.labels.store import add
-from catalogs.labels.checks import Labelled
+from catalogs.labels.checks import ResolvedLabel
 real, left = os.replace, 0
 def replace(source, target):
     global left
@@ -159,7 +159,7 @@ files.os.replace = replace
 for number, folder in enumerate(sys.argv[1:]):
     if os.fork() == 0:
         left = number
-        add(Path(folder), [Labelled(9, "spiral", 1, 0.0, 0.0)], author="B")
+        add(Path(folder), [ResolvedLabel(9, "spiral", 1, 0.0, 0.0)], author="B")
         os._exit(0)
     print(os.wait()[1], end=" ")
 """

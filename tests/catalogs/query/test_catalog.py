@@ -11,7 +11,7 @@ import pytest
 import catalogs
 from catalogs.errors import CatalogError
 from catalogs.paths import ReleaseLayout
-from catalogs.query.catalog import Catalogue, flags_in_words
+from catalogs.query.catalog import Catalogue, describe_flags
 from catalogs.schema import QualityFlag, arrow_schema
 from tests.catalogs.conftest import SLUGS, make_table
 from tests.catalogs.small_release import write_release
@@ -93,7 +93,7 @@ def test_an_unknown_column_is_told_with_the_nearest(cat: Catalogue) -> None:
 def test_flags_and_sets_in_words(cat: Catalogue) -> None:
     assert cat.decode(0) == []
     assert cat.decode(QualityFlag.RESAMPLED | QualityFlag.MISSING_BAND) == ["missing_band", "resampled"]
-    assert [name for name, _ in flags_in_words(sum(QualityFlag))] == [f.name.lower() for f in QualityFlag if f.name]
+    assert [name for name, _ in describe_flags(sum(QualityFlag))] == [f.name.lower() for f in QualityFlag if f.name]
     assert (cat.decode_set(0), cat.decode_set(5)) == ([], ["round", "edge_on"])
     for bad in (-1, 1 << 30):
         with pytest.raises(CatalogError):

@@ -26,8 +26,8 @@ from catalogs.releases.build import publish
 from catalogs.releases.manifest import verify_manifest
 from catalogs.releases.provenance import RUNS_SCHEMA, RunRecord
 from catalogs.releases.registry import (
-    PublishUnderWay,
     ReleaseInfo,
+    ReleaseLocked,
     current_release,
     history,
     is_published,
@@ -275,7 +275,7 @@ def second_leaf_kills(what: str, function: Callable[[Any], Any], jobs: Sequence[
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where", ["a leaf", "_describe", "sync", "point_to"])
+@pytest.mark.parametrize("where", ["a leaf", "_describe", "fsync", "set_current"])
 def test_a_crash_anywhere_leaves_readers_with_the_release_before(
     catalog: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -293,7 +293,7 @@ def test_a_crash_anywhere_leaves_readers_with_the_release_before(
     assert len(release_names(catalog)) == 2 and verify_manifest(layout_of(catalog, after.release).root) == []
     assert sorted(p.name for p in (catalog / "releases").iterdir()) == release_names(catalog)
     again = made(catalog, after)
-    assert {"a leaf": again.count("kept") == 2, "point_to": "kept" not in again}.get(where, "written" not in again)
+    assert {"a leaf": again.count("kept") == 2, "set_current": "kept" not in again}.get(where, "written" not in again)
 
 
 _KILLED = """
@@ -328,9 +328,9 @@ def test_leaves_of_a_killed_build_that_nobody_wants_any_more_are_gone(catalog: P
 def test_of_two_publishes_at_once_one_wins_and_the_other_says_so(catalog: Path) -> None:
     with (catalog / ".publish.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(PublishUnderWay, match="another process"):
+        with pytest.raises(ReleaseLocked, match="another process"):
             published(catalog)
-        with pytest.raises(PublishUnderWay):
+        with pytest.raises(ReleaseLocked):
             rollback(catalog, "2020.01.0", "")
     assert published(catalog).objects == 9
 
@@ -394,7 +394,7 @@ def test_a_rollback_that_was_killed_is_done_by_the_next_and_not_undone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("catalogs.releases.registry.point_to", interrupted)
+        patch.setattr("catalogs.releases.registry.set_current", interrupted)
         with pytest.raises(KeyboardInterrupt):
             rollback(catalog, first.release, "a bad night")
     assert current_release(catalog) == second and publish(catalog, MODEL) == second

@@ -15,7 +15,7 @@ from catalogs.healpix import healpix_29
 from catalogs.paths import ReleaseLayout
 from catalogs.releases.diff import CHANGES_SCHEMA, compare, flip_matrix, totals, write_changes
 from catalogs.schema import QualityFlag, arrow_schema, label_columns
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from tests.catalogs.conftest import SLUGS, make_table
 from tests.catalogs.released import all_rows, commit_rows, published
 
@@ -58,7 +58,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleaseLayout, R
         10: {"run_id": "run-2", "mjd_predicted": 62000.0, "source_name": "elsewhere"},
         13: {"p": [0.33, 0.34, 0.33]},
     }
-    refused = Quarantined(file="/b/11.fits", source_name="b-tile#11", reason="no_wcs", detail="no WCS")
+    refused = QuarantineEntry(file="/b/11.fits", source_name="b-tile#11", reason="no_wcs", detail="no WCS")
     table = edited("b-tile", [*range(1, 11), 13, 14], edits)
     commit_rows(catalog, table, fingerprint="new", run_id="run-2", quarantine=[refused])
     (next((catalog / "tiles").rglob("c-tile.parquet"))).unlink()

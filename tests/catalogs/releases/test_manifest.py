@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catalogs.errors import CatalogError
-from catalogs.releases.manifest import Problem, manifest_path, read_manifest, verify_manifest, write_manifest
+from catalogs.releases.manifest import FileMismatch, manifest_path, read_manifest, verify_manifest, write_manifest
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_paths_that_leave_the_release_are_refused_and_not_opened(folder: Path, p
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"no manifest\n", b"abc  release.json\n"])
 def test_a_broken_manifest_vouches_for_nothing(folder: Path, text: bytes) -> None:
     manifest_path(folder).write_bytes(text)
-    assert Problem("release.json", "not in the manifest") in verify_manifest(folder)
+    assert FileMismatch("release.json", "not in the manifest") in verify_manifest(folder)
     manifest_path(folder).unlink()
     assert len(verify_manifest(folder)) == 5  # the manifest, and four files
 

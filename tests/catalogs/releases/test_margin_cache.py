@@ -11,10 +11,10 @@ from scipy.spatial import cKDTree
 
 from catalogs.errors import CatalogError
 from catalogs.healpix import close_pairs
-from catalogs.paths import MARGIN_ARCSEC, Partition, ReleaseLayout, leaf_path
+from catalogs.paths import MARGIN_ARCSEC, Partition, ReleaseLayout, partition_path
 from catalogs.releases.hats_metadata import write_collection
 from catalogs.releases.id_index import write_id_index
-from catalogs.releases.margin_cache import SLACK_ARCSEC, finish_margin, write_margin_leaf
+from catalogs.releases.margin_cache import SLACK_ARCSEC, finish_margin, write_margin_file
 from tests.catalogs.primary import METADATA, pixels_of, primary_catalogue
 
 ARCSEC = np.radians(1 / 3600)
@@ -55,7 +55,7 @@ def border_distance(ra: np.ndarray, dec: np.ndarray, part: Partition) -> np.ndar
 
 def with_margin(layout: ReleaseLayout) -> dict[tuple[int, int], int]:
     partitions = layout.partitions()
-    rows = {(p.order, p.pixel): write_margin_leaf(layout, partitions, p.order, p.pixel) for p in partitions}
+    rows = {(p.order, p.pixel): write_margin_file(layout, partitions, p.order, p.pixel) for p in partitions}
     finish_margin(layout, rows)
     return rows
 
@@ -78,7 +78,7 @@ def test_the_margin_of_every_pixel_is_what_lies_within_ten_arcsec_of_it(sky):
     assert {p.order for p in partitions} >= {1, 9, 11, 12}  # neighbours of different orders
     wanted_anywhere = 0
     for part in partitions:
-        path = leaf_path(layout.margin, part.order, part.pixel)
+        path = partition_path(layout.margin, part.order, part.pixel)
         table = pq.read_table(path, partitioning=None) if path.exists() else None
         found = set(table["object_id"].to_pylist()) if table is not None else set()
         assert table is None or table.num_rows == len(found) > 0
@@ -106,7 +106,7 @@ def test_margin_leaves_are_like_primary_leaves(sky):
 def test_a_pixel_without_neighbours_has_no_margin_and_an_old_one_is_removed(tmp_path):
     layout = primary_catalogue(tmp_path, np.array([10.0, 200.0]), np.array([20.0, -30.0]), most_rows=1)
     part = layout.partitions()[0]
-    old = leaf_path(layout.margin, part.order, part.pixel)
+    old = partition_path(layout.margin, part.order, part.pixel)
     old.parent.mkdir(parents=True)
     old.write_bytes(b"old")
     assert set(with_margin(layout).values()) == {0} and not old.exists()
@@ -115,7 +115,7 @@ def test_a_pixel_without_neighbours_has_no_margin_and_an_old_one_is_removed(tmp_
 
 def test_pixels_smaller_than_the_margin_are_refused(tmp_path):
     with pytest.raises(CatalogError, match="order 13 are too small"):
-        write_margin_leaf(ReleaseLayout(tmp_path), [Partition(13, 5, 1)], 13, 5)
+        write_margin_file(ReleaseLayout(tmp_path), [Partition(13, 5, 1)], 13, 5)
 
 
 def test_rows_that_got_lost_are_noticed(sky, tmp_path):

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalogs.releases.partitioning import DEEPEST_ORDER, Plan, adaptive_partitions, pixel_range, plan, second_rows
+from catalogs.releases.partitioning import (
+    DEEPEST_ORDER,
+    ReleasePlan,
+    adaptive_partitions,
+    pixel_range,
+    plan_release,
+    second_rows,
+)
 from catalogs.tiles import committed
 from tests.catalogs.conftest import MODEL, commit_tile
 
@@ -60,8 +67,8 @@ def test_many_objects_at_one_place_do_not_go_deeper_than_the_deepest_order() -> 
     assert adaptive_partitions(np.empty(0, np.int64), 2) == []
 
 
-def planned(catalog: Path, made_by: str = "test") -> Plan:
-    return plan(list(committed(catalog, MODEL)), 3, made_by)
+def planned(catalog: Path, made_by: str = "test") -> ReleasePlan:
+    return plan_release(list(committed(catalog, MODEL)), 3, made_by)
 
 
 def test_each_row_is_planned_once_and_cells_are_counted(catalog: Path) -> None:

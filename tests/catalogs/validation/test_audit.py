@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.errors import CatalogError
-from catalogs.paths import ReleaseLayout, leaf_path
+from catalogs.paths import ReleaseLayout, partition_path
 from catalogs.schema import QualityFlag
 from catalogs.tiles import tile_path
 from catalogs.validation import partitions as audit_leaves
 from catalogs.validation.audit import CHECKS, AuditReport, audit, verify
-from catalogs.validation.partitions import repeated_ids, scan_leaf
+from catalogs.validation.partitions import repeated_ids, scan_partition
 from catalogs.validation.rows import row_sums
 from tests.catalogs.conftest import MODEL, SLUGS, make_table
 from tests.catalogs.released import (
@@ -155,9 +155,9 @@ def test_every_rule_of_the_contract_is_looked_at(made: Path, tmp_path: Path, dam
     path = layout.leaf(largest.order, largest.pixel)
     path.parent.mkdir(parents=True)
     shutil.copy(a_leaf(source), path)
-    assert scan_leaf(layout, largest, SLUGS, np.empty(0, np.int64)).findings.counts == {}
+    assert scan_partition(layout, largest, SLUGS, np.empty(0, np.int64)).findings.counts == {}
     rewrite(path, change)
-    scan = scan_leaf(layout, largest, SLUGS, np.empty(0, np.int64))
+    scan = scan_partition(layout, largest, SLUGS, np.empty(0, np.int64))
     assert scan.findings.counts.keys() == expected
     assert scan.readable is ("schema" not in expected)
 
@@ -232,7 +232,7 @@ def edit_info(layout: ReleaseLayout, **values: Any) -> None:
 def a_margin_leaf(layout: ReleaseLayout) -> Path:
     with (layout.margin / "partition_info.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
-    return leaf_path(layout.margin, int(row["Norder"]), int(row["Npix"]))
+    return partition_path(layout.margin, int(row["Norder"]), int(row["Npix"]))
 
 
 def index_part(layout: ReleaseLayout) -> Path:

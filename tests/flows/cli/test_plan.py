@@ -11,7 +11,7 @@ import pytest
 
 from flows.cli.main import main
 from flows.cli.plan import _span
-from pipeline.survey.estimate import Span
+from pipeline.survey.estimate import Interval
 from tests.conftest import SMALL_TRAINING, Small
 from tests.paths import ROOT
 from tests.pipeline.makers import write_cutouts
@@ -55,4 +55,4 @@ def test_the_command_needs_no_prefect_and_counts_without_torch(
     ],
 )
 def test_times_are_told_in_a_unit_that_suits_them(seconds: tuple[float, float, float], words: str) -> None:
-    assert _span(Span(*seconds)) == words
+    assert _span(Interval(*seconds)) == words

@@ -65,11 +65,11 @@ def test_labels_start_a_retraining_by_their_event(workspace: Workspace, api: str
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
-    from flows.runtime.events import say_labels_changed
+    from flows.runtime.events import emit_labels_changed
 
     retrain = registered(workspace)["retrain"]
-    assert say_labels_changed(tmp_path / "another", "0001-other", 1)
-    assert say_labels_changed(workspace.root, "0007-abc", 3)
+    assert emit_labels_changed(tmp_path / "another", "0001-other", 1)
+    assert emit_labels_changed(workspace.root, "0007-abc", 3)
     end = time.monotonic() + 90
     runs: list = []
     with get_client(sync_client=True) as client:
@@ -92,8 +92,8 @@ def test_without_a_server_no_event_is_said_to_be_taken(tmp_path: Path, url: str)
     """In a process of its own: here the server of the tests is known."""
     code = f"""
 from pathlib import Path
-from flows.runtime.events import say_labels_changed
-print(say_labels_changed(Path({str(tmp_path)!r}), "0001-abc", 1))
+from flows.runtime.events import emit_labels_changed
+print(emit_labels_changed(Path({str(tmp_path)!r}), "0001-abc", 1))
 """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {**plain, "HOME": str(tmp_path), **({"PREFECT_API_URL": url} if url else {})}
@@ -106,7 +106,7 @@ def test_what_a_killed_service_left_behind_is_put_right(workspace: Workspace, ap
     from prefect.client.orchestration import get_client
     from prefect.states import Running, Scheduled
 
-    from flows.service.crashed_runs import look_now, put_right
+    from flows.service.crashed_runs import check_now, mark_crashed_runs
 
     ids = registered(workspace)
     both = [ids["survey"], ids["retrain"]]
@@ -122,12 +122,15 @@ def test_what_a_killed_service_left_behind_is_put_right(workspace: Workspace, ap
         )
         foreign = client.create_flow_run_from_deployment(ids["release"])
         client.set_flow_run_state(foreign.id, Running(), force=True)
-        assert put_right(both) == ["1 runs of a service that was killed, marked as crashed", "1 missed runs, cancelled"]
+        assert mark_crashed_runs(both) == [
+            "1 runs of a service that was killed, marked as crashed",
+            "1 missed runs, cancelled",
+        ]
         states = [client.read_flow_run(one.id).state_name for one in (running, late, coming, foreign)]
         assert states == ["Crashed", "Cancelled", "Scheduled", "Running"]
-        assert put_right(both) == []
-        look_now(both)
-        assert put_right(both) == ["2 missed runs, cancelled"]
+        assert mark_crashed_runs(both) == []
+        check_now(both)
+        assert mark_crashed_runs(both) == ["2 missed runs, cancelled"]
 
 
 def test_a_work_pool_gets_the_same_deployments(

@@ -21,7 +21,7 @@ from torch import nn
 
 from models.artifacts.registry import (
     WEIGHTS,
-    Member,
+    EnsembleMember,
     ModelCard,
     champion,
     describe,
@@ -31,17 +31,17 @@ from models.artifacts.registry import (
     publish,
     set_champion,
 )
-from models.artifacts.weights import load_network, recipe_of, save_network, tensors_digest
+from models.artifacts.weights import load_network, preprocessing_of, save_network, tensors_digest
 from models.errors import ModelError
 from models.inference import predictor as predictor_module
-from models.inference.ensemble import Panel
+from models.inference.ensemble import Ensemble
 from models.inference.predictor import Predictor, predictor_for
 from models.networks.astroformer import create_model
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from models.uncertainty.conformal import ConformalSets
-from models.uncertainty.ood import FEATURES, FeatureSpace, NoveltyScale, fit_space
+from models.uncertainty.ood import FEATURES, FeatureSpace, OODScale, fit_feature_space
 
-RECIPE = Recipe(image_size=32)
+RECIPE = Preprocessing(image_size=32)
 SLUGS = ["round", "spiral", "edge_on", "ring"]
 
 
@@ -68,7 +68,7 @@ def card(model_id: str = "tiny-0001", **values: Any) -> ModelCard:
             counts=[3, 30, 40, 0],
             pooled=0.1,
         ),
-        "novelty": NoveltyScale(quantiles=[1.0, 2.0, 5.0]),
+        "novelty": OODScale(quantiles=[1.0, 2.0, 5.0]),
         "settings": {"seed": 0},
         "data": {"source": "toy", "simulated": True, "counts": {"train": 10}},
         "envelope": {"pixscale": [0.262, 0.524]},
@@ -98,8 +98,8 @@ def put(root: Path, model_id: str = "tiny-0001", seed: int = 0, **values: Any) -
 
 
 def space_of(net: nn.Module) -> FeatureSpace:
-    panel = Panel([net], [], RECIPE, views=1, device=torch.device("cpu"))
-    return fit_space(panel.features(images(20), np.arange(20)), np.arange(20) % 4)
+    panel = Ensemble([net], [], RECIPE, views=1, device=torch.device("cpu"))
+    return fit_feature_space(panel.features(images(20), np.arange(20)), np.arange(20) % 4)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -436,7 +436,7 @@ def test_a_variant_that_this_version_does_not_know_is_an_error(tmp_path: Path) -
 def test_another_recipe_than_that_of_the_training_is_an_error(tmp_path: Path, values: dict[str, Any]) -> None:
     put(tmp_path, **values)
     with pytest.raises(ModelError, match=r"trained with recipe .* use the version that trained it \(0\.1\.0\)"):
-        recipe_of(load_card(tmp_path, "tiny-0001"))
+        preprocessing_of(load_card(tmp_path, "tiny-0001"))
     with pytest.raises(ModelError, match="trained with recipe"):
         predictor_for(tmp_path, "tiny-0001", "cpu")
 
@@ -469,7 +469,7 @@ def test_a_model_without_its_feature_space_can_not_be_loaded(tmp_path: Path) -> 
 
 def test_a_member_that_is_gone_or_changed_is_named(tmp_path: Path) -> None:
     folder = put(tmp_path, "one")
-    members = [Member(model_id="one", digest=tensors_digest(folder)).model_dump()]
+    members = [EnsembleMember(model_id="one", digest=tensors_digest(folder)).model_dump()]
     publish(tmp_path, card("both", members=members), lambda _: None)
     assert predictor_for(tmp_path, "both", "cpu").predict(images(2)).n_views == 1
     kept = (folder / WEIGHTS).read_bytes()
@@ -501,7 +501,7 @@ class Crowded(nn.Module):
 
 def crowded(net: Crowded, batch_size: int) -> Predictor:
     space = FeatureSpace(np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32))
-    panel = Panel([net], [space], RECIPE, views=1, device=torch.device("cpu"), batch_size=batch_size)
+    panel = Ensemble([net], [space], RECIPE, views=1, device=torch.device("cpu"), batch_size=batch_size)
     return Predictor(card(), panel)
 
 

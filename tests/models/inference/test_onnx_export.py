@@ -18,9 +18,9 @@ from models.errors import ModelError
 from models.inference.onnx_export import export
 from models.inference.tta import views_of
 from models.networks.factory import create_network
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 
-RECIPE = Recipe(image_size=32, field_pixels=64)
+RECIPE = Preprocessing(image_size=32, field_pixels=64)
 NAMES = ("Round Smooth", "Edge-on without Bulge", "Barred Spiral")
 TEMPERATURE = 1.7
 
@@ -70,7 +70,7 @@ def test_a_program_without_this_package_gets_the_same_probabilities(tmp_path: Pa
     metadata = said["metadata"]
     assert json.loads(metadata["class_names"]) == list(NAMES)
     assert (metadata["model_id"], metadata["recipe_digest"]) == ("cpu_tiny-123", RECIPE.digest)
-    assert Recipe.from_dict(json.loads(metadata["recipe"])) == RECIPE
+    assert Preprocessing.from_dict(json.loads(metadata["recipe"])) == RECIPE
     assert "Take 64 x 64 pixels at 0.262 or 0.524 arcsec per pixel" in metadata["how_to_prepare_pixels"]
     assert (metadata["image_size"], metadata["views"], metadata["members"]) == ("32", "1", "1")
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.inference.ensemble import Panel, Passes
-from models.inference.predictions import Confidence, fit_confidence
+from models.inference.ensemble import Ensemble, EnsembleLogits
+from models.inference.predictions import UncertaintyModel, fit_uncertainty
 from models.networks.astroformer import create_model
-from models.preprocessing import Recipe
-from models.uncertainty.ood import FeatureSpace, fit_space
+from models.preprocessing import Preprocessing
+from models.uncertainty.ood import FeatureSpace, fit_feature_space
 
-RECIPE = Recipe(image_size=32)
+RECIPE = Preprocessing(image_size=32)
 CPU = torch.device("cpu")
 
 
@@ -31,17 +31,17 @@ def images(count: int, seed: int = 8) -> Tensor:
 
 
 def space_of(net: nn.Module) -> FeatureSpace:
-    panel = Panel([net], [], RECIPE, views=1, device=CPU)
-    return fit_space(panel.features(images(40, 1), np.arange(40)), np.arange(40) % 4)
+    panel = Ensemble([net], [], RECIPE, views=1, device=CPU)
+    return fit_feature_space(panel.features(images(40, 1), np.arange(40)), np.arange(40) % 4)
 
 
-def panel_of(*seeds: int, views: int = 1, batch_size: int = 64) -> Panel:
+def panel_of(*seeds: int, views: int = 1, batch_size: int = 64) -> Ensemble:
     nets = [network(seed) for seed in seeds]
-    return Panel(nets, [space_of(net) for net in nets], RECIPE, views=views, device=CPU, batch_size=batch_size)
+    return Ensemble(nets, [space_of(net) for net in nets], RECIPE, views=views, device=CPU, batch_size=batch_size)
 
 
-def calibrated(panel: Panel) -> Confidence:
-    return fit_confidence(panel.passes(images(60, 2)), np.arange(60) % 4, 0.8)
+def calibrated(panel: Ensemble) -> UncertaintyModel:
+    return fit_uncertainty(panel.passes(images(60, 2)), np.arange(60) % 4, 0.8)
 
 
 def logits_of(net: nn.Module, pixels: Tensor) -> Tensor:
@@ -128,13 +128,13 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     with torch.no_grad():
         net.get_parameter("head.fc.bias")[1] = torch.nan
     with pytest.raises(ModelError, match="not finite"):
-        Panel([net], [space_of(network())], RECIPE, views=1, device=CPU).passes(images(2))
+        Ensemble([net], [space_of(network())], RECIPE, views=1, device=CPU).passes(images(2))
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_a_handful_of_validation_images_works(count: int) -> None:
     passes = EIGHT.passes(images(count, 3))
-    confidence = fit_confidence(passes, np.arange(count) % 4, 0.9)
+    confidence = fit_uncertainty(passes, np.arange(count) % 4, 0.9)
     found = confidence.of(EIGHT.passes(images(3)))
     np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
     assert np.isfinite(found.novelty).all() and found.sets.any(axis=1).all()
@@ -148,10 +148,10 @@ def test_coverage_holds_on_later_images_of_a_network() -> None:
     labels = np.array([rng.choice(5, p=row / row.sum()) for row in p])
     distance = rng.random(4000).astype(np.float32)
 
-    def part(rows: slice) -> Passes:
-        return Passes(logits[:, rows], distance[rows])
+    def part(rows: slice) -> EnsembleLogits:
+        return EnsembleLogits(logits[:, rows], distance[rows])
 
-    confidence = fit_confidence(part(slice(2000)), labels[:2000], 0.9)
+    confidence = fit_uncertainty(part(slice(2000)), labels[:2000], 0.9)
     assert confidence.temperature == pytest.approx(2, rel=0.1)
     sets = confidence.of(part(slice(2000, 4000))).sets
     inside = sets[np.arange(2000), labels[2000:]]

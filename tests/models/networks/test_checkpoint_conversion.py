@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.networks.astroformer import Astroformer, create_model
-from models.networks.checkpoint_conversion import Taken, load_foreign
+from models.networks.checkpoint_conversion import ConversionReport, load_checkpoint
 from models.networks.factory import create_network, import_timm
 
 TABLE = "stages.3.blocks.0.attn.rel_pos.relative_position_bias_table"
@@ -49,7 +49,7 @@ def refusal(network: nn.Module, path: Path, *, partial: bool = False) -> str:
     """The message of the refusal, after which the network must be as it was."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(ModelError, match=re.escape(str(path))) as caught:
-        load_foreign(network, path, partial=partial)
+        load_checkpoint(network, path, partial=partial)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     return str(caught.value)
 
@@ -77,7 +77,7 @@ def timm_twin(network: Astroformer) -> nn.Module:
 def test_a_checkpoint_of_timm_gives_the_logits_of_timm(layout: str, tmp_path: Path) -> None:
     ours = tiny(layout)
     twin = timm_twin(ours)
-    taken = load_foreign(ours, saved(twin.state_dict(), tmp_path, "timm.safetensors"))
+    taken = load_checkpoint(ours, saved(twin.state_dict(), tmp_path, "timm.safetensors"))
     assert (taken.interpolated, taken.left_fresh, taken.ignored) == ((), (), ())
     assert taken.parameters_taken == taken.parameters == sum(p.numel() for p in twin.parameters())
     with torch.inference_mode():
@@ -91,13 +91,13 @@ def test_stem_and_convolution_stages_of_a_coatnet_are_taken_in_part(tmp_path: Pa
     ours = create_model("astroformer_0", layout="CCCT", image_size=64)
     message = refusal(ours, path)
     assert "expected layout CCCT, found another: it is of astroformer_0, layout CCTT" in message
-    taken = load_foreign(ours, path, partial=True)
+    taken = load_checkpoint(ours, path, partial=True)
     fresh = {name.rpartition(".blocks")[0] or "head" for name in taken.left_fresh}
     assert fresh == {"stages.2", "head"} and {"head.fc.weight", "head.fc.bias"} < set(taken.left_fresh + taken.ignored)
     for name in ("stem.conv1.weight", "stages.1.blocks.2.se.fc1.weight", "stages.3.blocks.0.attn.qkv.weight"):
         assert torch.equal(ours.state_dict()[name], coatnet.state_dict()[name])
     whole = create_model("astroformer_0", layout="CCTT", image_size=64)
-    assert load_foreign(whole, path).left_fresh == ("head.fc.weight", "head.fc.bias")
+    assert load_checkpoint(whole, path).left_fresh == ("head.fc.weight", "head.fc.bias")
 
 
 def test_what_a_coatnet_of_other_blocks_does_not_give_is_said(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_wrapped_checkpoints_load_by_name(
     name: str, wrap: Callable[[dict[str, Tensor]], object], tmp_path: Path
 ) -> None:
     source, network = scrambled(tiny()), tiny()
-    taken = load_foreign(network, saved(wrap(source.state_dict()), tmp_path, name))
+    taken = load_checkpoint(network, saved(wrap(source.state_dict()), tmp_path, name))
     assert taken.left_fresh == taken.interpolated == ()
     precision = 1e-2 if name == "half.pt" else 0.0
     for key, tensor in source.state_dict().items():
@@ -146,7 +146,7 @@ def zeros(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_a_head_for_other_classes_is_left_fresh(tmp_path: Path) -> None:
     source, network = scrambled(tiny(num_classes=100)), tiny(num_classes=10)
     before = network.head.fc.weight.detach().clone()
-    taken = load_foreign(network, saved(source.state_dict(), tmp_path))
+    taken = load_checkpoint(network, saved(source.state_dict(), tmp_path))
     assert taken.left_fresh == taken.ignored == ("head.fc.weight", "head.fc.bias")
     assert torch.equal(network.head.fc.weight, before)
     assert taken.parameters - taken.parameters_taken == 128 * 10 + 10
@@ -159,7 +159,7 @@ def test_tables_of_another_image_size_are_interpolated(tmp_path: Path) -> None:
     y, x = torch.meshgrid(torch.arange(-3.0, 4.0), torch.arange(-3.0, 4.0), indexing="ij")
     table = torch.stack([y, x, y + 2 * x, torch.ones_like(x)], dim=-1)  # (7, 7, 4 heads): bias grows with the offset
     state = {**source.state_dict(), TABLE: table.reshape(49, 4)}
-    taken = load_foreign(network, saved(state, tmp_path))
+    taken = load_checkpoint(network, saved(state, tmp_path))
     assert taken.interpolated == (TABLE,) and taken.left_fresh == ()
     found = network.state_dict()[TABLE].reshape(11, 11, 4)
     offsets = torch.arange(-5.0, 6.0) * 7 / 11  # in steps of the map that the table was made for
@@ -172,7 +172,7 @@ def test_tables_of_another_image_size_are_interpolated(tmp_path: Path) -> None:
 
 
 def test_report_in_words_and_as_a_table(tmp_path: Path) -> None:
-    taken = load_foreign(tiny(num_classes=3), saved({**tiny().state_dict(), "extra.x": torch.ones(1)}, tmp_path))
+    taken = load_checkpoint(tiny(num_classes=3), saved({**tiny().state_dict(), "extra.x": torch.ones(1)}, tmp_path))
     assert re.match(r"checkpoint.pt: 99\.\d% of the parameters taken \(\d+ tensors as they are, 0 inter", str(taken))
     assert str(taken).endswith("left fresh: head (2); ignored: head (2), extra (1)")
     table = taken.to_markdown()
@@ -183,11 +183,11 @@ def test_report_in_words_and_as_a_table(tmp_path: Path) -> None:
 def test_weights_of_a_peer_load_into_a_peer(tmp_path: Path) -> None:
     source = scrambled(create_network("timm/test_resnet", image_size=64, num_classes=10)).eval()
     network = create_network("timm/test_resnet", image_size=64, num_classes=10).eval()
-    taken = load_foreign(network, saved(source.state_dict(), tmp_path, "ours.safetensors"))
-    assert isinstance(taken, Taken) and taken.left_fresh == ()
+    taken = load_checkpoint(network, saved(source.state_dict(), tmp_path, "ours.safetensors"))
+    assert isinstance(taken, ConversionReport) and taken.left_fresh == ()
     assert torch.equal(network(images()), source(images()))
     other = create_network("timm/test_resnet", image_size=64, num_classes=4)
-    assert load_foreign(other, saved(source.body.state_dict(), tmp_path)).left_fresh == ("fc.weight", "fc.bias")
+    assert load_checkpoint(other, saved(source.body.state_dict(), tmp_path)).left_fresh == ("fc.weight", "fc.bias")
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_another_layout_is_refused_unless_taken_in_part(tmp_path: Path) -> None:
     path = saved(tiny("CCTT").state_dict(), tmp_path)
     message = refusal(tiny("CCCT"), path)
     assert "expected layout CCCT, found another: it is of cpu_tiny, layout CCTT" in message
-    taken = load_foreign(tiny("CCCT"), path, partial=True)
+    taken = load_checkpoint(tiny("CCCT"), path, partial=True)
     assert {name[:9] for name in taken.left_fresh} == {name[:9] for name in taken.ignored} == {"stages.2."}
 
 
@@ -212,7 +212,7 @@ def test_deeper_networks_do_not_pass_for_shallower_ones(tmp_path: Path) -> None:
     state.update({k.replace("2.blocks.1", "2.blocks.2"): v for k, v in state.items() if "2.blocks.1" in k})
     path = saved(state, tmp_path)
     assert "depths 1-1-3-1" in refusal(tiny(), path)
-    assert load_foreign(tiny(), path, partial=True).left_fresh == ()
+    assert load_checkpoint(tiny(), path, partial=True).left_fresh == ()
 
 
 def test_nothing_that_fits_is_an_error_also_in_part(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from models.training.augmentation import RANDAUGMENT, Views, draw, soft_targets
+from models.training.augmentation import RANDAUGMENT, AugmentationPlan, draw_augmentation, soft_targets
 from models.training.config import LoopSettings
 
 NOTHING = LoopSettings(mixup=0.0, rotate=False, mirror=False, zoom=0.0, shift=0.0)
@@ -28,9 +28,9 @@ EACH: dict[str, dict[str, Any]] = {
 UNCHANGED_AT_ZERO = set(RANDAUGMENT) - {"autocontrast", "equalize", "solarize"}
 
 
-def drawn(batch: int, seed: int = 0, **values: Any) -> Views:
+def drawn(batch: int, seed: int = 0, **values: Any) -> AugmentationPlan:
     settings = LoopSettings(**{**NOTHING.model_dump(), **values})
-    return draw(settings, batch, np.random.default_rng(seed))
+    return draw_augmentation(settings, batch, np.random.default_rng(seed))
 
 
 def same_images(count: int = 16, side: int = 32) -> Tensor:
@@ -57,7 +57,9 @@ def moved_by(matrix: list[list[float]], images: Tensor) -> Tensor:
     count = len(images)
     affine = np.tile(np.array(matrix, dtype=np.float32), (count, 1, 1))
     nothing = np.zeros((0, count), dtype=np.int64)
-    views = Views(np.zeros((3, count), bool), affine, np.ones(count, bool), nothing, nothing.astype(np.float32))
+    views = AugmentationPlan(
+        np.zeros((3, count), bool), affine, np.ones(count, bool), nothing, nothing.astype(np.float32)
+    )
     return views.apply(images)
 
 

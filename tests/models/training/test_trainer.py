@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from models.training.config import LoopSettings
 from models.training.distributed import Group
 from models.training.trainer import (
+    Trainer,
     TrainingDiverged,
-    _Run,
     balanced_order,
     images_per_epoch,
     predict_logits,
@@ -161,7 +161,7 @@ def test_every_class_comes_equally_often_and_every_image_before_a_repeat(labels:
         assert drawn.max() - drawn.min() <= 1
 
 
-def shown(run: _Run, epoch: int) -> Tensor:
+def shown(run: Trainer, epoch: int) -> Tensor:
     return torch.cat([labels for _, labels, _ in run._batches(epoch)])
 
 
@@ -199,9 +199,9 @@ def test_no_image_twice_in_an_epoch_over_all_processes(images: int, batch: int, 
 SPOT = Breaks(1000, "nan")
 
 
-def alone_as(run: _Run, group: Group) -> _Run:
+def alone_as(run: Trainer, group: Group) -> Trainer:
     """What a run would draw in its place of a group, without the group."""
-    other = object.__new__(_Run)
+    other = object.__new__(Trainer)
     other.__dict__.update({**vars(run), "group": group, "mine": group.part(run.batch_size)})
     return other
 

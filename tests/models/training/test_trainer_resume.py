@@ -12,7 +12,7 @@ import torch
 from models.errors import ModelError
 from models.networks.astroformer import create_model
 from models.training.config import LoopSettings
-from models.training.trainer import EpochRecord, Trained, predict_logits, train_network
+from models.training.trainer import EpochRecord, TrainingResult, predict_logits, train_network
 from tests.models.toys import (
     CPU,
     EVERYTHING,
@@ -88,7 +88,7 @@ def test_the_best_epoch_is_kept_over_worse_ones_and_over_a_kill(tmp_path: Path) 
     settings = changed(PLAIN, epochs=4, select="best")
     wrong = labelled(VALIDATION.pixels, (VALIDATION.labels + 1) % 3)
 
-    def train_wrong(name: str, settings: LoopSettings) -> Trained:
+    def train_wrong(name: str, settings: LoopSettings) -> TrainingResult:
         return train(tmp_path / name, settings, validation=wrong)
 
     trained = train_wrong("c.pt", settings)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.uncertainty.conformal import ConformalSets, fit_sets, threshold
+from models.uncertainty.conformal import ConformalSets, fit_conformal_sets, threshold
 
 
 def draw(rng: np.random.Generator, count: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def test_each_class_is_covered_for_itself() -> None:
         labels = np.arange(160) % 2
         sure = np.where(labels == 0, rng.beta(8, 1, 160), rng.beta(2, 2, 160))  # class 1 is hard
         p = np.where(labels[:, None] == np.arange(2), sure[:, None], 1 - sure[:, None]).astype(np.float32)
-        fitted = fit_sets(p[:80], labels[:80], 0.8)
+        fitted = fit_conformal_sets(p[:80], labels[:80], 0.8)
         assert fitted.own == [True, True] and fitted.counts == [40, 40]
         inside = fitted.sets(p[80:])[np.arange(80), labels[80:]]
         pooled.append(float((p[80:][labels[80:] == 1, 1] >= fitted.pooled).mean()))
@@ -55,18 +55,18 @@ def test_each_class_is_covered_for_itself() -> None:
 def test_a_class_of_few_images_borrows_the_threshold_of_all() -> None:
     p, labels = draw(np.random.default_rng(2), 300)
     keep = (labels != 3) | (np.cumsum(labels == 3) <= 19)
-    fitted = fit_sets(p[keep], labels[keep], 0.9)
+    fitted = fit_conformal_sets(p[keep], labels[keep], 0.9)
     assert fitted.own == [True, True, True, False] and fitted.counts[3] == 19
     assert fitted.thresholds[3] == fitted.pooled
-    none = fit_sets(p[labels != 3], labels[labels != 3], 0.9)
+    none = fit_conformal_sets(p[labels != 3], labels[labels != 3], 0.9)
     assert none.counts[3] == 0 and none.thresholds[3] == none.pooled > 0
-    assert fit_sets(p, labels, 0.99).own == [False] * 4  # a hundred images would be needed
+    assert fit_conformal_sets(p, labels, 0.99).own == [False] * 4  # a hundred images would be needed
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_with_too_few_images_every_class_is_in_every_set(count: int) -> None:
     p, labels = draw(np.random.default_rng(3), count)
-    fitted = fit_sets(p, labels, 0.9)
+    fitted = fit_conformal_sets(p, labels, 0.9)
     assert fitted.pooled == 0 and fitted.sets(p).all()
 
 
@@ -82,7 +82,7 @@ def test_thresholds_worked_out_by_hand() -> None:
 def test_the_calibration_images_are_covered_through_the_card() -> None:
     """Thresholds are float32 values: after JSON, an image at the threshold is still inside."""
     p, labels = draw(np.random.default_rng(4), 200)
-    fitted = ConformalSets.model_validate_json(fit_sets(p, labels, 0.9).model_dump_json())
+    fitted = ConformalSets.model_validate_json(fit_conformal_sets(p, labels, 0.9).model_dump_json())
     inside = fitted.sets(p)[np.arange(200), labels]
     for c in range(4):
         n = fitted.counts[c]

@@ -10,7 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import ModelError
-from models.uncertainty.ood import FEATURES, FeatureSpace, NoveltyScale, fit_scale, fit_space, load_space
+from models.uncertainty.ood import (
+    FEATURES,
+    FeatureSpace,
+    OODScale,
+    fit_feature_space,
+    fit_ood_scale,
+    load_feature_space,
+)
 
 
 def clouds(rng: np.random.Generator, count: int, dimensions: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +35,7 @@ def clouds(rng: np.random.Generator, count: int, dimensions: int, shift: float =
 def test_a_small_step_along_a_narrow_axis_is_far(dimensions: int) -> None:
     """Mahalanobis: a step of 2 along an axis of deviation 0.1 is seen among others of 1 to 5."""
     rng = np.random.default_rng(0)
-    space = fit_space(*clouds(rng, 3000, dimensions))
+    space = fit_feature_space(*clouds(rng, 3000, dimensions))
     near, far = (space.distance(clouds(rng, 200, dimensions, shift)[0]) for shift in (0.0, 2.0))
     assert near.dtype == np.float32 and (far > near.max()).mean() > 0.95
     if dimensions == 8:  # chi of 8 degrees of freedom
@@ -37,7 +44,7 @@ def test_a_small_step_along_a_narrow_axis_is_far(dimensions: int) -> None:
 
 def test_a_class_without_training_images_has_no_centre() -> None:
     features, labels = clouds(np.random.default_rng(1), 300, 8)
-    space = fit_space(features[labels != 1], labels[labels != 1])
+    space = fit_feature_space(features[labels != 1], labels[labels != 1])
     assert space.means.shape == (2, 8)
     assert space.distance(features[labels == 1]).min() > space.distance(features[labels == 0]).max()
 
@@ -46,17 +53,17 @@ def test_a_class_without_training_images_has_no_centre() -> None:
 @pytest.mark.parametrize(("count", "dimensions"), [(1, 4), (2, 300), (5, 40)])
 def test_fewer_images_than_features_give_finite_distances(count: int, dimensions: int) -> None:
     features = np.random.default_rng(2).normal(size=(count, dimensions)).astype(np.float32)
-    space = fit_space(features, np.zeros(count, int))
+    space = fit_feature_space(features, np.zeros(count, int))
     assert np.isfinite(space.distance(features)).all() and np.isfinite(space.distance(features + 100)).all()
-    same = fit_space(np.ones((4, dimensions), np.float32), np.zeros(4, int))
+    same = fit_feature_space(np.ones((4, dimensions), np.float32), np.zeros(4, int))
     assert np.isfinite(same.distance(features)).all() and same.distance(np.ones((1, dimensions), np.float32)) == 0
 
 
 def test_a_batch_does_not_matter_and_the_file_gives_it_back(tmp_path: Path) -> None:
     features, labels = clouds(np.random.default_rng(3), 200, 300)
-    space = fit_space(features, labels)
+    space = fit_feature_space(features, labels)
     space.save(tmp_path)
-    loaded = load_space(tmp_path)
+    loaded = load_feature_space(tmp_path)
     whole = space.distance(features)
     np.testing.assert_array_equal(loaded.distance(features), whole)
     np.testing.assert_allclose(np.concatenate([space.distance(f[None]) for f in features]), whole, rtol=1e-4)
@@ -68,7 +75,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / FEATURES).write_bytes(content)
     with pytest.raises(ModelError, match=r"features\.safetensors: .*train the model again"):
-        load_space(tmp_path)
+        load_feature_space(tmp_path)
 
 
 # --- score --------------------------------------------------------------------------------------------------------
@@ -76,7 +83,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
 
 def test_the_score_is_the_share_of_validation_images_that_are_nearer() -> None:
     distances = np.random.default_rng(5).gamma(4.0, 2.0, 2000)
-    scale = NoveltyScale.model_validate_json(fit_scale(distances).model_dump_json())
+    scale = OODScale.model_validate_json(fit_ood_scale(distances).model_dump_json())
     scores = scale.score(distances)
     inside = scores <= 0.95
     shares = np.array([(distances < d).mean() for d in distances])
@@ -85,7 +92,7 @@ def test_the_score_is_the_share_of_validation_images_that_are_nearer() -> None:
 
 
 def test_beyond_the_knee_one_more_way_from_the_median_halves_what_is_left() -> None:
-    scale = fit_scale(np.linspace(0, 10, 1001))  # median 5, 95 % quantile 9.5
+    scale = fit_ood_scale(np.linspace(0, 10, 1001))  # median 5, 95 % quantile 9.5
     np.testing.assert_allclose(scale.score(np.array([9.5, 14.0, 18.5])), [0.95, 0.975, 1 - 0.05 / 3], atol=1e-6)
 
 
@@ -96,19 +103,19 @@ def test_beyond_the_knee_one_more_way_from_the_median_halves_what_is_left() -> N
 @example(validation=[0.0, 2.225073858507e-311], distances=[0.0, 5e-324])  # both subnormal: once infinity
 @settings(max_examples=80, deadline=None)
 def test_scores_keep_the_order_of_distances_and_stay_below_one(validation: list[float], distances: list[float]) -> None:
-    scale = fit_scale(np.array(validation))
+    scale = fit_ood_scale(np.array(validation))
     scores = scale.score(np.sort(distances))
     assert (np.diff(scores) >= 0).all() and scores.min() >= 0 and scores.max() <= 1
 
 
 def test_the_strangest_are_still_in_order_after_rounding() -> None:
-    scale = fit_scale(np.random.default_rng(6).gamma(4.0, 2.0, 300))
+    scale = fit_ood_scale(np.random.default_rng(6).gamma(4.0, 2.0, 300))
     scores = scale.score(scale.quantiles[-1] * np.array([1.2, 1.5, 2, 4, 8, 16, 32])).round(4)
     assert (np.diff(scores) > 0).all() and scores[-1] < 1
 
 
 def test_one_validation_image_is_enough_for_a_scale() -> None:
-    scores = fit_scale(np.array([3.0])).score(np.array([1.0, 3.1, 6.0]))
+    scores = fit_ood_scale(np.array([3.0])).score(np.array([1.0, 3.1, 6.0]))
     assert np.isfinite(scores).all() and 0 <= scores[0] < 0.95 < scores[1] < scores[2] < 1
 
 

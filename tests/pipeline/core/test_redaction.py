@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.redaction import HIDDEN, without_secrets
+from pipeline.core.redaction import HIDDEN, redact
 
 ENVIRONMENT = {
     "PREFECT_API_KEY": "pnu_0123456789",
@@ -27,13 +27,13 @@ IN_ONE_LINE = [name for name in ENVIRONMENT if name.startswith(("PREFECT", "AWS"
 def test_values_of_secret_variables_are_taken_out(name: str) -> None:
     secret = ENVIRONMENT[name]
     for text in (f"before {secret} after", f"before {secret!r} after", f"{secret}{secret}"):
-        clean = without_secrets(text, ENVIRONMENT)
+        clean = redact(text, ENVIRONMENT)
         assert secret not in clean and repr(secret)[1:-1] not in clean and HIDDEN in clean
-    assert without_secrets(f"before {secret} after", ENVIRONMENT) == f"before {HIDDEN} after"
+    assert redact(f"before {secret} after", ENVIRONMENT) == f"before {HIDDEN} after"
 
 
 def test_each_line_of_a_key_and_its_form_in_a_url_are_taken_out() -> None:
-    text = without_secrets("line MIIEvQIBADANBg end, ?k=wJalrXUtnFEMI%2FK7MDENG&x=1", ENVIRONMENT)
+    text = redact("line MIIEvQIBADANBg end, ?k=wJalrXUtnFEMI%2FK7MDENG&x=1", ENVIRONMENT)
     assert text == f"line {HIDDEN} end, ?k={HIDDEN}&x=1"
 
 
@@ -53,7 +53,7 @@ def test_each_line_of_a_key_and_its_form_in_a_url_are_taken_out() -> None:
     ],
 )
 def test_what_a_text_itself_calls_secret_is_taken_out(text: str, clean: str) -> None:
-    assert without_secrets(text, {}) == clean
+    assert redact(text, {}) == clean
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_what_a_text_itself_calls_secret_is_taken_out(text: str, clean: str) -> 
     ],
 )
 def test_plain_texts_stay_as_they_are(text: str) -> None:
-    assert without_secrets(text, ENVIRONMENT) == text
+    assert redact(text, ENVIRONMENT) == text

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 from pipeline.datasets.download import fetch
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -179,7 +179,7 @@ def test_progress_counts_what_was_there_before(tmp_path: Path) -> None:
         yield lambda done, note: told[-1][2].append(done)
 
     (tmp_path / f"data.h5.{SHA256[:8]}.part").write_bytes(CONTENT[:2_100_000])
-    with serving(Server()) as server, shown_by(display):
+    with serving(Server()) as server, progress_display(display):
         fetch(server.url, tmp_path / "data.h5", SHA256)
     ((title, total, steps),) = told
     assert title == "fetching data.h5, MB" and total == 3 and steps == [2, 1]

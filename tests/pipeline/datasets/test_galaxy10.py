@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.preprocessing import Recipe, colour_rule
+from models.preprocessing import Preprocessing, colour_rule
 from pipeline.config.inputs import InputSettings
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
@@ -39,7 +39,7 @@ def test_a_galaxy10_file(tmp_path: Path) -> None:
     assert images.ra[1] == 10.02 and images.pixscale[0] == 0.262
     (chunk,) = images.raw()
     np.testing.assert_array_equal(chunk[2], picture(2))
-    pixels = images.pixels(Recipe(image_size=24, field_pixels=24), tmp_path / "cache")
+    pixels = images.pixels(Preprocessing(image_size=24, field_pixels=24), tmp_path / "cache")
     assert pixels.dtype == torch.uint8 and pixels.shape == (4, 3, 24, 24)
     np.testing.assert_array_equal(pixels[3].permute(1, 2, 0).numpy(), picture(3))
 
@@ -119,7 +119,7 @@ def damaged(path: Path) -> Path:
 def test_unreadable_files_are_errors_for_a_person(tmp_path: Path) -> None:
     path = damaged(galaxy10(tmp_path / "g.h5", list(range(10))))
     with pytest.raises(UserError, match="can not be read"):
-        opened(path).pixels(Recipe(image_size=24, field_pixels=24), tmp_path / "cache")
+        opened(path).pixels(Preprocessing(image_size=24, field_pixels=24), tmp_path / "cache")
     whole = galaxy10(tmp_path / "g.h5", list(range(10))).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="can not be read as a Galaxy10 file"):

@@ -8,7 +8,7 @@ import pytest
 
 from catalogs.labels.io import read_proposals
 from pipeline.core.classes import CLASS_SLUGS, GALAXY10_CLASSES
-from pipeline.datasets.galaxy_zoo import GALAXY_ZOO_DECALS, decide
+from pipeline.datasets.galaxy_zoo import GALAXY_ZOO_DECALS, label_from_votes
 
 SMOOTH = {"smooth-or-featured_smooth": 0.8}
 DISK = {"smooth-or-featured_featured-or-disk": 0.8}
@@ -19,7 +19,7 @@ EDGE = {**DISK, "disk-edge-on_yes": 0.7}
 
 def voted(votes: dict[str, float], **counts: float) -> tuple[str, str]:
     numbers = {f"{question.replace('_', '-')}_total-votes": count for question, count in counts.items()}
-    return decide({**{f"{answer}_fraction": share for answer, share in votes.items()}, **numbers})
+    return label_from_votes({**{f"{answer}_fraction": share for answer, share in votes.items()}, **numbers})
 
 
 @pytest.mark.parametrize(

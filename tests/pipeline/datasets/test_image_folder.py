@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_folder import open_pictures
@@ -75,4 +75,4 @@ def test_the_real_images(shared: Path, tmp_path: Path) -> None:
     folder = shared / "data/galaxy10_decals"
     images = open_pictures(folder, folder / "labels.csv", InputSettings())
     assert np.bincount(images.labels).tolist() == [6] * 10
-    assert images.pixels(Recipe(image_size=64), tmp_path).shape == (60, 3, 64, 64)
+    assert images.pixels(Preprocessing(image_size=64), tmp_path).shape == (60, 3, 64, 64)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import UserError
 from pipeline.datasets import pixel_cache
@@ -22,7 +22,7 @@ from pipeline.datasets.image_set import ImageSet, channel_statistics
 from pipeline.datasets.loading import ImageSource, open_images
 from tests.pipeline.makers import hdf5_columns, picture, write_hdf5, write_pictures, write_table
 
-RECIPE = Recipe(image_size=24, field_pixels=24)
+RECIPE = Preprocessing(image_size=24, field_pixels=24)
 
 
 def written(path: Path, count: int = 6, **columns: np.ndarray) -> ImageSet:
@@ -176,7 +176,7 @@ def test_statistics_are_those_of_the_training_rows() -> None:
     values = pixels[:50].double() / 255
     np.testing.assert_allclose(mean, values.mean((0, 2, 3)), atol=6e-5)
     np.testing.assert_allclose(std, values.permute(1, 0, 2, 3).flatten(1).std(1, correction=0), atol=6e-5)
-    normalised = Recipe(image_size=16, mean=mean, std=std).to_input(pixels[:50])
+    normalised = Preprocessing(image_size=16, mean=mean, std=std).to_input(pixels[:50])
     assert normalised.mean().abs() < 1e-2 and (normalised.std() - 1).abs() < 1e-2
 
 

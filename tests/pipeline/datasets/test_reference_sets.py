@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.core.errors import UserError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.reference_sets import open_cifar10, open_cifar100, open_tiny_imagenet
@@ -133,7 +133,7 @@ def test_cifar10(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     assert found.shape == (60, 32, 32, 3)
     red, green, blue = planes(5, 10)[3].reshape(3, 32, 32)  # of the test batch
     np.testing.assert_array_equal(found[53], np.stack([red, green, blue], axis=-1))
-    pixels = images.pixels(Recipe(image_size=32, field_pixels=32, rendering="srgb"), tmp_path / "cache")
+    pixels = images.pixels(Preprocessing(image_size=32, field_pixels=32, rendering="srgb"), tmp_path / "cache")
     np.testing.assert_array_equal(pixels[53, 0], red)
     parts = split(images, validation=0.1, test=0.5, seed=0)
     assert parts.test.tolist() == list(range(50, 60)) and len(parts.validation) == 10
@@ -163,7 +163,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     found = raw(images)
     assert found.shape == (18, 64, 64, 3)
     assert (found[3] == found[3][..., :1]).all()  # a grey picture
-    assert images.pixels(Recipe(image_size=32, field_pixels=64), tmp_path / "cache").shape == (18, 3, 32, 32)
+    assert images.pixels(Preprocessing(image_size=32, field_pixels=64), tmp_path / "cache").shape == (18, 3, 32, 32)
 
 
 # --- what is not as it should be ------------------------------------------------------------------------------------

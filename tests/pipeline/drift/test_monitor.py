@@ -15,12 +15,12 @@ import pytest
 from catalogs.errors import CatalogError
 from catalogs.healpix import cell_centres
 from catalogs.releases.build import publish
-from catalogs.releases.registry import layout_of, point_to, read_release, rollback
+from catalogs.releases.registry import layout_of, read_release, rollback, set_current
 from catalogs.schema import QualityFlag
 from pipeline.config.drift import DriftSettings
 from pipeline.config.workspace import open_workspace
-from pipeline.drift.monitor import drift, earlier_releases, is_kept, keep_drift, latest_alarms
-from pipeline.drift.report import Difference, DriftReport, Region
+from pipeline.drift.monitor import drift, earlier_releases, has_report, latest_alarms, write_drift
+from pipeline.drift.report import DriftDifference, DriftRegion, DriftReport
 from tests.catalogs.conftest import MODEL, SLUGS
 from tests.catalogs.released import commit_rows, with_column
 from tests.pipeline.skies import night, release, stamps_of
@@ -29,7 +29,7 @@ HERE, THERE, AWAY = 13, 77, 150
 SETTINGS = DriftSettings(min_objects=100)
 
 
-def of(report: DriftReport, cell: int | None) -> dict[str, Difference]:
+def of(report: DriftReport, cell: int | None) -> dict[str, DriftDifference]:
     """The differences of a region by quantity."""
     (region,) = (region for region in report.regions if region.cell == cell)
     return {difference.quantity: difference for difference in region.differences}
@@ -158,24 +158,24 @@ def test_releases_are_compared_with_what_readers_saw_before(tmp_path: Path) -> N
 
 def test_the_report_is_kept_once_and_its_alarms_are_found(tmp_path: Path, as_was: Callable) -> None:
     workspace = open_workspace(tmp_path, ["drift.min_objects=100"])
-    assert is_kept(workspace) and latest_alarms(workspace) == []
+    assert has_report(workspace) and latest_alarms(workspace) == []
     first, second = night("run-0", [HERE], 1), night("run-1", [HERE], 2, noisy=[HERE])
     release(workspace.catalog, 0, [first])
     layout = release(workspace.catalog, 1, [first, second])
-    assert not is_kept(workspace)
-    report = keep_drift(workspace, "2026.11.1")
+    assert not has_report(workspace)
+    report = write_drift(workspace, "2026.11.1")
     assert report is not None and report.alarms and latest_alarms(workspace) == report.alarms
     kept = json.loads((workspace.reports / "drift-2026.11.1.json").read_text())
     assert kept == json.loads(json.dumps(report.to_dict())) and kept["regions"][1]["cell"] == HERE
     assert (workspace.reports / "drift-2026.11.1.md").read_text() == report.to_markdown()
     with as_was(workspace.reports):
-        assert keep_drift(workspace, "2026.11.1") is None and is_kept(workspace)
-    point_to(workspace.catalog, "2026.11.0")
-    assert latest_alarms(workspace) == [] and not is_kept(workspace)
+        assert write_drift(workspace, "2026.11.1") is None and has_report(workspace)
+    set_current(workspace.catalog, "2026.11.0")
+    assert latest_alarms(workspace) == [] and not has_report(workspace)
     whole = (layout.sidecar / "tiles.parquet").read_bytes()
     (layout.sidecar / "tiles.parquet").write_bytes(b"damaged")
     (workspace.reports / "drift-2026.11.1.json").unlink()
-    broken = keep_drift(workspace, "2026.11.1")
+    broken = write_drift(workspace, "2026.11.1")
     assert broken is not None and "Could not be compared" in broken.remark and broken.alarms == []
     before = layout_of(workspace.catalog, "2026.11.0")
     (before.primary / "partition_info.csv").unlink()
@@ -183,7 +183,7 @@ def test_the_report_is_kept_once_and_its_alarms_are_found(tmp_path: Path, as_was
     with pytest.raises(CatalogError, match=r"2026\.11\.0/.*partition_info\.csv: missing"):
         drift(workspace.catalog, SETTINGS, "2026.11.1")
     (workspace.reports / "drift-2026.11.1.json").write_text("[]")
-    point_to(workspace.catalog, "2026.11.1")
+    set_current(workspace.catalog, "2026.11.1")
     assert latest_alarms(workspace) == []
 
 
@@ -202,9 +202,9 @@ def test_real_releases_are_compared(tmp_path: Path) -> None:
 
 
 def test_long_reports_are_cut_for_people() -> None:
-    difference = Difference("high_ood", 0.3, 0.1, 0.2, 0.05, 900, 9000, chance=1e-9, alarm=True)
-    regions = [Region(None, None, None, 100, 1000, (difference,))]
-    regions += [Region(i, float(i), -1.0, 100, 1000, (difference,)) for i in range(60)]
+    difference = DriftDifference("high_ood", 0.3, 0.1, 0.2, 0.05, 900, 9000, chance=1e-9, alarm=True)
+    regions = [DriftRegion(None, None, None, 100, 1000, (difference,))]
+    regions += [DriftRegion(i, float(i), -1.0, 100, 1000, (difference,)) for i in range(60)]
     report = DriftReport("r", "m", "q", 5, tests=9, regions=tuple(regions))
     assert len(report.alarms) == 61 and "high_ood 10.0% → 30.0% (900 new and 9,000 earlier objects" in report.alarms[1]
     text = report.to_markdown()

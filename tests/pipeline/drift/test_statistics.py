@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.drift.counts import Sums
+from pipeline.drift.counts import RegionSums
 from pipeline.drift.statistics import (
     Sample,
     chance_of_fractions,
@@ -17,7 +17,7 @@ from pipeline.drift.statistics import (
 )
 
 
-def sums(counts: np.ndarray, sizes: np.ndarray) -> Sums:
+def sums(counts: np.ndarray, sizes: np.ndarray) -> RegionSums:
     """Of tiles with `counts` of `sizes` objects, int (R, tiles), one measure that is a share."""
     y, n = counts.astype(float), sizes.astype(float)
 
@@ -25,7 +25,7 @@ def sums(counts: np.ndarray, sizes: np.ndarray) -> Sums:
         return values.sum(axis=1, keepdims=True)
 
     tiles = np.full((len(y), 1), float(y.shape[1]))
-    return Sums(np.arange(len(y)), tiles, over(n), over(n * n), over(y), over(y), over(y * y), over(y * n))
+    return RegionSums(np.arange(len(y)), tiles, over(n), over(n * n), over(y), over(y), over(y * y), over(y * n))
 
 
 def test_shares_by_the_exact_test_of_fisher() -> None:

@@ -17,18 +17,18 @@ from pipeline.config.settings import Settings
 from pipeline.config.training import PRESETS, TrainingSettings
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 from pipeline.datasets.splits import split, write_split
 from pipeline.evaluation.evaluate import PredictedSplit
 from pipeline.evaluation.grid import (
     LAYOUTS,
     Axes,
-    Cell,
-    CellJob,
-    cell_settings,
+    Experiment,
+    ExperimentJob,
+    experiment_settings,
     make_grid,
     plan_grid,
-    run_cell,
+    run_experiment,
     run_grid,
 )
 from pipeline.training.train import train
@@ -66,7 +66,7 @@ def test_the_full_grid_holds_the_others_and_nothing_twice() -> None:
     parts = [set(make_grid(name, settings).cells) for name in ("ablation", "recipes", "peers")]
     assert set(full) == set.union(*parts) and len(full) == len(set(full))
     assert {c.recipe for c in parts[1]} == {"paper", "galaxy", "plain"}
-    assert full[0] == Cell(variant="astroformer_0", layout="CCCT", recipe="paper", seed=0)
+    assert full[0] == Experiment(variant="astroformer_0", layout="CCCT", recipe="paper", seed=0)
 
 
 def test_axes_replace_those_of_a_name() -> None:
@@ -94,7 +94,7 @@ def test_cells_that_can_not_be(name: str, axes: Axes, error: type[Exception], me
 
 def settings_of(base: TrainingSettings, axes: Axes, index: int = 0) -> TrainingSettings:
     grid = make_grid("", base, axes)
-    return cell_settings(Settings(training=base), grid, grid.cells[index]).training
+    return experiment_settings(Settings(training=base), grid, grid.cells[index]).training
 
 
 def test_every_cell_has_the_budget_of_the_workspace_and_its_own_recipe() -> None:
@@ -133,7 +133,7 @@ def test_a_job_is_small_and_gives_the_very_settings_again(ran: RanGrid) -> None:
         (planned,) = plan_grid(ran.workspace, ran.source, grid).cells
         job = planned.job
         assert job is not None and len(repr(job).encode()) < 1024
-        assert job.workspace.settings == cell_settings(ran.workspace.settings, grid, planned.cell)
+        assert job.workspace.settings == experiment_settings(ran.workspace.settings, grid, planned.cell)
 
 
 # --- running ------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_grid_that_was_killed_goes_on_where_it_was(ran: RanGrid, small: Small,
 
         yield step
 
-    with pytest.raises(Killed), shown_by(cut_off):
+    with pytest.raises(Killed), progress_display(cut_off):
         run_grid(cut, ran.source, grid)
     (finished,) = list_models(cut.models)
     before = {p: p.stat().st_mtime_ns for p in (cut.models / finished).iterdir()}
@@ -235,7 +235,7 @@ def test_a_grid_that_was_killed_goes_on_where_it_was(ran: RanGrid, small: Small,
     def listen(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         yield lambda done, note: epochs.append(note) if title.startswith("training") and note else None
 
-    with shown_by(listen):
+    with progress_display(listen):
         board = run_grid(cut, ran.source, grid)
     assert len(epochs) == 2  # the one that was there is told again, the other trained
     assert {p: p.stat().st_mtime_ns for p in (cut.models / finished).iterdir()} == before
@@ -273,7 +273,7 @@ def test_a_peer_is_measured_under_the_same_budget(ran: RanGrid, tmp_path: Path) 
 # --- one split for all --------------------------------------------------------------------------------------------
 
 
-def job_of(ran: RanGrid) -> CellJob:
+def job_of(ran: RanGrid) -> ExperimentJob:
     job = plan_grid(ran.workspace, ran.source, ran.grid).cells[0].job
     assert job is not None
     return job
@@ -282,7 +282,7 @@ def job_of(ran: RanGrid) -> CellJob:
 @pytest.mark.parametrize("what", ["image_set", "split", "model_id"])
 def test_a_cell_refuses_what_it_was_not_planned_with(ran: RanGrid, what: str, as_was: Callable) -> None:
     with as_was(ran.workspace.root), pytest.raises(UserError, match=r"changed since the grid was planned \(0123"):
-        run_cell(replace(job_of(ran), **{what: "0123"}))
+        run_experiment(replace(job_of(ran), **{what: "0123"}))
 
 
 def test_a_split_from_elsewhere(ran: RanGrid, small: Small, tmp_path: Path) -> None:

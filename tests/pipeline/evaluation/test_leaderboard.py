@@ -15,8 +15,8 @@ from models.metrics import evaluate
 from pipeline.core.errors import UserError
 from pipeline.evaluation.evaluate import PredictedSplit, benchmark
 from pipeline.evaluation.grid import Axes, make_grid, run_grid
-from pipeline.evaluation.leaderboard import METRICS, Board, Spread, read_board
-from pipeline.evaluation.leaderboard_report import to_markdown, write_board
+from pipeline.evaluation.leaderboard import METRICS, Leaderboard, SeedSummary, read_leaderboard
+from pipeline.evaluation.leaderboard_report import to_markdown, write_leaderboard
 from tests.conftest import Small
 from tests.pipeline.grids import RanGrid, numbers, run_small_grid
 
@@ -106,9 +106,9 @@ def test_every_file_says_simulated(ran: RanGrid) -> None:
 
 
 def test_a_board_is_made_again_from_what_lies_there(ran: RanGrid, tmp_path: Path) -> None:
-    again = read_board(ran.board.folder, ran.workspace.models)
+    again = read_leaderboard(ran.board.folder, ran.workspace.models)
     assert again.to_dict() == ran.board.to_dict() and to_markdown(again) == to_markdown(ran.board)
-    write_board(again, tmp_path)
+    write_leaderboard(again, tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (ran.board.folder / path.name).read_bytes(), path.name
 
@@ -126,10 +126,10 @@ def test_other_splits_stay_off_the_board(ran: RanGrid, tmp_path: Path) -> None:
     for other in (replace(run, split="0123"), replace(run, image_set="0123")):
         other.save(path)
         with pytest.raises(UserError, match=r"0123.*can not stand on one board"):
-            read_board(folder, models)
+            read_leaderboard(folder, models)
     replace(run, rows=run.rows[::-1].copy()).save(path)
     with pytest.raises(UserError, match=r"not the test images of"):
-        read_board(folder, models)
+        read_leaderboard(folder, models)
 
 
 def test_what_is_gone_or_damaged_is_named(ran: RanGrid, tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_what_is_gone_or_damaged_is_named(ran: RanGrid, tmp_path: Path) -> None:
     gone, damaged = sorted((folder / "predictions").glob("*.parquet"))[:2]
     (models / gone.stem).rename(models / "elsewhere")
     damaged.write_bytes(b"PAR1")
-    board = read_board(folder, models)
+    board = read_leaderboard(folder, models)
     assert set(board.lost) == {gone.stem, damaged.stem} and len(board.cells) == 2
     assert gone.stem in to_markdown(board) and "the model is gone" in to_markdown(board)
     (folder / "grid.json").unlink()
     with pytest.raises(UserError, match=r"grid\.json can not be read .* run the benchmark grid again"):
-        read_board(folder, models)
+        read_leaderboard(folder, models)
 
 
 def test_another_budget_is_another_row_with_its_name(ran: RanGrid, tmp_path: Path) -> None:
@@ -164,15 +164,15 @@ def test_reported_numbers_stand_beside_the_true_benchmark_only(ran: RanGrid) -> 
     cell = ran.board.cells[0]
     record = ran.board.record.model_copy(update={"simulated": False, "images": 17_736})
     row = replace(ran.board.rows[0], reported=94.86)
-    text = to_markdown(Board(ran.board.folder, record, (row,), ""))
+    text = to_markdown(Leaderboard(ran.board.folder, record, (row,), ""))
     assert "94.86 |" in text[text.index("## Results") : text.index("## Recall")]
     assert "SIMULATED" not in text and "not on this split" in text and cell.card.variant in text
 
 
 def test_spreads() -> None:
-    assert Spread.of([1.0, 3.0]) == Spread(2.0, 2**0.5, 2)
-    assert Spread.of([1.0, float("nan")]) == Spread(1.0, None, 1)
-    assert np.isnan(Spread.of([float("nan")]).mean)
+    assert SeedSummary.of([1.0, 3.0]) == SeedSummary(2.0, 2**0.5, 2)
+    assert SeedSummary.of([1.0, float("nan")]) == SeedSummary(1.0, None, 1)
+    assert np.isnan(SeedSummary.of([float("nan")]).mean)
 
 
 def test_before_and_after_are_what_the_network_said(ran: RanGrid) -> None:

@@ -11,11 +11,11 @@ from models.metrics import calibration_gap, reliability
 from pipeline.evaluation.statistics import (
     _score,
     coverage_chance,
+    ece_beyond_chance,
     exceeds,
     f1_chance,
     f1_gains,
     gain_interval,
-    honest_ece,
     macro_f1,
     mcnemar,
 )
@@ -104,13 +104,13 @@ def test_equal_models_seldom_look_worse_in_macro_f1_however_few_the_images() -> 
 def test_honest_confidences_stay_below_the_error_that_chance_gives() -> None:
     rng, n = np.random.default_rng(6), 300
     probabilities = rng.dirichlet((0.3, 0.3, 0.3), size=n)
-    limit = honest_ece(probabilities.max(axis=1), 0.1, bins=15, seed=1)
+    limit = ece_beyond_chance(probabilities.max(axis=1), 0.1, bins=15, seed=1)
     over = 0
     for _ in range(200):
         labels = (probabilities.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
         over += calibration_gap(reliability(probabilities, labels, equal_count=True)) > limit
     assert 0.04 * 200 < over < 0.17 * 200
-    assert honest_ece(np.full(7, 1.0), 0.01, bins=15, seed=1) == 0
+    assert ece_beyond_chance(np.full(7, 1.0), 0.01, bins=15, seed=1) == 0
 
 
 def test_coverage_allows_for_the_images_that_the_thresholds_came_from() -> None:

@@ -19,7 +19,7 @@ from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
 from pipeline.execution import clusters
 from pipeline.execution.clusters import open_cluster, slurm_script
-from pipeline.execution.executor import run_units
+from pipeline.execution.executor import run_tasks
 from tests.paths import ROOT
 from tests.pipeline.dask_processes import wait_until
 from tests.pipeline.units import Sum, work
@@ -202,7 +202,7 @@ def test_units_run_in_jobs_of_slurm_over_tls_and_a_job_that_dies_is_followed_by_
     settings = WorkerSettings(kind="slurm", n=2, patience=60, deaths=1, **small)
     jobs = [Sum(i, str(tmp_path), "slow") for i in range(60)]
     receipts = []
-    for outcome in run_units(work, jobs, settings):
+    for outcome in run_tasks(work, jobs, settings):
         receipts.append(outcome.receipt)
         if len(receipts) == 3:
             (one, *_) = (each for each in psutil.process_iter(["cmdline"]) if _is_job(each, queue))

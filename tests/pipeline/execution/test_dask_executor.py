@@ -14,8 +14,8 @@ import pytest
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import ClusterLost, UserError, is_transient
 from pipeline.execution import clusters
-from pipeline.execution.clusters import open_cluster, workers_there
-from pipeline.execution.executor import run_units
+from pipeline.execution.clusters import current_workers, open_cluster
+from pipeline.execution.executor import run_tasks
 from tests.pipeline.dask_processes import Started, started
 from tests.pipeline.units import Sum, work
 
@@ -34,7 +34,7 @@ def on(cluster: Started, **more: Any) -> WorkerSettings:
 def receipts(jobs: Sequence[Sum], settings: WorkerSettings, third: Callable[[], None]) -> dict[str, int | None]:
     """What the units gave; `third` is called after the third has ended."""
     done: dict[str, int | None] = {}
-    for number, outcome in enumerate(run_units(work, jobs, settings), 1):
+    for number, outcome in enumerate(run_tasks(work, jobs, settings), 1):
         assert outcome.name not in done and not outcome.error
         done[outcome.name] = outcome.receipt
         if number == 3:
@@ -63,7 +63,7 @@ def test_workers_that_are_all_gone_end_the_stage_and_poison_takes_no_other_along
     with started(tmp_path) as cluster:
         jobs = jobs_in(tmp_path / "poison")
         jobs[4] = Sum(4, jobs[4].folder, "kill")
-        outcomes = {o.name: o for o in run_units(work, jobs, on(cluster))}
+        outcomes = {o.name: o for o in run_tasks(work, jobs, on(cluster))}
         assert {n: o.receipt for n, o in outcomes.items()} == {
             f"job-{i}": 2 * i if i != 4 else None for i in range(COUNT)
         }
@@ -91,7 +91,7 @@ def test_workers_that_retire_are_no_loss_and_a_silent_scheduler_is_left(
 
         def retire() -> None:
             with open_cluster(on(cluster)) as client:
-                client.retire_workers(workers=list(workers_there(client))[:2])
+                client.retire_workers(workers=list(current_workers(client))[:2])
 
         jobs = jobs_in(tmp_path / "retired")
         assert receipts(jobs, on(cluster, deaths=0), retire) == {f"job-{i}": 2 * i for i in range(COUNT)}
@@ -108,7 +108,7 @@ def test_only_workers_with_a_gpu_are_used_where_one_is_asked_for(tmp_path: Path)
     """The resource is what counts: it is promised by who starts the worker."""
     refusal = pytest.raises(UserError, match=r"none of the 1 workers of the scheduler .* offers the resource GPU")
     with started(tmp_path, 1) as cluster, refusal:
-        list(run_units(work, jobs_in(tmp_path / "none"), on(cluster, device="cuda", patience=8)))
+        list(run_tasks(work, jobs_in(tmp_path / "none"), on(cluster, device="cuda", patience=8)))
     other = tmp_path / "other"
     other.mkdir()
     with started(other, 2, "--resources", "GPU=1") as cluster:
@@ -119,13 +119,13 @@ def test_only_workers_with_a_gpu_are_used_where_one_is_asked_for(tmp_path: Path)
 def test_workers_that_die_with_every_unit_stop_the_run(tmp_path: Path) -> None:
     settings = WorkerSettings(kind="local", n=2, threads=1, give_up=2)
     with pytest.raises(UserError, match=r"units in a row lost their worker.* 0 of 24 are done and stay"):
-        list(run_units(work, jobs_in(tmp_path, "kill"), settings))
+        list(run_tasks(work, jobs_in(tmp_path, "kill"), settings))
 
 
 @pytest.mark.slow
 def test_a_cluster_grows_with_the_work(tmp_path: Path) -> None:
     settings = WorkerSettings(kind="local", n=1, adaptive_max=3, threads=1)
     jobs = [Sum(i, str(tmp_path), "long") for i in range(16)]
-    outcomes = list(run_units(work, jobs, settings))
+    outcomes = list(run_tasks(work, jobs, settings))
     assert sorted(o.receipt for o in outcomes if o.receipt is not None) == [2 * i for i in range(16)]
     assert 2 <= len({o.worker for o in outcomes}) <= 3

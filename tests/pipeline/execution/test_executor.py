@@ -14,16 +14,16 @@ from pipeline.core.errors import UserError
 from pipeline.execution import dask_executor as fan_out
 from pipeline.execution import task
 from pipeline.execution.dask_executor import WINDOW
-from pipeline.execution.executor import run_units
-from pipeline.execution.task import Outcome
+from pipeline.execution.executor import run_tasks
+from pipeline.execution.task import TaskResult
 from tests.pipeline.units import Sum, threads, work
 
 LOCAL = WorkerSettings(kind="local", n=2, threads=1, deaths=2)
 INLINE = WorkerSettings(kind="inline", threads=1)
 
 
-def outcomes(jobs: Sequence[Sum], settings: WorkerSettings) -> dict[str, Outcome[int]]:
-    done = list(run_units(work, jobs, settings))
+def outcomes(jobs: Sequence[Sum], settings: WorkerSettings) -> dict[str, TaskResult[int]]:
+    done = list(run_tasks(work, jobs, settings))
     assert len({o.name for o in done}) == len(done) == len(jobs)
     return {o.name: o for o in done}
 
@@ -98,7 +98,7 @@ def test_a_result_that_dies_with_its_worker_costs_no_other(tmp_path: Path, monke
 
 @pytest.mark.slow
 def test_workers_share_the_cores(tmp_path: Path) -> None:
-    done = list(run_units(threads, sums(tmp_path, 4), LOCAL))
+    done = list(run_tasks(threads, sums(tmp_path, 4), LOCAL))
     assert {o.receipt[1] for o in done if o.receipt} == {1} and len(done) == 4
     assert os.getpid() not in {o.receipt[0] for o in done if o.receipt}
     assert WorkerSettings(kind="local", n=10**6).torch_threads() == 1
@@ -107,12 +107,12 @@ def test_workers_share_the_cores(tmp_path: Path) -> None:
 
 
 def test_outcomes_come_as_they_end_and_an_early_stop_leaves_nothing_behind(tmp_path: Path) -> None:
-    running = run_units(work, sums(tmp_path, 200), INLINE)
+    running = run_tasks(work, sums(tmp_path, 200), INLINE)
     assert next(running).receipt == 0
     running.close()
     assert len(list(tmp_path.iterdir())) == 1
     started = time.monotonic()
-    cluster = run_units(work, [Sum(i, str(tmp_path), "slow") for i in range(1000, 1200)], LOCAL)
+    cluster = run_tasks(work, [Sum(i, str(tmp_path), "slow") for i in range(1000, 1200)], LOCAL)
     assert next(cluster).receipt is not None
     cluster.close()
     assert time.monotonic() - started < 30  # 200 jobs of 0.3 s would take as long
@@ -120,7 +120,7 @@ def test_outcomes_come_as_they_end_and_an_early_stop_leaves_nothing_behind(tmp_p
 
 def test_no_jobs_start_nothing(tmp_path: Path) -> None:
     started = time.monotonic()
-    assert list(run_units(work, [], LOCAL)) == []
+    assert list(run_tasks(work, [], LOCAL)) == []
     assert time.monotonic() - started < 0.5
 
 
@@ -129,9 +129,9 @@ def test_a_full_disk_stops_the_run_and_single_failures_do_not(tmp_path: Path) ->
     jobs = [Sum(i, str(tmp_path), "disk" if i in {0, 1} or i > 3 else "", fails=99) for i in range(10)]
     done = []
     with pytest.raises(UserError, match=r"last 3 units all failed .* job-6: .*the disk hiccups\. 7 of 10 units have"):
-        for outcome in run_units(work, jobs, settings):
+        for outcome in run_tasks(work, jobs, settings):
             done.append(outcome)
     assert [o.receipt for o in done] == [None, None, 4, 6, None, None, None]
     assert [o.by_system for o in done] == [True, True, False, False, True, True, True]
     never = settings.model_copy(update={"give_up": 0})
-    assert len(list(run_units(work, jobs, never))) == 10
+    assert len(list(run_tasks(work, jobs, never))) == 10

@@ -18,12 +18,19 @@ from typing import Any
 import pytest
 
 from pipeline.config.workers import WorkerSettings
-from pipeline.core.errors import ClusterLost, UnfitWorker, UserError
+from pipeline.core.errors import ClusterLost, UserError, WorkerMismatch
 from pipeline.execution.clusters import open_cluster
-from pipeline.execution.dask_executor import FanOut
-from pipeline.execution.environment import Standard, examine, problems, require_fit, standard_here, warnings
-from pipeline.execution.executor import run_units
-from pipeline.execution.preflight import CLOCK_SECONDS, ask_workers, clock_error, in_words, preflight
+from pipeline.execution.dask_executor import DaskExecutor
+from pipeline.execution.environment import (
+    WorkerRequirements,
+    check_worker,
+    inspect_environment,
+    problems,
+    requirements,
+    warnings,
+)
+from pipeline.execution.executor import run_tasks
+from pipeline.execution.preflight import CLOCK_SECONDS, ask_workers, clock_error, describe_reports, preflight
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
 from tests.pipeline.strangers import address_of, keys_of, no_code, other_code, other_numpy, start
@@ -57,12 +64,12 @@ def keys(client: Any, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def standard(folder: Path) -> Standard:
+def standard(folder: Path) -> WorkerRequirements:
     """Of units that need no torch, which takes seconds to import in each worker."""
     for name in ("models", "catalog"):
         (folder / name).mkdir()
     (folder / "models" / "CHAMPION").write_text("m")
-    return standard_here(
+    return requirements(
         device="cpu",
         writes=SEEN_FROM_HERE / "catalog",
         reads=[SEEN_FROM_HERE / "models"],
@@ -83,7 +90,7 @@ def strangers(client: Any) -> Iterator[list[Popen[str]]]:
         time.sleep(0.05)
 
 
-def test_workers_like_the_driver_pass(client: Any, standard: Standard, folder: Path) -> None:
+def test_workers_like_the_driver_pass(client: Any, standard: WorkerRequirements, folder: Path) -> None:
     reports = preflight(client, standard, expected=2)
     said = [report.condition for report in reports if report.condition]
     assert len({condition.pid for condition in said} | {os.getpid()}) == 3
@@ -95,7 +102,7 @@ def test_workers_like_the_driver_pass(client: Any, standard: Standard, folder: P
 
 
 def test_workers_that_differ_are_named_and_no_other(
-    client: Any, keys: dict[str, str], standard: Standard, tmp_path: Path, strangers: list[Popen[str]]
+    client: Any, keys: dict[str, str], standard: WorkerRequirements, tmp_path: Path, strangers: list[Popen[str]]
 ) -> None:
     packages = other_numpy(other_code(tmp_path / "packages"))
     elsewhere = tmp_path / "elsewhere"
@@ -119,7 +126,7 @@ def test_workers_that_differ_are_named_and_no_other(
     message = str(raised.value)
     assert message.startswith("2 of 4 workers can not do this run:")
     assert [address in message for address in reports] == [bool(report.problems) for report in reports.values()]
-    assert "and 1 more" in in_words(list(reports.values()), most=1)
+    assert "and 1 more" in describe_reports(list(reports.values()), most=1)
 
     strangers[1].kill()
     strangers[0].send_signal(signal.SIGSTOP)
@@ -130,7 +137,7 @@ def test_workers_that_differ_are_named_and_no_other(
 
 
 def test_a_worker_that_comes_later_does_no_unit(
-    client: Any, keys: dict[str, str], standard: Standard, tmp_path: Path, strangers: list[Popen[str]]
+    client: Any, keys: dict[str, str], standard: WorkerRequirements, tmp_path: Path, strangers: list[Popen[str]]
 ) -> None:
     preflight(client, standard)
     strangers.append(
@@ -138,33 +145,33 @@ def test_a_worker_that_comes_later_does_no_unit(
     )
     client.wait_for_workers(3, timeout=30)
     jobs = [Sum(i, str(tmp_path)) for i in range(60)]
-    with pytest.raises(UnfitWorker, match=r"(?s)numpy 1.0 there.*running again goes on"):
-        list(FanOut(client, work, jobs, AS_THEY_ARE, standard).outcomes())
+    with pytest.raises(WorkerMismatch, match=r"(?s)numpy 1.0 there.*running again goes on"):
+        list(DaskExecutor(client, work, jobs, AS_THEY_ARE, standard).outcomes())
     strangers.pop().kill()
-    done = list(FanOut(client, work, jobs[:10], AS_THEY_ARE, standard).outcomes())
+    done = list(DaskExecutor(client, work, jobs[:10], AS_THEY_ARE, standard).outcomes())
     assert sorted(o.receipt for o in done if o.receipt is not None) == [2 * i for i in range(10)]
 
 
-def test_units_start_on_no_cluster_that_differs(standard: Standard, tmp_path: Path) -> None:
+def test_units_start_on_no_cluster_that_differs(standard: WorkerRequirements, tmp_path: Path) -> None:
     """What runs in this process is not asked: it sets the standard."""
     jobs, other = [Sum(0, str(tmp_path))], replace(standard, code="other", writes=str(tmp_path / "out"))
     with pytest.raises(UserError, match="1 of 1 workers can not do this run"):
-        list(run_units(work, jobs, LOCAL, other))
+        list(run_tasks(work, jobs, LOCAL, other))
     assert jobs[0].tries() == 0
-    assert [o.receipt for o in run_units(work, jobs, WorkerSettings(threads=1), other)] == [0]
+    assert [o.receipt for o in run_tasks(work, jobs, WorkerSettings(threads=1), other)] == [0]
 
 
-def test_a_process_is_asked_once(standard: Standard, tmp_path: Path) -> None:
-    standard = replace(standard, code=examine(standard, at_start=False).code)
-    require_fit(standard)
+def test_a_process_is_asked_once(standard: WorkerRequirements, tmp_path: Path) -> None:
+    standard = replace(standard, code=inspect_environment(standard, at_start=False).code)
+    check_worker(standard)
     other = replace(standard, writes=str(tmp_path / "not there"))
     for _ in range(2):
-        with pytest.raises(UnfitWorker, match="not there can not be read there"):
-            require_fit(other)
+        with pytest.raises(WorkerMismatch, match="not there can not be read there"):
+            check_worker(other)
     (tmp_path / "not there").mkdir()
-    require_fit(other)
+    check_worker(other)
     (tmp_path / "not there").rmdir()
-    require_fit(other)
+    check_worker(other)
 
 
 def test_what_is_asked_for(tmp_path: Path) -> None:
@@ -174,10 +181,10 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
     for name in ("a.h5", "b.h5"):
         (tmp_path / "sky" / name).touch()
     inputs = [tmp_path / "sky" / "a.h5", tmp_path / "sky" / "b.h5", tmp_path / "empty", tmp_path / "none"]
-    standard = standard_here(device="cuda", writes=tmp_path, inputs=inputs, module="pipeline.nowhere")
+    standard = requirements(device="cuda", writes=tmp_path, inputs=inputs, module="pipeline.nowhere")
     assert standard.inputs == (str(tmp_path / "sky"),) and standard.reads == ()
     shutil.rmtree(tmp_path / "sky")
-    start, later = (examine(standard, at_start=at_start).troubles for at_start in (True, False))
+    start, later = (inspect_environment(standard, at_start=at_start).troubles for at_start in (True, False))
     assert len(start) == len(later) + 1 and "sky can not be read" in start[0]
     assert "pipeline.nowhere can not be imported there (ModuleNotFoundError" in later[0]
 
@@ -200,8 +207,8 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
 def test_what_differs_and_what_that_means(
     tmp_path: Path, changes: dict[str, Any], versions: dict[str, str | None], problem: str, warning: str
 ) -> None:
-    standard = standard_here(device="cuda" if "gpu" in changes else "cpu", writes=tmp_path, module="catalogs.schema")
-    here = examine(replace(standard, device="cpu"), at_start=True)
+    standard = requirements(device="cuda" if "gpu" in changes else "cpu", writes=tmp_path, module="catalogs.schema")
+    here = inspect_environment(replace(standard, device="cpu"), at_start=True)
     here = replace(here, code=standard.code, free_gb=100.0, threads=1, gpus=0)
     minor = standard.python.rpartition(".")[0]
     if "python" in changes:
@@ -226,7 +233,7 @@ def test_a_clock_is_as_wrong_as_the_round_trip_leaves_room_for() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not FAKETIME, reason="needs libfaketime")
 def test_a_worker_with_a_wrong_clock(
-    client: Any, keys: dict[str, str], standard: Standard, strangers: list[Popen[str]]
+    client: Any, keys: dict[str, str], standard: WorkerRequirements, strangers: list[Popen[str]]
 ) -> None:
     """Ahead: to one that is behind the keys of the cluster would not be valid yet."""
     wrong = {"LD_PRELOAD": FAKETIME, "FAKETIME": f"+{2 * CLOCK_SECONDS:.0f}s", "DONT_FAKE_MONOTONIC": "1"}
@@ -239,7 +246,9 @@ def test_a_worker_with_a_wrong_clock(
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_meanwhile(standard: Standard, tmp_path: Path, strangers: list[Popen[str]]) -> None:
+def test_a_scheduler_that_goes_away_meanwhile(
+    standard: WorkerRequirements, tmp_path: Path, strangers: list[Popen[str]]
+) -> None:
     file = tmp_path / "scheduler.json"
     module = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
     scheduler = Popen([*module, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)])

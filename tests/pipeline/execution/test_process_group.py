@@ -17,7 +17,7 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
 from pipeline.execution import process_group as gang
 from pipeline.execution.clusters import local_cluster
-from pipeline.execution.process_group import Seat, run_gang, seat_from_environment
+from pipeline.execution.process_group import Rank, rank_from_environment, run_process_group
 from tests.pipeline.units import Meeting, meet
 
 INLINE = WorkerSettings(kind="inline", deaths=0)
@@ -34,13 +34,13 @@ def ended(job: Meeting) -> bool:
 
 def test_members_meet_in_processes_of_their_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     job, looks = Meeting(str(tmp_path)), []
-    receipt = run_gang(meet, job, INLINE, world=2, while_waiting=lambda: looks.append(len(job.pids()[0])))
+    receipt = run_process_group(meet, job, INLINE, world=2, while_waiting=lambda: looks.append(len(job.pids()[0])))
     (pids,) = job.pids()
     assert receipt["total"] == 3
     assert receipt["pid"] == pids[0] and len({*pids, os.getpid()}) == 3
     assert receipt["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
     seat = receipt["seat"]
-    assert isinstance(seat, Seat) and (seat.rank, seat.world, seat.address) == (0, 2, "127.0.0.1") and seat.port > 0
+    assert isinstance(seat, Rank) and (seat.rank, seat.world, seat.address) == (0, 2, "127.0.0.1") and seat.port > 0
     assert looks[-1] == 2  # it looked once more when all had ended
     assert ended(job)
     assert capfd.readouterr() == ("", "")
@@ -49,13 +49,13 @@ def test_members_meet_in_processes_of_their_own(tmp_path: Path, capfd: pytest.Ca
 def test_a_world_of_one_is_this_process(tmp_path: Path) -> None:
     job, looks = Meeting(str(tmp_path)), []
     threads = torch.get_num_threads()
-    receipt = run_gang(
+    receipt = run_process_group(
         meet, job, INLINE.model_copy(update={"threads": 1}), world=1, while_waiting=lambda: looks.append(1)
     )
     torch.set_num_threads(threads)
     assert receipt["pid"] == os.getpid() and receipt["total"] == 1 and looks == [1]
     with pytest.raises(UserError, match="0 processes are asked for"):
-        run_gang(meet, job, INLINE, world=0)
+        run_process_group(meet, job, INLINE, world=0)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_the_gang_starts_again_when_a_member_dies_or_the_port_is_taken(
 ) -> None:
     monkeypatch.setattr(gang, "_GRACE", 0.5)
     job = Meeting(str(tmp_path), ("port taken", "kill", ""))
-    receipt = run_gang(meet, job, INLINE.model_copy(update={"deaths": 2}), world=2)
+    receipt = run_process_group(meet, job, INLINE.model_copy(update={"deaths": 2}), world=2)
     assert receipt["total"] == 3
     assert [len(set(pids)) for pids in job.pids()] == [2, 2, 2]
     assert ended(job)
@@ -77,7 +77,7 @@ def test_a_gang_that_always_loses_a_member_ends_with_one_error(
     """Also where a member's worker dies after it has finished, while the others still wait for it."""
     job = Meeting(str(tmp_path), ("kill", "done early", ""))
     with pytest.raises(UserError, match="lost a member in each of 2 attempts, at last: a process died after it had"):
-        run_gang(meet, job, INLINE.model_copy(update={"deaths": 1}), world=2)
+        run_process_group(meet, job, INLINE.model_copy(update={"deaths": 1}), world=2)
     assert "attempt 1 of 2 ended early: the process of rank 1 died" in caplog.text
     assert [len(pids) for pids in job.pids()] == [2, 2, 0]
     assert ended(job)
@@ -88,7 +88,7 @@ def test_a_gang_that_always_loses_a_member_ends_with_one_error(
 def test_a_members_own_error_is_raised_and_not_the_broken_connection_of_another(how: str, tmp_path: Path) -> None:
     job = Meeting(str(tmp_path), (how, ""))
     with pytest.raises(UserError, match=r"^the second member refuses$"):
-        run_gang(meet, job, INLINE.model_copy(update={"deaths": 1}), world=2)
+        run_process_group(meet, job, INLINE.model_copy(update={"deaths": 1}), world=2)
     assert len(job.pids()[1]) == 0  # no second attempt
     assert ended(job)
 
@@ -104,7 +104,7 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_gang(meet, job, INLINE, world=2, while_waiting=interrupt)
+            run_process_group(meet, job, INLINE, world=2, while_waiting=interrupt)
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended(job)
@@ -125,17 +125,17 @@ def test_missing_workers_are_an_error_and_no_endless_wait(monkeypatch: pytest.Mo
 
 def test_of_several_errors_the_one_at_the_root_tells() -> None:
     broken = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:23961")
-    assert gang._cause(broken) == gang._cause(ConnectionResetError()) == gang._Cause.CONNECTION
-    assert gang._cause(torch.distributed.DistStoreError("timeout")) == gang._Cause.CONNECTION
-    assert gang._cause(torch.OutOfMemoryError("no memory")) == gang._Cause.OWN
-    assert gang._cause(RuntimeError("shapes cannot be multiplied")) == gang._Cause.UNCLEAR
-    assert gang._Cause.OWN < gang._Cause.DEATH < gang._Cause.UNCLEAR < gang._Cause.CONNECTION
+    assert gang._cause(broken) == gang._cause(ConnectionResetError()) == gang._FailureKind.CONNECTION
+    assert gang._cause(torch.distributed.DistStoreError("timeout")) == gang._FailureKind.CONNECTION
+    assert gang._cause(torch.OutOfMemoryError("no memory")) == gang._FailureKind.OWN
+    assert gang._cause(RuntimeError("shapes cannot be multiplied")) == gang._FailureKind.UNCLEAR
+    assert gang._FailureKind.OWN < gang._FailureKind.DEATH < gang._FailureKind.UNCLEAR < gang._FailureKind.CONNECTION
 
 
 def test_the_seat_that_torchrun_gives() -> None:
-    assert seat_from_environment({}) is None
-    assert seat_from_environment(TORCHRUN) == Seat(rank=3, world=4, address="node7", port=29500, local_rank=1)
-    assert seat_from_environment({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}) is not None
+    assert rank_from_environment({}) is None
+    assert rank_from_environment(TORCHRUN) == Rank(rank=3, world=4, address="node7", port=29500, local_rank=1)
+    assert rank_from_environment({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}) is not None
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_seat_that_torchrun_gives() -> None:
 )
 def test_a_seat_that_can_not_be_is_an_error(changed: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        seat_from_environment({**TORCHRUN, **changed})
+        rank_from_environment({**TORCHRUN, **changed})
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.errors import BadInput, Reason
 from pipeline.ingest.discovery import discover
 from pipeline.ingest.planning import Plan
-from pipeline.ingest.readiness import arrived, waiting_for
+from pipeline.ingest.readiness import not_ready_reason, ready_plan
 from pipeline.tiles.checksums import check_sum, check_sums, checksums, sums_of
 from pipeline.tiles.sky_tile import MANIFEST, SkyTile, names_of
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
@@ -30,7 +30,7 @@ def write_manifest(path: Path, files: list[Path], *more: str) -> Path:
 
 
 def why(tile: SkyTile, *, settle: float = 0.0, later: float = 0.0) -> str:
-    return waiting_for(tile, names_of(tile), settle, time.time() + later)
+    return not_ready_reason(tile, names_of(tile), settle, time.time() + later)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_plan_leaves_out_what_waits_and_what_may_move_with_it(tmp_path: Path) 
     late = time.time() + HOUR
     young = tmp_path / "C" / "g002.fits"
     write_manifest(tmp_path / "C" / MANIFEST, [p for p in (tmp_path / "C").iterdir() if p != young])
-    got = arrived(Plan(tiles, [], []), 2 * HOUR, late)
+    got = ready_plan(Plan(tiles, [], []), 2 * HOUR, late)
     c0, c1, c2, d = tiles
     assert got.todo == [c0]
     assert {name: said.split(";")[0] for name, said in got.waiting.items()} == {
@@ -164,4 +164,4 @@ def test_a_plan_leaves_out_what_waits_and_what_may_move_with_it(tmp_path: Path) 
         c2.tile_id: f"an earlier part of {c2.source} is still arriving",
         d.tile_id: "changed 3600 s ago",
     }
-    assert arrived(Plan(tiles, [], []), 0, late).waiting == {}
+    assert ready_plan(Plan(tiles, [], []), 0, late).waiting == {}

@@ -17,9 +17,9 @@ from catalogs.query.sql import query
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.datasets.splits import recorded_split
-from pipeline.inspection.explain import Explanation, explain, in_words, nearest_examples
+from pipeline.inspection.explain import Explanation, explain, nearest_examples, to_text
 from pipeline.inspection.explain_html import page
-from pipeline.inspection.reproduce import find_object, panel_of, reproduce
+from pipeline.inspection.reproduce import find_object, load_ensemble_for, reproduce
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5
@@ -60,7 +60,7 @@ def test_everything_is_told_of_a_classified_object(told: Explanation, small: Sma
     assert [v.name for v in told.views][::4] == ["as it is", "as it is, mirrored"] and len(told.views) == 8
     assert told.views[0].of_label == pytest.approx(row["confidence"], abs=3e-4)  # the one view that was served
     assert told.flags[0][0] == "fov_mismatch" and told.flags[0][2]  # 24 pixels are no whole field of view
-    text = "\n".join(in_words(told))
+    text = "\n".join(to_text(told))
     for expected in (row["run_id"], row["tile_id"], card.model_id, "flags:", "the pixels are those", "simulated"):
         assert expected in text
 
@@ -73,7 +73,7 @@ def test_the_nearest_examples_are_training_images(told: Explanation, small: Smal
     assert told.neighbours[0].label == small.images.class_slugs[small.images.labels[told.neighbours[0].row]]
     assert "simulated" in told.neighbours_from
     # A training image is its own nearest example.
-    panel = panel_of(sky, small.card)
+    panel = load_ensemble_for(sky, small.card)
     itself = small.images.pixels(panel.recipe, sky.cache)[int(train[5])][None]
     (nearest,), _ = nearest_examples(sky, panel, small.card, small.images, itself, 1)
     assert nearest.row == train[5] and nearest.distance == pytest.approx(0, abs=0.05)
@@ -101,7 +101,7 @@ def test_the_page_shows_the_stamp_and_needs_nothing_else(told: Explanation) -> N
 def test_hostile_names_stay_names(sky: Workspace) -> None:
     (object_id,) = ids(sky, "source_name LIKE '%onerror%'")
     told = explain(sky, object_id, neighbours=0)
-    html, text = page(told), "\n".join(in_words(told))
+    html, text = page(told), "\n".join(to_text(told))
     assert "<img src=x" not in html and "&lt;img src=x onerror=alert(1)&gt;" in html
     assert "\x1b" not in text and "\\x1b[31m" in text
     assert reproduce(sky, object_id).differences == []
@@ -111,7 +111,7 @@ def test_an_object_without_a_label_is_explained_too(sky: Workspace) -> None:
     (object_id,) = ids(sky, "label_id < 0")
     told = explain(sky, object_id)
     assert told.same_input and told.views == [] and "unclassified" in [name for name, _, _ in told.flags]
-    assert "not classified" in page(told) and "not classified" in in_words(told)
+    assert "not classified" in page(told) and "not classified" in to_text(told)
     again = reproduce(sky, object_id)
     assert again.differences == [] and again.label_again == ""
 

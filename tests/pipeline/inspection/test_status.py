@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catalogs.labels.checks import Labelled
+from catalogs.labels.checks import ResolvedLabel
 from catalogs.labels.store import add
 from catalogs.tiles import tile_path
 from pipeline.config.workspace import open_workspace
 from pipeline.inspection.status import status
-from pipeline.runs.locks import alone, survey_lock
+from pipeline.runs.locks import exclusive, survey_lock
 from pipeline.survey import run as survey
 from tests.conftest import Small
 from tests.pipeline import survey_driver
@@ -29,11 +29,11 @@ def test_what_waits_what_runs_and_what_is_there(small: Small, tmp_path: Path) ->
         write_cutout(workspace.incoming / "night" / f"g{i}.fits", galaxy(i), ra=150.0 + i, dec=2.0)
     before = status(workspace)
     assert before.tiles == {"found": 1, "done": 0, "to_do": 1, "arriving": 0} and before.release is None
-    with alone(survey_lock(workspace.catalog), "a-run", "survey"):
+    with exclusive(survey_lock(workspace.catalog), "a-run", "survey"):
         now = status(workspace).survey
         assert now is not None and now.run_id == "a-run"
     summary = survey_driver.run(workspace)
-    add(workspace.labels, [Labelled(7, "merging", 1, 0.0, 0.0)], author="A")
+    add(workspace.labels, [ResolvedLabel(7, "merging", 1, 0.0, 0.0)], author="A")
     now = status(workspace)
     assert now.tiles == {"found": 1, "done": 1, "to_do": 0, "arriving": 0}
     assert now.release is not None and (now.release["release"], now.release["objects"]) == (summary.release, 3)

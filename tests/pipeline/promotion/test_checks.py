@@ -9,8 +9,15 @@ import pytest
 
 from pipeline.config.promotion import GateSettings
 from pipeline.core.errors import UserError
-from pipeline.promotion.checks import Said, check_flips, check_speed, checks_against, checks_alone, not_measured
-from pipeline.promotion.decision import Check
+from pipeline.promotion.checks import (
+    HeldOutPredictions,
+    check_flips,
+    check_speed,
+    checks_against,
+    checks_alone,
+    not_measured,
+)
+from pipeline.promotion.decision import GateCheck
 
 SLUGS = ("round", "spiral", "edge_on", "ring")
 
@@ -19,11 +26,11 @@ def settings(**values: Any) -> GateSettings:
     return GateSettings.model_validate(values)
 
 
-def said(called: np.ndarray, confidence: float = 0.9, coverage: float = 0.9) -> Said:
+def said(called: np.ndarray, confidence: float = 0.9, coverage: float = 0.9) -> HeldOutPredictions:
     """Calls of equal confidence, with sets of the called class alone; thresholds from 1,000 images."""
     p = np.full((len(called), len(SLUGS)), (1 - confidence) / (len(SLUGS) - 1), dtype=np.float32)
     p[np.arange(len(called)), called] = confidence
-    return Said(p, np.eye(len(SLUGS), dtype=bool)[called], coverage, 1000)
+    return HeldOutPredictions(p, np.eye(len(SLUGS), dtype=bool)[called], coverage, 1000)
 
 
 def wrong_at(labels: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
@@ -32,7 +39,7 @@ def wrong_at(labels: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
     return called
 
 
-def by_name(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[GateCheck]) -> dict[str, GateCheck]:
     return {check.name: check for check in checks}
 
 
@@ -44,7 +51,7 @@ LABELS = np.repeat(np.arange(4), (150, 100, 40, 10))
 
 def against(
     candidate: np.ndarray, champion: np.ndarray, labels: np.ndarray = LABELS, **values: Any
-) -> dict[str, Check]:
+) -> dict[str, GateCheck]:
     return by_name(checks_against(labels, said(candidate), said(champion), SLUGS, settings(**values)))
 
 
@@ -133,7 +140,7 @@ def test_a_worse_candidate_is_nearly_always_refused() -> None:
 # --- alone --------------------------------------------------------------------------------------------------------
 
 
-def alone(called: np.ndarray, confidence: float = 0.9, **values: Any) -> dict[str, Check]:
+def alone(called: np.ndarray, confidence: float = 0.9, **values: Any) -> dict[str, GateCheck]:
     return by_name(checks_alone(LABELS, said(called, confidence), SLUGS, settings(**values)))
 
 

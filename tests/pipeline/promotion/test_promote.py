@@ -11,7 +11,7 @@ from models.artifacts.registry import champion, history, publish
 from models.errors import ModelError
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
-from pipeline.promotion.decision import Check, Verdict
+from pipeline.promotion.decision import Decision, GateCheck
 from pipeline.promotion.promote import promote, roll_back, standing, turned_back, was_promoted
 from tests.conftest import Small
 
@@ -25,9 +25,9 @@ def workspace(small: Small, tmp_path: Path) -> Workspace:
     return made
 
 
-def verdict(candidate: str, against: str | None, *, passed: bool = True) -> Verdict:
-    check = Check(name="accuracy", passed=passed, value=0.6, limit=0.8, reference=0.8, words="0.6 against 0.8")
-    return Verdict(
+def verdict(candidate: str, against: str | None, *, passed: bool = True) -> Decision:
+    check = GateCheck(name="accuracy", passed=passed, value=0.6, limit=0.8, reference=0.8, words="0.6 against 0.8")
+    return Decision(
         key=f"{candidate}-{against}",
         candidate=candidate,
         champion=against,
@@ -59,7 +59,7 @@ def test_a_passed_verdict_promotes_and_is_recorded(workspace: Workspace) -> None
         (verdict("C", "A"), "on C, not on B"),
     ],
 )
-def test_without_a_good_verdict_nothing_is_promoted(workspace: Workspace, given: Verdict | None, message: str) -> None:
+def test_without_a_good_verdict_nothing_is_promoted(workspace: Workspace, given: Decision | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         promote(workspace, "B", given, by="Ann", reason="hope")
     assert champion(workspace.models) == "A" and len(history(workspace.models)) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from catalogs.labels.checks import Labelled
+from catalogs.labels.checks import ResolvedLabel
 from catalogs.labels.store import add, revert
 from catalogs.query.sql import query
 from catalogs.releases.registry import current_release
@@ -45,7 +45,7 @@ class Home:
     def say(self, label: str, objects: Sequence[int], author: str = "A") -> str:
         number = CLASS_SLUGS.index(label)
         version = add(
-            self.workspace.labels, [Labelled(self.ids[i], label, number, 1.0, 2.0) for i in objects], author=author
+            self.workspace.labels, [ResolvedLabel(self.ids[i], label, number, 1.0, 2.0) for i in objects], author=author
         ).version
         assert version is not None
         return version.name
@@ -144,7 +144,7 @@ def test_the_whole_way_and_no_step_twice(home: Home) -> None:
 
 def test_labels_that_can_not_be_used_are_nothing_to_learn(home: Home) -> None:
     """Such as those of objects that are no longer there."""
-    add(home.workspace.labels, [Labelled(99, "merging", CLASS_SLUGS.index("merging"), 1.0, 2.0)], author="A")
+    add(home.workspace.labels, [ResolvedLabel(99, "merging", CLASS_SLUGS.index("merging"), 1.0, 2.0)], author="A")
     labels = due_labels.due(home.workspace)
     assert labels is not None and nothing_to_learn(home.workspace, labels, home.images)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.ingest.discovery import discover
@@ -93,7 +93,7 @@ def test_a_bad_member_among_good_ones(tmp_path: Path, cutouts: list[bytes], name
         "c.fits": Reason.UNREADABLE_FILE,
         "d.fits": Reason.UNREADABLE_FILE,
     }
-    (entry,) = (i for i in read(path) if isinstance(i, Quarantined) and i.source_name.endswith("d.fits"))
+    (entry,) = (i for i in read(path) if isinstance(i, QuarantineEntry) and i.source_name.endswith("d.fits"))
     assert entry.file == str(path / "d.fits") and entry.file in entry.detail
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.ingest.discovery import brick_tile
@@ -424,9 +424,9 @@ def test_no_row_is_lost(images: Path, tmp_path_factory: pytest.TempPathFactory, 
         return
     items = list(read_brick(tile, READING))
     count = Counter(type(item) for item in items)
-    out = Counter(item.reason for item in items if isinstance(item, Quarantined))
+    out = Counter(item.reason for item in items if isinstance(item, QuarantineEntry))
     aside = sum(sum(item.set_aside.values()) for item in items if isinstance(item, TileNote))
-    assert count[Stamp] + count[Quarantined] + aside == len(table)
+    assert count[Stamp] + count[QuarantineEntry] + aside == len(table)
     own = names == BRICK
     assert out[Reason.BRICK_MISMATCH] == (~own).sum()
     assert out[Reason.NO_POSITION] == (own & ~at_all).sum()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.core.errors import BadInput, Reason, UserError
 from pipeline.core.object_ids import printable
@@ -51,7 +51,7 @@ class Became:
 
     tile: SkyTile
     stamps: list[Stamp] = field(default_factory=list)
-    refused: list[Quarantined] = field(default_factory=list)
+    refused: list[QuarantineEntry] = field(default_factory=list)
     whole: BadInput | None = None
     set_aside: int = 0
     remarks: list[str] = field(default_factory=list)

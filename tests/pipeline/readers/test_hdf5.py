@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import hashed_id, survey_keys, target_id
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "t.h5"
 
 
-def read(path: Path, start: int = 0, stop: int | None = None) -> tuple[list[Stamp], list[Quarantined]]:
+def read(path: Path, start: int = 0, stop: int | None = None) -> tuple[list[Stamp], list[QuarantineEntry]]:
     stop = count_rows(path) if stop is None else stop
     return sorted_out(read_hdf5(path, start, stop, "in/t.h5", InputSettings()))
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.images import read_picture, read_pictures, read_table
@@ -19,7 +19,7 @@ from pipeline.tiles.sky_tile import TileKind, inputs_in, table_of
 from tests.pipeline.makers import picture, sorted_out, write_pictures, write_table
 
 
-def read(folder: Path, **settings: object) -> tuple[list[Stamp], list[Quarantined]]:
+def read(folder: Path, **settings: object) -> tuple[list[Stamp], list[QuarantineEntry]]:
     names = inputs_in(folder, TileKind.PICTURES)
     return sorted_out(read_pictures(folder, names, table_of(folder), folder.name, InputSettings(**settings)))
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
-from catalogs.tiles import Quarantined
+from catalogs.tiles import QuarantineEntry
 from pipeline.readers import stamps as module
 from pipeline.readers.stamps import Stamp, are_bands, examine_flux, in_band_order, in_batches, on_sky, wrapped
 from tests.pipeline.makers import galaxy
@@ -21,8 +21,8 @@ def stamp(number: int, side: int = 4, flux: bool = True) -> Stamp:
     return Stamp(f"s#{number}", pixels, 1.0, 2.0, 0.262, 0, 0.0, "layer", "rule")
 
 
-def no_stamp(number: int) -> Quarantined:
-    return Quarantined(file="f", source_name=f"s#{number}", reason="r", detail="d")
+def no_stamp(number: int) -> QuarantineEntry:
+    return QuarantineEntry(file="f", source_name=f"s#{number}", reason="r", detail="d")
 
 
 kinds = st.lists(st.one_of(st.tuples(st.integers(1, 5), st.booleans()), st.none()), max_size=60)
@@ -34,7 +34,7 @@ def test_batches_are_bounded_uniform_and_lose_nothing(kinds: list[tuple[int, boo
     items = [no_stamp(i) if kind is None else stamp(i, *kind) for i, kind in enumerate(kinds)]
     taken = 0
 
-    def feed() -> Iterator[Stamp | Quarantined]:
+    def feed() -> Iterator[Stamp | QuarantineEntry]:
         nonlocal taken
         for item in items:
             taken += 1

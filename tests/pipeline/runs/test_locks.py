@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs.locks import Busy, alone, holder, survey_lock
+from pipeline.runs.locks import AlreadyRunning, exclusive, holder, survey_lock
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.runs.locks import alone, survey_lock
-with alone(survey_lock(Path(sys.argv[1])), "other-run", "survey"):
+from pipeline.runs.locks import exclusive, survey_lock
+with exclusive(survey_lock(Path(sys.argv[1])), "other-run", "survey"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -30,15 +30,15 @@ def test_a_second_survey_is_refused_until_the_first_is_killed(tmp_path: Path) ->
         now = holder(survey_lock(tmp_path))
         assert now is not None and (now.run_id, now.pid) == ("other-run", other.pid)
         with (
-            pytest.raises(Busy, match=f"other-run, process {other.pid}"),
-            alone(survey_lock(tmp_path), "mine", "survey"),
+            pytest.raises(AlreadyRunning, match=f"other-run, process {other.pid}"),
+            exclusive(survey_lock(tmp_path), "mine", "survey"),
         ):
             raise AssertionError("both hold the lock")
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
     assert holder(survey_lock(tmp_path)) is None
-    with alone(survey_lock(tmp_path), "mine", "survey"):
+    with exclusive(survey_lock(tmp_path), "mine", "survey"):
         now = holder(survey_lock(tmp_path))
         assert now is not None and (now.run_id, now.pid) == ("mine", os.getpid())
 
@@ -47,12 +47,12 @@ def test_a_survey_waits_for_one_that_ends_in_time(tmp_path: Path) -> None:
     code = _HOLD.replace("sleep(60)", "sleep(1.5)")
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with alone(survey_lock(tmp_path), "mine", "survey", wait=30):
+        with exclusive(survey_lock(tmp_path), "mine", "survey", wait=30):
             pass
 
 
 def test_an_error_inside_gives_the_lock_back(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), alone(survey_lock(tmp_path), "mine", "survey"):
+    with pytest.raises(ZeroDivisionError), exclusive(survey_lock(tmp_path), "mine", "survey"):
         raise ZeroDivisionError
     assert holder(survey_lock(tmp_path)) is None
 

@@ -12,7 +12,7 @@ import pytest
 
 from catalogs.releases.registry import layout_of
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.runs.records import recorded, run_records
+from pipeline.runs.records import record_run, run_records
 from pipeline.survey import run as survey
 from pipeline.survey.publish import build_release
 from pipeline.tiles.sky_tile import SkyTile, TileKind
@@ -39,7 +39,7 @@ def kept(workspace: Workspace, run_id: str = "run-1") -> dict[str, Any]:
 
 def test_a_run_is_recorded_before_its_first_commit_and_completed_after_its_last(workspace: Workspace) -> None:
     failed: dict[str, str] = {}
-    with recorded(workspace, "run-1", [A, B, C], failed, **MADE):
+    with record_run(workspace, "run-1", [A, B, C], failed, **MADE):
         before = kept(workspace)
         commit_tile(workspace.catalog, A.tile_id, [1, 2, 3], unclassified=[2], reused=1)
         commit_tile(workspace.catalog, B.tile_id, [4], quarantined=2)
@@ -58,12 +58,12 @@ def test_a_run_is_recorded_before_its_first_commit_and_completed_after_its_last(
 def test_a_run_that_lost_its_cluster_adds_up_both_times(workspace: Workspace) -> None:
     with (
         pytest.raises(ConnectionError),
-        recorded(workspace, "run-1", [A, B], [B.tile_id], **MADE),
+        record_run(workspace, "run-1", [A, B], [B.tile_id], **MADE),
     ):
         commit_tile(workspace.catalog, A.tile_id, [1, 2])
         raise ConnectionError("the scheduler is gone")
     first = run_records(workspace)["run-1"]
-    with recorded(workspace, "run-1", [B], [], **MADE):
+    with record_run(workspace, "run-1", [B], [], **MADE):
         commit_tile(workspace.catalog, B.tile_id, [3])
     both = run_records(workspace)["run-1"]
     assert (first.tiles_done, first.tiles_failed, first.classified) == (1, 1, 2)
@@ -73,10 +73,10 @@ def test_a_run_that_lost_its_cluster_adds_up_both_times(workspace: Workspace) ->
 
 def test_what_can_not_be_read_or_written_costs_its_record_alone(workspace: Workspace) -> None:
     commit_tile(workspace.catalog, A.tile_id, [1])
-    with recorded(workspace, "run-1", [], [], **MADE):
+    with record_run(workspace, "run-1", [], [], **MADE):
         assert not workspace.reports.exists()  # nothing to do, nothing to keep
     folder = workspace.reports / "runs"
-    with recorded(workspace, "run-1", [A], [], **MADE):
+    with record_run(workspace, "run-1", [A], [], **MADE):
         (folder / "run-1.json").unlink()
         (folder / "run-1.json").mkdir()
     for name, text in (("run-2", "{"), ("run-3", '{"seconds": "long"}'), ("run-4", '{"git_revision": "abc"}')):
@@ -95,7 +95,7 @@ def test_a_survey_tells_its_release_how_it_went(small: Small, tmp_path: Path) ->
     assert (row["tiles"], row["tiles_done"], row["tiles_failed"], row["classified"]) == (1, 1, 0, 3)
     assert row["objects_per_second"] == 3 / row["seconds"] and row["started"].startswith("20")
     (workspace.reports / "runs" / f"{total.run_id}.json").unlink()
-    again = survey.begin(workspace, None)
+    again = survey.start_run(workspace, None)
     assert survey.already_done(workspace, again, []) is not None  # what is kept of runs is no reason for a release
     release = build_release(workspace, small.card.model_id)
     assert release is not None and release.release == total.release

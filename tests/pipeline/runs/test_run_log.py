@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.execution.executor import WorkerSettings, run_units
-from pipeline.runs.run_log import PACKAGES, log_path, logging_to, note, unit_ended
+from pipeline.execution.executor import WorkerSettings, run_tasks
+from pipeline.runs.run_log import PACKAGES, log_only, log_path, log_result, logging_to
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
 from tests.pipeline.survey_driver import run
@@ -85,8 +85,8 @@ def test_what_units_say_is_bounded_clean_and_not_doubled(
 ) -> None:
     jobs = [Talk("short"), Talk("long", lines=200), Talk("bad", fails=True)]
     with logging_to(workspace, "survey", "r1") as run_log:
-        for outcome in run_units(talk, jobs, INLINE):
-            unit_ended(outcome, tile=outcome.name != "long")
+        for outcome in run_tasks(talk, jobs, INLINE):
+            log_result(outcome, tile=outcome.name != "long")
     text = run_log.path.read_text()
     assert "pa/ss" not in text and "opensesame" not in text and "postgresql://***@db/x" in text
     lines = lines_of(run_log.path)
@@ -107,7 +107,7 @@ def test_what_units_say_is_bounded_clean_and_not_doubled(
 def test_a_line_holds_what_a_machine_and_a_person_ask(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyError), logging_to(workspace, "train", "r2") as run_log:
         log.info("half a pair \udc80, %d", "no number")
-        note(logging.ERROR, "told in another way")
+        log_only(logging.ERROR, "told in another way")
         try:
             raise ValueError("x" * 10_000 + "the end")
         except ValueError:

@@ -17,7 +17,7 @@ from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp
 from pipeline.simulation import SimulatedBricks, write_bricks
-from pipeline.survey.run import begin, classify_tiles, find_tiles, make_plan, release_catalogue, sum_up
+from pipeline.survey.run import classify_tiles, find_tiles, make_plan, release_catalogue, start_run, sum_up
 from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 
@@ -104,7 +104,7 @@ def test_five_thousand_galaxies_on_nine_bricks_close_the_audit(small: Small, tmp
     mosaic.unlink()
     assert seen.across > 40 and len(seen.names) > 4900
     workspace = small.elsewhere(tmp_path / "W")
-    run = begin(workspace, None)
+    run = start_run(workspace, None)
     tiles = find_tiles(workspace, [tmp_path / "in"])
     failed = classify_tiles(workspace, run, make_plan(workspace, run, tiles))
     release = release_catalogue(workspace, run, tiles)

@@ -26,7 +26,7 @@ from pipeline.simulation import (
     write_galaxy10,
     write_hdf5_tile,
 )
-from pipeline.simulation.galaxies.layers import Frame, light
+from pipeline.simulation.galaxies.layers import DrawingFrame, light
 from pipeline.simulation.galaxies.profiles import moffat, sersic
 from pipeline.simulation.galaxies.spirals import tight_spiral
 from pipeline.simulation.positions import MAX_GALAXIES, MAX_TILES, patch_centre, tile_positions
@@ -88,7 +88,7 @@ def test_moffat_falls_to_a_half_at_half_its_fwhm() -> None:
 
 def test_light_of_a_galaxy_sums_to_its_flux_and_its_bulge_is_redder_than_its_arms() -> None:
     side = np.arange(-80, 81, dtype=np.float32)
-    frame = Frame(*np.meshgrid(side, side), reach=45.0)
+    frame = DrawingFrame(*np.meshgrid(side, side), reach=45.0)
     image = light(tight_spiral(np.random.default_rng(3), frame), frame, flux_r=100.0)
     assert image[1].sum() == pytest.approx(100.0, rel=1e-4)
     g_over_z = image[0] / np.maximum(image[2], 1e-9)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from catalogs.schema import HIGH_OOD, UNRELIABLE, QualityFlag, arrow_schema
-from catalogs.tiles import TileStamp, read_stamp, tile_path
+from catalogs.tiles import TileMetadata, read_tile_metadata, tile_path
 from pipeline.config.inputs import InputSettings, ReadingSettings
 from pipeline.core.errors import InputChanged, Reason
 from pipeline.ingest.discovery import discover
@@ -53,11 +53,11 @@ def jobs_for(small: Small, root: Path, *, rows: int = 1000, batch: int = 8, **se
     ]
 
 
-def run(job: ClassifyJob) -> tuple[pd.DataFrame, TileStamp]:
+def run(job: ClassifyJob) -> tuple[pd.DataFrame, TileMetadata]:
     """Classify and read back; what the receipt, the stamp and the rows say must agree."""
     receipt = classify(job)
     path = tile_path(Path(job.catalog), job.model_id, job.tile.tile_id)
-    stamp, rows = read_stamp(path), pq.read_table(path).to_pandas()
+    stamp, rows = read_tile_metadata(path), pq.read_table(path).to_pandas()
     assert stamp is not None and stamp.fingerprint == job.tile.fingerprint
     assert (receipt.classified, receipt.unclassified) == (stamp.classified, stamp.unclassified)
     assert receipt.quarantined == len(stamp.quarantine)
@@ -65,7 +65,7 @@ def run(job: ClassifyJob) -> tuple[pd.DataFrame, TileStamp]:
     return rows, stamp
 
 
-def only(small: Small, root: Path, **more: object) -> tuple[pd.DataFrame, TileStamp]:
+def only(small: Small, root: Path, **more: object) -> tuple[pd.DataFrame, TileMetadata]:
     (job,) = jobs_for(small, root, **more)
     return run(job)
 

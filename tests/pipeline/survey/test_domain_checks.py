@@ -11,14 +11,14 @@ import pytest
 
 from catalogs.schema import QualityFlag
 from models.artifacts.registry import ModelCard
-from models.preprocessing import Recipe
+from models.preprocessing import Preprocessing
 from pipeline.core.errors import Reason
 from pipeline.datasets.image_set import ImageSet
 from pipeline.readers.stamps import Stamp, StampBatch
-from pipeline.survey.domain_checks import envelope, skew_flags, split_by_rule
+from pipeline.survey.domain_checks import domain_flags, envelope, split_by_rule
 from tests.conftest import Small
 
-RECIPE = Recipe(image_size=32, field_pixels=64)
+RECIPE = Preprocessing(image_size=32, field_pixels=64)
 RULE = RECIPE.rendering
 ENVELOPE = {"pixscale": [0.262, 0.524], "mag_r": [12.0, 17.5], "psfsize": [1.0, 1.8]}
 
@@ -43,8 +43,8 @@ def card(small: Small) -> ModelCard:
     return small.card.model_copy(update={"envelope": ENVELOPE})
 
 
-def flags(card: ModelCard, *stamps: Stamp, recipe: Recipe = RECIPE) -> list[int]:
-    return skew_flags(StampBatch(list(stamps)), recipe, card).tolist()
+def flags(card: ModelCard, *stamps: Stamp, recipe: Preprocessing = RECIPE) -> list[int]:
+    return domain_flags(StampBatch(list(stamps)), recipe, card).tolist()
 
 
 def test_another_colour_rule_is_refused_and_an_unknown_one_is_not() -> None:
@@ -139,7 +139,7 @@ def test_the_envelope_says_what_the_training_images_were(small: Small) -> None:
 
 
 def test_the_card_of_a_trained_model_carries_its_envelope(small: Small) -> None:
-    recipe = Recipe.from_dict(small.card.recipe)
+    recipe = Preprocessing.from_dict(small.card.recipe)
     assert small.card.envelope == envelope(small.images, recipe)
     simulated = stamp(256, pixscale=float(np.nanmedian(small.images.pixscale)))
     assert flags(small.card, simulated, recipe=recipe) == [0]

@@ -14,8 +14,8 @@ import pytest
 from catalogs.releases.registry import folder_size, layout_of
 from pipeline.config.workspace import Workspace
 from pipeline.survey import run as survey
-from pipeline.survey.estimate import expected_stamps, forecast, ratio_estimate
-from pipeline.survey.pilot import Measured, TrialJob, measure, spread, try_out
+from pipeline.survey.estimate import estimate, expected_stamps, ratio_estimate
+from pipeline.survey.pilot import PilotJob, PilotTile, measure, run_pilot, spread
 from pipeline.tiles.sky_tile import TileKind
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows
@@ -54,7 +54,7 @@ def test_tiles_stamps_and_bytes_are_counted_without_a_trial(small: Small, tmp_pa
     workspace = with_bricks(small.elsewhere(tmp_path / "W", "survey.rows=4", "bricks.stamp_pixels=64"))
     sky(workspace)
     with as_was(workspace.root):
-        found = forecast(workspace, None, [], 0)
+        found = estimate(workspace, None, [], 0)
     assert found.kinds == {"cutouts": 3, "pictures": 1, "hdf5": 3 + 1, "brick": 2}
     assert (found.tiles, found.to_do, found.done, found.waiting) == (10, 10, 0, 0)
     assert found.stamps == 9 + 4 + 10 + 3 + 4 and (found.bricks, found.catalogues_read) == (2, 2)
@@ -62,8 +62,8 @@ def test_tiles_stamps_and_bytes_are_counted_without_a_trial(small: Small, tmp_pa
     assert found.trial is None and found.seconds is None and found.model_id == small.card.model_id
     (workspace.incoming / "C" / "g003.fits").touch()
     waiting = workspace.changed(survey={"settle": 3600.0})
-    assert forecast(waiting, None, [], 0).waiting == 10
-    part = forecast(workspace, None, [workspace.incoming / "P"], 0)
+    assert estimate(waiting, None, [], 0).waiting == 10
+    part = estimate(workspace, None, [workspace.incoming / "P"], 0)
     assert (part.to_do, part.stamps, part.bricks) == (1, 4, 0)
 
 
@@ -75,7 +75,7 @@ def test_a_trial_foretells_what_the_survey_then_does(
     write_hdf5(workspace.incoming / "many.h5", hdf5_columns(240))
     write_cutouts(workspace.incoming / "C", 12)
     with as_was(workspace.root):
-        one, all_of_them = forecast(workspace, None, [], 1e-3), forecast(workspace, None, [], 1000.0)
+        one, all_of_them = estimate(workspace, None, [], 1e-3), estimate(workspace, None, [], 1000.0)
     assert not list(own_temporary_folder.iterdir())
     assert one.trial and all_of_them.trial and not one.trial.failed and not all_of_them.trial.failed
     assert (one.trial.stamps, len(one.trial.tiles)) == (40, 1)
@@ -93,22 +93,22 @@ def test_a_trial_foretells_what_the_survey_then_does(
     assert all_of_them.release_bytes == pytest.approx(released, rel=0.05)
 
     write_cutouts(workspace.incoming / "D", 30)
-    after = forecast(workspace, None, [], 1000.0)
+    after = estimate(workspace, None, [], 1000.0)
     assert (after.to_do, after.done, after.stamps) == (1, 7, 30)
     assert after.release_bytes == pytest.approx(released, rel=0.2)
-    nothing = forecast(workspace, None, [workspace.incoming / "C"], 60)
+    nothing = estimate(workspace, None, [workspace.incoming / "C"], 60)
     assert (nothing.to_do, nothing.stamps, nothing.trial) == (0, 0, None)
 
 
 def test_only_as_much_of_a_tile_is_tried_as_there_is_time_for(small: Small, tmp_path: Path) -> None:
     workspace = small.elsewhere(tmp_path, "survey.batch=4", f'folders.catalog="{tmp_path}/try/catalog"')
     write_hdf5(workspace.incoming / "many.h5", hdf5_columns(60))
-    this = survey.begin(workspace, None)
+    this = survey.start_run(workspace, None)
     (job,) = survey.jobs_of(workspace, this, survey.find_tiles(workspace, []))
-    part, whole = measure(TrialJob(job, 0.0)), measure(TrialJob(job, 1000.0))
+    part, whole = measure(PilotJob(job, 0.0)), measure(PilotJob(job, 1000.0))
     assert (part.stamps, part.share) == (4, 4 / 60) and (whole.stamps, whole.rows, whole.share) == (60, 60, 1.0)
     gone = replace(job, tile=replace(job.tile, fingerprint="another", stop=3))
-    trial = try_out([gone], 5.0, workspace.settings.workers, exports=False, votable=False)
+    trial = run_pilot([gone], 5.0, workspace.settings.workers, exports=False, votable=False)
     assert list(trial.failed) == [job.name] and "changed after it was found" in trial.failed[job.name]
     assert not trial.tiles and trial.tile_size is None and trial.stamps_per_second == 0
 
@@ -117,7 +117,7 @@ def test_the_first_few_tiles_tried_are_of_all_kinds_and_from_everywhere(small: S
     workspace = small.elsewhere(tmp_path, "survey.rows=1")
     write_hdf5(workspace.incoming / "a.h5", hdf5_columns(100))
     write_cutouts(workspace.incoming / "C", 3)
-    jobs = survey.jobs_of(workspace, survey.begin(workspace, None), survey.find_tiles(workspace, []))
+    jobs = survey.jobs_of(workspace, survey.start_run(workspace, None), survey.find_tiles(workspace, []))
     order = spread(jobs)
     assert {job.name for job in order} == {job.name for job in jobs} and len(order) == len(jobs) == 103
     assert [job.tile.kind for job in order[:6]].count(TileKind.CUTOUTS) == 3
@@ -134,7 +134,7 @@ def test_the_error_of_a_ratio_estimate_is_the_true_one(stamps: int) -> None:
         draw = np.random.default_rng(seed)
         sizes = draw.integers(stamps // 2, 2 * stamps + 1, 1000)
         seconds = (1.0 + 0.2 * sizes) * draw.uniform(0.7, 1.3, 1000)
-        tried = [Measured("t", TileKind.HDF5, int(sizes[i]), 0, 1.0, float(seconds[i]), 0.0) for i in range(10)]
+        tried = [PilotTile("t", TileKind.HDF5, int(sizes[i]), 0, 1.0, float(seconds[i]), 0.0) for i in range(10)]
         value, error = ratio_estimate(tried, float(sizes.sum()), 1000)
         off.append((value - seconds.sum()) / error)
     assert abs(np.mean(off)) < 0.3 and 0.8 < np.std(off) < 1.35

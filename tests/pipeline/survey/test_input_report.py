@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason
-from pipeline.survey.input_report import fates
+from pipeline.survey.input_report import input_statuses
 from pipeline.survey.quarantine import listing
 from pipeline.tiles.sky_tile import MANIFEST
 from tests.conftest import Small
@@ -18,7 +18,7 @@ from tests.pipeline.survey_driver import run
 
 
 def told(workspace: Workspace, small: Small | None) -> dict[str, str]:
-    rows = list(fates(workspace, [], small.card if small else None, time.time()))
+    rows = list(input_statuses(workspace, [], small.card if small else None, time.time()))
     assert len({row.file for row in rows}) == len(rows)
     assert {row.file for row in rows} == {
         str(path.relative_to(workspace.incoming))

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
-from catalogs.tiles import commit, read_stamp
-from pipeline.survey.prediction_reuse import Reusable
+from catalogs.tiles import commit, read_tile_metadata
+from pipeline.survey.prediction_reuse import PreviousPredictions
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 
 RECIPE = "r" * 16
@@ -26,7 +26,7 @@ def tile(tmp_path: Path) -> Path:
 
 
 def test_an_object_is_found_by_its_id_and_its_pixels(tile: Path) -> None:
-    found = Reusable.from_tile(tile, MODEL, RECIPE)
+    found = PreviousPredictions.from_tile(tile, MODEL, RECIPE)
     assert found is not None
     ids, digests = np.array([11, 99, 14, 13, 12, -5]), np.array([110, 990, 140, 131, 120, -50])
     rows = found.lookup(ids, digests)
@@ -36,7 +36,7 @@ def test_an_object_is_found_by_its_id_and_its_pixels(tile: Path) -> None:
 
 
 def test_what_a_prediction_said_comes_back_as_it_was(tile: Path) -> None:
-    found = Reusable.from_tile(tile, MODEL, RECIPE)
+    found = PreviousPredictions.from_tile(tile, MODEL, RECIPE)
     assert found is not None
     before = pq.read_table(tile).to_pandas().set_index("object_id")
     said = found.columns(found.lookup(np.array([14, 11]), np.array([140, 110])))
@@ -52,21 +52,21 @@ def test_what_a_prediction_said_comes_back_as_it_was(tile: Path) -> None:
 
 
 def test_nothing_is_taken_from_another_model_recipe_or_catalogue(tile: Path, tmp_path: Path) -> None:
-    assert Reusable.from_tile(tile, "other", RECIPE) is None
-    assert Reusable.from_tile(tile, MODEL, "x" * 16) is None
-    assert Reusable.from_tile(tmp_path / "none.parquet", MODEL, RECIPE) is None
+    assert PreviousPredictions.from_tile(tile, "other", RECIPE) is None
+    assert PreviousPredictions.from_tile(tile, MODEL, "x" * 16) is None
+    assert PreviousPredictions.from_tile(tmp_path / "none.parquet", MODEL, RECIPE) is None
     table = pq.read_table(tile)
     older = tmp_path / "older.parquet"
     pq.write_table(table.drop_columns(["maskbits"]), older)
-    assert Reusable.from_tile(older, MODEL, RECIPE) is None
+    assert PreviousPredictions.from_tile(older, MODEL, RECIPE) is None
     data = bytearray(tile.read_bytes())
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     data[4:footer] = b"\xff" * (footer - 4)
     tile.write_bytes(data)
-    assert read_stamp(tile) is not None
-    assert Reusable.from_tile(tile, MODEL, RECIPE) is None
+    assert read_tile_metadata(tile) is not None
+    assert PreviousPredictions.from_tile(tile, MODEL, RECIPE) is None
 
 
 def test_a_tile_without_labels_gives_nothing(tmp_path: Path) -> None:
-    found = Reusable.from_tile(commit_tile(tmp_path, "u", [1, 2], unclassified=[1, 2]), MODEL, RECIPE)
+    found = PreviousPredictions.from_tile(commit_tile(tmp_path, "u", [1, 2], unclassified=[1, 2]), MODEL, RECIPE)
     assert found is not None and found.lookup(np.array([1, 2]), np.array([1, 2])).tolist() == [-1, -1]

@@ -10,7 +10,7 @@ import pytest
 
 from catalogs.errors import CatalogError
 from catalogs.releases.build import publish
-from catalogs.releases.partition_writer import LeafJob
+from catalogs.releases.partition_writer import PartitionJob
 from catalogs.releases.registry import current_release, layout_of
 from catalogs.tiles import tile_path
 from pipeline.config.workers import WorkerSettings
@@ -49,21 +49,21 @@ def test_a_damaged_tile_is_named_and_nothing_is_published(workspace: Workspace) 
 def test_a_bug_in_a_unit_keeps_its_traceback() -> None:
     units = on_workers(WorkerSettings())
     with pytest.raises(RuntimeError, match="Traceback"):
-        list(units("failing", _fail, [LeafJob("", 0, 0, 1)]))
+        list(units("failing", _fail, [PartitionJob("", 0, 0, 1)]))
 
 
-def _fail(job: LeafJob) -> None:
+def _fail(job: PartitionJob) -> None:
     raise ZeroDivisionError
 
 
 def test_a_full_disk_is_no_bug_and_worth_another_try() -> None:
     units = on_workers(WorkerSettings(retries=0))
     with pytest.raises(OSError, match="pixel 0 of order 0: No space left") as told:
-        list(units("failing", _fill, [LeafJob("", 0, 0, 1)]))
+        list(units("failing", _fill, [PartitionJob("", 0, 0, 1)]))
     assert is_transient(told.value)
 
 
-def _fill(job: LeafJob) -> None:
+def _fill(job: PartitionJob) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 

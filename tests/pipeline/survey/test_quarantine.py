@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from catalogs.tiles import Quarantined, TileStamp, commit
+from catalogs.tiles import QuarantineEntry, TileMetadata, commit
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
 from pipeline.survey import run as survey
-from pipeline.survey.quarantine import Retried, list_of, listing, outcome, places_of, with_history
+from pipeline.survey.quarantine import RetryResult, list_of, listing, outcome, plan_retry, with_history
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, write_cutout, write_cutouts
 from tests.pipeline.survey_driver import run
 
 
-def entry(name: str, reason: str = "no_wcs", **values: object) -> Quarantined:
-    return Quarantined.model_validate(
+def entry(name: str, reason: str = "no_wcs", **values: object) -> QuarantineEntry:
+    return QuarantineEntry.model_validate(
         {
             "file": f"/sky/{name}",
             "source_name": f"sky/{name}",
@@ -76,7 +76,7 @@ def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: P
     (tmp_path / "list.csv").write_text("ra,dec\n")
     (tmp_path / "night@2").mkdir()
 
-    def held(tile: str, source: str, origin: str, count: int = 1) -> tuple[TileStamp, list[Quarantined]]:
+    def held(tile: str, source: str, origin: str, count: int = 1) -> tuple[TileMetadata, list[QuarantineEntry]]:
         entries = [entry(f"{tile}{i}") for i in range(count)]
         stamp = make_stamp(tile, 0, source=source, origin=origin, quarantine=entries)
         commit(workspace.catalog, make_table(tile, []), stamp)
@@ -90,12 +90,12 @@ def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: P
     held("folder", "sky/night@2", "night@2")
     held("gone", "sky/gone", "gone")
     entries = listing(workspace, MODEL)
-    without = places_of(workspace, MODEL, entries)
+    without = plan_retry(workspace, MODEL, entries)
     assert sorted(without.tiles) == ["folder", "plain"] and sorted(without.passed_over) == ["cut", "gone", "outside"]
     assert "bricks.catalogue" in without.passed_over["cut"] and "no longer there" in without.passed_over["gone"]
     assert without.roots == [bricks / "1498p020", tmp_path / "night@2"]
     with_list = open_workspace(tmp_path, ["bricks.catalogue=list.csv"])
-    given = places_of(with_list, MODEL, entries)
+    given = plan_retry(with_list, MODEL, entries)
     assert sorted(given.tiles) == ["cut", "folder", "outside"] and sorted(given.passed_over) == ["gone", "plain"]
     assert given.roots == [bricks / "1498p020", bricks / "1498p022", tmp_path / "night@2"]
     assert [list_of(s) for s in ("a/1498p020@b@c.csv", "night@2/C", "x@y")] == ["b@c.csv", "", ""]
@@ -122,14 +122,14 @@ def test_only_tiles_with_such_entries_are_tried_again_and_what_came_good_is_coun
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))  # so that the plan sees no difference
     write_cutouts(tmp_path / "incoming" / "D", 1)
     again = frozenset({before[0][1].reason, "empty_file"})
-    this = survey.begin(workspace, None)
+    this = survey.start_run(workspace, None)
     found = survey.to_try_again(workspace, this, survey.find_tiles(workspace, []), again)
     todo = survey.make_plan(workspace, this, found, again)
     assert [tile.path[-1] for tile in todo.todo] == ["A", "B"] and todo.done == todo.retired == []
     assert survey.classify_tiles(workspace, this, todo) == {}
     assert survey.still_to_do(workspace, this, todo).todo == []
-    assert outcome(workspace, model, before, this.run_id) == Retried(tried=2, good=1, still=1, gone=0)
-    assert outcome(workspace, model, before, "another run") == Retried()
+    assert outcome(workspace, model, before, this.run_id) == RetryResult(tried=2, good=1, still=1, gone=0)
+    assert outcome(workspace, model, before, "another run") == RetryResult()
     ((stamp, left),) = listing(workspace, model)
     assert (left.reason, left.attempts, left.first_seen) == ("empty_file", 2, before[1][1].first_seen)
     assert left.last_seen >= left.first_seen and stamp.reused == 1
@@ -159,7 +159,7 @@ def test_what_is_still_arriving_is_named_and_its_old_rows_stay(small: Small, tmp
     (tmp_path / "incoming" / "A" / "g002.fits").unlink()
     write_cutout(tmp_path / "incoming" / "A" / "g001.fits", galaxy(9))
     patient = workspace.changed(survey={"settle": 3600.0})
-    this = survey.begin(patient, None)
+    this = survey.start_run(patient, None)
     done = survey.already_done(patient, this, [])
     assert done is not None and done.nothing_to_do and done.objects == 0
     ((tile, why),) = done.waiting.items()

@@ -74,7 +74,7 @@ def test_totals_add_up_and_a_second_run_changes_not_a_byte(small: Small, tmp_pat
 
     with as_was(workspace.catalog):
         again = run(workspace)
-        this = survey.begin(workspace, None)
+        this = survey.start_run(workspace, None)
         done = survey.already_done(workspace, this, [])
     assert again.nothing_to_do and again.skipped_tiles == again.tiles and again.objects == total.objects
     assert done is not None and done.nothing_to_do and done.release == total.release
@@ -87,7 +87,7 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     before = rows_of(workspace)
     write_cutout(tmp_path / "incoming" / "C" / "broken.fits", galaxy(77), ra=7, dec=7)  # downloaded again
     write_hdf5(tmp_path / "incoming" / "rgb.h5", hdf5_columns(5))  # a shorter one: 3 tiles become 2
-    this = survey.begin(workspace, None)
+    this = survey.start_run(workspace, None)
     assert survey.already_done(workspace, this, []) is None
     todo = survey.make_plan(workspace, this, survey.find_tiles(workspace, []))
     assert sorted({t.source for t in todo.todo}) == ["incoming/C", "incoming/rgb.h5"]
@@ -115,9 +115,9 @@ def test_nothing_to_survey_and_nothing_to_survey_with(small: Small, tmp_path: Pa
     with pytest.raises(UserError, match=r"no sky tiles in .*incoming"):
         run(empty)
     with pytest.raises(UserError, match=r"no model in .*train"):
-        survey.begin(open_workspace(tmp_path), None)
+        survey.start_run(open_workspace(tmp_path), None)
     with pytest.raises(ModelError, match=f"no model 'cpu_tiny-0'.*{small.card.model_id[:6]}"):
-        survey.begin(empty, "cpu_tiny-0")
+        survey.start_run(empty, "cpu_tiny-0")
 
 
 def test_a_tile_that_fails_is_counted_and_the_rest_is_released(small: Small, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: P
     first, second = tmp_path / "one" / "night" / "C", tmp_path / "two" / "night" / "C"
     write_cutouts(first, 3)
     write_cutouts(second, 2)
-    this = survey.begin(workspace, None)
+    this = survey.start_run(workspace, None)
 
     def classified(place: Path) -> int:
         tiles = survey.find_tiles(workspace, [place])
@@ -228,7 +228,7 @@ def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: P
     write_cutouts(tmp_path / "incoming" / "C", 2)
     run(workspace)
     write_cutouts(tmp_path / "incoming" / "D", 2)
-    this = survey.begin(workspace, None)
+    this = survey.start_run(workspace, None)
     tiles = survey.find_tiles(workspace, [])
     survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
     released = (workspace.catalog / "CURRENT").read_text()

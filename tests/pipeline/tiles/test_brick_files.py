@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputChanged, UserError
-from pipeline.ingest.discovery import brick_tile, discover, passed_over
+from pipeline.ingest.discovery import brick_tile, discover, skipped_files
 from pipeline.readers.dispatch import read_tile
 from pipeline.tiles.brick_files import (
     brick_of_file,
@@ -132,7 +132,7 @@ def test_bricks_and_cutouts_are_told_apart(tmp_path: Path) -> None:
     tile = found[(TileKind.BRICK, "south/1501p000")]
     assert tile.brick == "1501p000" and [Path(table).name for table in tile.tables] == ["tractor-1501p000.fits"]
     assert found[(TileKind.BRICK, "flat/1501p000")].tables == ()
-    assert passed_over([root]) == {"preview": 2, "survey table": 1}
+    assert skipped_files([root]) == {"preview": 2, "survey table": 1}
     assert source_of_brick(coadd(root / "south", "1501p000"), "1501p000") == "south/1501p000"
 
 

@@ -11,10 +11,10 @@ import h5py
 import pytest
 
 from catalogs.schema import arrow_schema
-from catalogs.tiles import TileStamp, commit
+from catalogs.tiles import TileMetadata, commit
 from pipeline.config.inputs import BrickSettings, InputSettings, ReadingSettings
 from pipeline.core.errors import InputChanged, UserError
-from pipeline.ingest.discovery import discover, passed_over
+from pipeline.ingest.discovery import discover, skipped_files
 from pipeline.ingest.planning import plan
 from pipeline.readers import hdf5 as hdf5_reader
 from pipeline.readers.dispatch import read_tile
@@ -146,7 +146,7 @@ def test_files_that_are_no_input_are_counted(tmp_path: Path) -> None:
     write_cutouts(tmp_path / "n" / "C", 1)
     for name in ("a.tif", "b.TIF", "readme", "table.csv", ".hidden.tif"):
         (tmp_path / "n" / name).touch()
-    assert passed_over([tmp_path, tmp_path / "n" / "C"]) == {".tif": 2, "none": 1}
+    assert skipped_files([tmp_path, tmp_path / "n" / "C"]) == {".tif": 2, "none": 1}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -269,7 +269,7 @@ def test_a_file_that_is_busy_costs_its_own_tile_and_retires_nothing(
 
 
 def commit_empty(catalog: Path, tile: SkyTile, model: str = "m", recipe: str = "r") -> Path:
-    stamp = TileStamp(
+    stamp = TileMetadata(
         tile_id=tile.tile_id,
         source=tile.source,
         fingerprint=tile.fingerprint,

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from models.artifacts.registry import list_models, load_card
-from models.training.trainer import Trained
+from models.training.trainer import TrainingResult
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.core.progress import shown_by
-from pipeline.execution.process_group import run_gang
+from pipeline.core.progress import progress_display
+from pipeline.execution.process_group import run_process_group
 from pipeline.training.fit import FitJob, fit
 from pipeline.training.train import plan, train
 from tests.conftest import SMALL_TRAINING, Small
@@ -31,18 +31,18 @@ ALONE = WorkerSettings(threads=1, device="cpu")
 STEADY = ("training.drop_path=0", "training.head_dropout=0", "training.learning_rate=5e-4")
 
 
-def curve(trained: Trained) -> list[dict[str, Any]]:
+def curve(trained: TrainingResult) -> list[dict[str, Any]]:
     """The curve without what depends on the clock."""
     return [asdict(replace(record, images_per_second=0.0)) for record in trained.history]
 
 
-def same_weights(one: Trained, other: Trained) -> bool:
+def same_weights(one: TrainingResult, other: TrainingResult) -> bool:
     first, second = one.network.state_dict(), other.network.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     return fit(small_job(tmp_path_factory.mktemp("alone")), ALONE)
 
 
@@ -53,13 +53,13 @@ def told() -> list[tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def gang(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]]) -> Trained:
+def gang(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]]) -> TrainingResult:
     @contextmanager
     def listen(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         assert total == EPOCHS * 64
         yield lambda done, note: told.append((done, note))
 
-    with shown_by(listen):
+    with progress_display(listen):
         return fit(small_job(tmp_path_factory.mktemp("gang")), GANG)
 
 
@@ -67,7 +67,7 @@ def gang(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]]) 
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(alone: Trained, gang: Trained) -> None:
+def test_two_processes_give_the_curve_of_one(alone: TrainingResult, gang: TrainingResult) -> None:
     """Mixup, any rotation, zoom, shift, mirror images and RandAugment are on."""
     assert len(alone.history) == len(gang.history) == EPOCHS
     for one, two in zip(curve(alone), curve(gang), strict=True):
@@ -77,17 +77,17 @@ def test_two_processes_give_the_curve_of_one(alone: Trained, gang: Trained) -> N
 
 
 @pytest.mark.slow
-def test_the_progress_of_a_gang_comes_from_its_journal(gang: Trained, told: list[tuple[int, str]]) -> None:
+def test_the_progress_of_a_gang_comes_from_its_journal(gang: TrainingResult, told: list[tuple[int, str]]) -> None:
     assert [done for done, _ in told] == [64] * EPOCHS
     assert [note.split(",")[0] for _, note in told] == [f"loss {record.loss:.3f}" for record in gang.history]
 
 
 @pytest.mark.slow  # two starts of a cluster
 def test_a_gang_that_lost_a_member_goes_on_from_the_last_epoch_to_the_same_curve(
-    gang: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    gang: TrainingResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = small_job(tmp_path)
-    assert run_gang(doomed_member, job, GANG, world=2) == EPOCHS
+    assert run_process_group(doomed_member, job, GANG, world=2) == EPOCHS
     assert "attempt 1 of 2 ended early" in caplog.text
     assert 2 <= int((tmp_path / "killed").read_text()) < EPOCHS  # epochs that were finished when it was killed
     resumed = fit(job, ALONE)  # reads what the gang has left
@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
     assert not job.checkpoint.exists()
 
 
-def test_the_first_weights_follow_the_seed_alone(alone: Trained, tmp_path: Path) -> None:
+def test_the_first_weights_follow_the_seed_alone(alone: TrainingResult, tmp_path: Path) -> None:
     torch.rand(3)
     again = fit(small_job(tmp_path / "again"), ALONE)
     assert same_weights(alone, again) and curve(alone) == curve(again)

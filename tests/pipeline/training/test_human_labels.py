@@ -15,21 +15,21 @@ import torch
 
 from catalogs.errors import CatalogError
 from catalogs.labels import store
-from catalogs.labels.checks import Labelled
+from catalogs.labels.checks import ResolvedLabel
 from catalogs.query.sql import query
 from models.artifacts.registry import load_card
 from models.errors import ModelError
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split, recorded_split
 from pipeline.survey.classify import pixel_digests
 from pipeline.training.ensembles import ensemble
 from pipeline.training.human_labels import usable, with_human_labels
 from pipeline.training.train import can_start_from, plan, recipe_for, split_of, train
-from pipeline.training.training_set import Lesson
+from pipeline.training.training_set import TrainingSet
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout
@@ -57,10 +57,10 @@ class Sky:
     def changed(self, *overrides: str) -> Workspace:
         return open_workspace(self.workspace.root, [*SMALL_TRAINING, "training.epochs=1", *overrides])
 
-    def lesson(self, *overrides: str, images: ImageSet | None = None) -> Lesson:
+    def lesson(self, *overrides: str, images: ImageSet | None = None) -> TrainingSet:
         workspace, images = self.changed(f"training.labels={self.versions[1]}", *overrides), images or self.images
         recipe = recipe_for(workspace.settings.training, images)
-        return with_human_labels(workspace, Lesson.of(images, self.parts), recipe)
+        return with_human_labels(workspace, TrainingSet.of(images, self.parts), recipe)
 
     def plan_id(self, *overrides: str) -> str:
         return plan(self.changed(*overrides), self.images)[0].name
@@ -110,7 +110,9 @@ def sky(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Sky:
     (workspace.incoming / "night" / "gone.fits").unlink()
 
     def say(author: str, **labels: str) -> str:
-        said = [Labelled(ids.get(name.replace("_", " "), 99), label, 0, 0.0, 0.0) for name, label in labels.items()]
+        said = [
+            ResolvedLabel(ids.get(name.replace("_", " "), 99), label, 0, 0.0, 0.0) for name, label in labels.items()
+        ]
         version = store.add(workspace.labels, said, author=author).version
         assert version is not None
         return version.name
@@ -194,14 +196,14 @@ def test_what_was_read_is_kept_tile_by_tile(sky: Sky) -> None:
         yield step
 
     before, after = (f"training.labels={version}" for version in sky.versions[1:])
-    with shown_by(count):
+    with progress_display(count):
         for labels in (before, before, after, after):
             sky.lesson(labels, "folders.cache=kept")
     assert read == [(6, [6]), (1, [1])]  # the label that came is of another tile
     read.clear()
-    with pytest.raises(Killed), shown_by(cut_off):
+    with pytest.raises(Killed), progress_display(cut_off):
         sky.lesson(after, "folders.cache=killed")
-    with shown_by(count):
+    with progress_display(count):
         sky.lesson(after, "folders.cache=killed")
     assert read in ([(1, [1])], [(6, [6])])  # the tile that was read before the end is not read again
 
@@ -228,7 +230,7 @@ def test_a_model_says_what_it_learned_from_and_training_resumes(sky: Sky, as_was
 
         yield step
 
-    with pytest.raises(Killed), shown_by(cut_off):
+    with pytest.raises(Killed), progress_display(cut_off):
         train(workspace, sky.images, frozen)
     card = train(workspace, sky.images, frozen)
     assert card.model_id == plan(workspace, sky.images, frozen)[0].name == plan(workspace, sky.images)[0].name
@@ -293,7 +295,7 @@ def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
     painted = replace(sky.images, rendering="unknown")
     with pytest.raises(UserError, match=r"was trained on images of rendering 'ls-dr8-grz'"):
         sky.lesson(images=painted)
-    odd = store.add(tmp_path / "odd", [Labelled(5, OTHER, 0, 0.0, 0.0)], author="Ann").version
+    odd = store.add(tmp_path / "odd", [ResolvedLabel(5, OTHER, 0, 0.0, 0.0)], author="Ann").version
     assert odd is not None
     expected = rf"none of the 1 labels in force at version {odd.name} can be used .*: 1 no class of these images;"
     with pytest.raises(UserError, match=expected):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from catalogs.labels.checks import Labelled
+from catalogs.labels.checks import ResolvedLabel
 from catalogs.labels.store import add
 from catalogs.query.sql import query
 from catalogs.releases.registry import current_release
@@ -29,7 +29,7 @@ from pipeline.survey.classify import pixel_digests
 from pipeline.training.human_labels import with_human_labels
 from pipeline.training.pseudo_labels import with_pseudo_labels
 from pipeline.training.train import recipe_for, split_of, train
-from pipeline.training.training_set import LABELLED, Lesson
+from pipeline.training.training_set import LABELLED, TrainingSet
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import SIDE, galaxy, write_cutout, write_hdf5
@@ -72,10 +72,10 @@ class Sky:
     def changed(self, *overrides: str) -> Workspace:
         return open_workspace(self.workspace.root, [*EASY, *overrides])
 
-    def lesson(self, *overrides: str, images: ImageSet | None = None) -> Lesson:
+    def lesson(self, *overrides: str, images: ImageSet | None = None) -> TrainingSet:
         workspace, images = self.changed(*overrides), images or self.images
         settings = workspace.settings.training
-        lesson = Lesson.of(images, split_of(settings, images))
+        lesson = TrainingSet.of(images, split_of(settings, images))
         return with_pseudo_labels(workspace, lesson, recipe_for(settings, images))
 
 
@@ -177,7 +177,7 @@ def test_the_split_of_the_labelled_images_stays(sky: Sky) -> None:
 
 
 def test_the_surest_of_each_class(sky: Sky) -> None:
-    def confidences(lesson: Lesson) -> dict[int, np.ndarray]:
+    def confidences(lesson: TrainingSet) -> dict[int, np.ndarray]:
         labels, sure = lesson.images.labels[len(sky.images) :], lesson.origins["confidence"].to_numpy()
         return {label: np.sort(sure[labels == label])[::-1] for label in np.unique(labels).tolist()}
 
@@ -221,13 +221,13 @@ def test_a_student_says_where_its_labels_come_from(sky: Sky, as_was: Callable) -
 
 def test_people_go_before_the_teacher(sky: Sky) -> None:
     names = sky.lesson().origins.to_pylist()
-    first, second = (Labelled(row["object_id"], "disturbed", 0, 0.0, 0.0) for row in names[:2])
+    first, second = (ResolvedLabel(row["object_id"], "disturbed", 0, 0.0, 0.0) for row in names[:2])
     version = add(sky.workspace.labels, [first, second], author="Ann").version
     assert version is not None
     workspace = sky.changed(f"training.labels={version.name}")
     settings = workspace.settings.training
     recipe, parts = recipe_for(settings, sky.images), split_of(settings, sky.images)
-    people = with_human_labels(workspace, Lesson.of(sky.images, parts), recipe)
+    people = with_human_labels(workspace, TrainingSet.of(sky.images, parts), recipe)
     both = with_pseudo_labels(workspace, people, recipe)
     origins = both.origins.to_pylist()
     assert [row["object_id"] for row in origins[:2]] == sorted([first.object_id, second.object_id])

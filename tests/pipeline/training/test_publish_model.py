@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from models.artifacts.registry import load_card
-from models.inference.ensemble import Panel
-from models.inference.predictor import load_panel, predictor_for
+from models.inference.ensemble import Ensemble
+from models.inference.predictor import load_ensemble, predictor_for
 from models.metrics import ReliabilityBin, calibration_gap, evaluate
 from pipeline.datasets.splits import Split
 from pipeline.training.publish_model import measure
@@ -19,8 +19,8 @@ from pipeline.training.train import split_of, train
 from tests.conftest import Small
 
 
-def panel_of(small: Small) -> Panel:
-    return load_panel(small.workspace.models, small.card, torch.device("cpu"), 64)
+def panel_of(small: Small) -> Ensemble:
+    return load_ensemble(small.workspace.models, small.card, torch.device("cpu"), 64)
 
 
 def test_the_numbers_of_the_card_are_those_of_what_is_served(small: Small) -> None:

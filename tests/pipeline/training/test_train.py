@@ -17,7 +17,7 @@ from pipeline.config.inputs import InputSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
-from pipeline.core.progress import shown_by
+from pipeline.core.progress import progress_display
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.training.train import _model_id, recipe_for, split_of, train
 from tests.conftest import Small
@@ -87,7 +87,7 @@ def test_a_training_that_was_cut_off_ends_in_the_very_same_model(small: Small, t
 
         yield step
 
-    with pytest.raises(Killed), shown_by(cut_off):
+    with pytest.raises(Killed), progress_display(cut_off):
         train(workspace, small.images)
     assert list_models(workspace.models) == []
     assert (workspace.models / ".training" / small.card.model_id / "checkpoint.pt").is_file()
@@ -100,7 +100,7 @@ def test_a_training_that_was_cut_off_ends_in_the_very_same_model(small: Small, t
         totals.append(total)
         yield lambda done, note: told.append(done) if title.startswith("training") else None
 
-    with shown_by(count):
+    with progress_display(count):
         card = train(workspace, small.images)
     assert told[0] == totals[-1] / 2 and sum(told) == totals[-1]  # one epoch was there and one was trained
     assert card.model_id == small.card.model_id
