@@ -88,7 +88,7 @@ def fine_partitions(catalog: Path, folder: Path) -> int:
     layout, partitions, cells = ReleaseLayout(folder), [], []
     for leaf in release.partitions():
         if leaf.order > 5:
-            raise SystemExit(f"pixels of order {leaf.order} can not be split into those of order 5; take fewer --rows")
+            raise SystemExit(f"pixels of order {leaf.order} cannot be split into those of order 5; take fewer --rows")
         table = pq.ParquetFile(release.leaf(leaf.order, leaf.pixel)).read().replace_schema_metadata(None)
         index = table["_healpix_29"].to_numpy()
         cells.append(np.unique(index >> 38, return_counts=True))

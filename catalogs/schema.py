@@ -76,7 +76,7 @@ FLAG_MEANINGS: dict[QualityFlag, str] = {
 
 # Not among them: views_disagree and pred_set_empty_or_full say that a label is uncertain, as its confidence does; most
 # objects in the mask of a large galaxy are that galaxy; resampling keeps what a network sees. With high_ood, or outside
-# the training range, the confidence itself can not be trusted.
+# the training range, the confidence itself cannot be trusted.
 UNRELIABLE: QualityFlag = (
     QualityFlag.MISSING_BAND
     | QualityFlag.NAN_PIXELS
@@ -224,7 +224,7 @@ def catalogue_columns(class_slugs: Sequence[str]) -> tuple[Column, ...]:
     """
     if len(class_slugs) > MOST_CLASSES:
         raise CatalogError(
-            f"a model of {len(class_slugs)} classes can not make a catalogue: a prediction set has {MOST_CLASSES} bits"
+            f"a model of {len(class_slugs)} classes cannot make a catalogue: a prediction set has {MOST_CLASSES} bits"
         )
     classes = tuple(
         Column(

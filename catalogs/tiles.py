@@ -1,7 +1,7 @@
 """The working store: one committed Parquet file for each sky tile, whose footer says what it was made from.
 
 That file is the only ledger. "Done" is a committed file whose stamp matches what is wanted (input fingerprint, model,
-recipe); there is no second record that could drift apart from it. A tile that can not be read
+recipe); there is no second record that could drift apart from it. A tile that cannot be read
 commits zero rows and the reason.
 """
 
@@ -57,7 +57,7 @@ class TileMetadata(BaseModel):
     `source` is the stable name of the folder or file, `origin` where it lay: relative to the folder that holds the
     catalogue when it lies below it, so that a workspace can be moved. `set_aside` counts rows of a survey
     catalogue that the target selection left out, by reason: they are no inputs. `found` is how many inputs and rows set
-    aside the source was seen to hold, counted before any was read; −1 where that can not be told. `remarks` are about
+    aside the source was seen to hold, counted before any was read; −1 where that cannot be told. `remarks` are about
     the tile as a whole; `reused` rows were taken over from the commit before, because their pixels were the same.
     """
 
@@ -142,7 +142,7 @@ def commit(catalog: Path, table: pa.Table, stamp: TileMetadata) -> Path:
 
 
 def read_tile_metadata(path: Path) -> TileMetadata | None:
-    """The stamp of a committed tile; None when there is no file or it can not be trusted (it is then made again)."""
+    """The stamp of a committed tile; None when there is no file or it cannot be trusted (it is then made again)."""
     try:
         return _stamp_in(path)
     except (OSError, pa.ArrowException, ValidationError, KeyError):

@@ -50,7 +50,7 @@ def file_metadata(
     ----------
     info : becomes INFO elements. A file that several releases share must not name one: leave `release` out there.
     widths : room for the longest value of each string column, in characters; without it strings have any length. That
-        is as true, but `Table.read(path, format="parquet.votable")` of astropy 8 can not join such columns with the
+        is as true, but `Table.read(path, format="parquet.votable")` of astropy 8 cannot join such columns with the
         data. Where only the table is at hand, there is `with_widths`.
     """
     strings = {name: ("unicodeChar", f"{max(width, 1)}*") for name, width in (widths or {}).items()}

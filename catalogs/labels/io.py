@@ -66,7 +66,7 @@ def read_proposals(
     columns: Mapping[str, str] | None = None,
     votes: VoteRule | None = None,
 ) -> tuple[list[Proposal], list[Refusal]]:
-    """Rows of a file as proposals, and the rows that can not be understood.
+    """Rows of a file as proposals, and the rows that cannot be understood.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def read_proposals(
 
     Raises
     ------
-    CatalogError : the file can not be read, or columns are missing.
+    CatalogError : the file cannot be read, or columns are missing.
     """
     used: dict[str, str] = {}
 
@@ -108,7 +108,7 @@ def read_table(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> 
 
     Raises
     ------
-    CatalogError : the file is not there, of no known format, or can not be read.
+    CatalogError : the file is not there, of no known format, or cannot be read.
     """
     name = path.name.lower()
     if not path.is_file():
@@ -122,7 +122,7 @@ def read_table(path: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> 
         if name.endswith(_FITS + _VOTABLE):
             return _read_astronomical(path, choose, name.endswith(_FITS))
     except _UNREADABLE as error:
-        raise CatalogError(f"{path} can not be read as a table ({type(error).__name__}: {error})") from error
+        raise CatalogError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from error
     raise CatalogError(f"{path}: expected a name that ends in .csv, .parquet, {', '.join(_FITS + _VOTABLE)}")
 
 

@@ -166,4 +166,4 @@ def _imported(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise CatalogError(f"{module} can not be imported ({error}): pip install '{package}'") from error
+        raise CatalogError(f"{module} cannot be imported ({error}): pip install '{package}'") from error

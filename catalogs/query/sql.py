@@ -63,7 +63,7 @@ def select(
     beside : further tables by name, which the statement may join.
     """
     expanded, cones = expand_cones(sql)
-    # What does not fit into memory goes where others can not read it, not into the folder one happens to stand in.
+    # What does not fit into memory goes where others cannot read it, not into the folder one happens to stand in.
     with TemporaryDirectory(prefix="morphcat-") as spill, duckdb.connect(":memory:") as connection:
         if among is None:
             among = layout.partitions()

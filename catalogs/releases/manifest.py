@@ -45,7 +45,7 @@ def write_manifest(root: Path, known: Mapping[str, str] | None = None) -> Path:
 
     Raises
     ------
-    CatalogError : a link, or a name that `sha256sum` would have to escape, lies in the folder; a file can not be read.
+    CatalogError : a link, or a name that `sha256sum` would have to escape, lies in the folder; a file cannot be read.
     """
     known = known or {}
     files, odd = _files(root)
@@ -54,7 +54,7 @@ def write_manifest(root: Path, known: Mapping[str, str] | None = None) -> Path:
     digests = dict(known) | _digests(root, [name for name in files if name not in known])
     unread = [name for name in files if not digests[name]]
     if unread:
-        raise CatalogError(f"{root / unread[0]}: can not be read back; is the disk failing?")
+        raise CatalogError(f"{root / unread[0]}: cannot be read back; is the disk failing?")
     path = manifest_path(root)
     with atomic_write(path) as beside:
         beside.write_text("".join(f"{digests[name]}  {name}\n" for name in files), encoding="utf-8")
@@ -68,7 +68,7 @@ def read_manifest(root: Path) -> tuple[dict[str, str], list[FileMismatch]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        return {}, [FileMismatch(name, f"can not be read ({error})")]
+        return {}, [FileMismatch(name, f"cannot be read ({error})")]
     digests: dict[str, str] = {}
     problems = []
     for number, line in enumerate(lines, 1):
@@ -92,7 +92,7 @@ def verify_manifest(root: Path) -> list[FileMismatch]:
     there = [name for name in files if name in wanted]
     found = _digests(root, there)
     problems += [
-        FileMismatch(name, "changed: its sha256 is not that of the manifest" if found[name] else "can not be read")
+        FileMismatch(name, "changed: its sha256 is not that of the manifest" if found[name] else "cannot be read")
         for name in there
         if found[name] != wanted[name]
     ]
@@ -128,7 +128,7 @@ def _digests(root: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """The sha256 of a file; empty when it can not be read."""
+    """The sha256 of a file; empty when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -56,7 +56,7 @@ RUNS_COLUMNS = (
     Column("quarantined", pa.int64(), "", "", "inputs of these in quarantine"),
     Column("reused", pa.int64(), "", "", "objects in these that kept the prediction of an earlier run"),
     Column("objects_per_second", pa.float64(), "s-1", "", "objects, with a label or without, in a second of `seconds`"),
-    Column("simulated", pa.bool_(), "", "", "true: its rows are of a simulated sky; null: that can not be told apart"),
+    Column("simulated", pa.bool_(), "", "", "true: its rows are of a simulated sky; null: that cannot be told apart"),
 )
 RUNS_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in RUNS_COLUMNS])
 PARTITIONS_SCHEMA = pa.schema(

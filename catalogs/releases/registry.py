@@ -122,7 +122,7 @@ def read_release(catalog: Path, name: str) -> ReleaseInfo:
     except ValidationError as error:
         raise CatalogError(f"{path}: damaged ({error}); name an older release, or publish again") from error
     if info.release != name:
-        raise CatalogError(f"{path}: it says that it is release {info.release!r}; a release can not be renamed")
+        raise CatalogError(f"{path}: it says that it is release {info.release!r}; a release cannot be renamed")
     return info
 
 

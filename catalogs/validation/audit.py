@@ -98,7 +98,7 @@ def audit(catalog: Path, release: str | None = None, *, quick: bool = False) -> 
 
     Raises
     ------
-    CatalogError : there is no such release, or its release.json or partition_info.csv can not be read at all.
+    CatalogError : there is no such release, or its release.json or partition_info.csv cannot be read at all.
     """
     info = read_release(catalog, release) if release else current_release(catalog)
     if info is None:
@@ -113,7 +113,7 @@ def audit(catalog: Path, release: str | None = None, *, quick: bool = False) -> 
     unread = [scan for scan in scans if not scan.readable]
     held = total_tiles(scans)
     if unread:
-        remarks["tiles"] = "rows not compared, for some leaves can not be read"
+        remarks["tiles"] = "rows not compared, for some leaves cannot be read"
     else:
         check_rows_of_tiles(tiles, across, held, findings)
     if tiles:
@@ -133,7 +133,7 @@ def _partitions(layout: ReleaseLayout) -> list[Partition]:
         return layout.partitions()
     except (OSError, KeyError, ValueError) as error:
         raise CatalogError(
-            f"{layout.primary / 'partition_info.csv'}: can not be read ({error}); roll back to an older release"
+            f"{layout.primary / 'partition_info.csv'}: cannot be read ({error}); roll back to an older release"
         ) from error
 
 

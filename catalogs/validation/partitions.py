@@ -65,7 +65,7 @@ def scan_partition(
                 _scan_rows(file, scan, class_slugs, wanted, where)
                 scan.readable = True
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        scan.findings.add("schema", f"{where}: can not be read ({error})")
+        scan.findings.add("schema", f"{where}: cannot be read ({error})")
     return scan
 
 

@@ -50,7 +50,7 @@ def check_common_schema(layout: ReleaseLayout, class_slugs: Sequence[str], findi
         if not pq.read_schema(path).equals(arrow_schema(class_slugs)):
             findings.add("schema", "_common_metadata: its columns are not those of the contract")
     except (OSError, pa.ArrowException) as error:
-        findings.add("schema", f"_common_metadata: can not be read ({error})")
+        findings.add("schema", f"_common_metadata: cannot be read ({error})")
 
 
 def stated_rows(catalogue: Path) -> int | None:
@@ -67,7 +67,7 @@ def _rows_of_footer(path: Path, findings: Findings) -> int | None:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        findings.add("counts", f"{path.name}: can not be read ({error})")
+        findings.add("counts", f"{path.name}: cannot be read ({error})")
         return None
 
 
@@ -89,7 +89,7 @@ class Margin:
 def read_margin(
     layout: ReleaseLayout, partitions: Sequence[Partition], class_slugs: Sequence[str], findings: Findings
 ) -> Margin | None:
-    """The rows of the margin cache, a thousandth of a catalogue; None when there is none, or it can not be read."""
+    """The rows of the margin cache, a thousandth of a catalogue; None when there is none, or it cannot be read."""
     if not layout.margin.is_dir():
         return None
     tables, total = [arrow_schema(class_slugs).empty_table()], 0
@@ -109,7 +109,7 @@ def read_margin(
                 findings.add("margin", f"{name}: {inside.sum()} rows lie in the pixel itself", int(inside.sum()))
             tables.append(table)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # KeyError, ValueError: of partition_info.csv
-        findings.add("margin", f"{layout.margin.name}: can not be read ({error})")
+        findings.add("margin", f"{layout.margin.name}: cannot be read ({error})")
         return None
     findings.expect("margin", layout.margin.name, "hats_nrows", stated_rows(layout.margin), total)
     merged = pa.concat_tables(tables)
@@ -160,7 +160,7 @@ def check_index(layout: ReleaseLayout, scans: Sequence[PartitionScan], findings:
             for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["object_id", "Norder", "Dir", "Npix"]):
                 last = _add_index(batch, last, totals, findings)
     except (OSError, KeyError, pa.ArrowException) as error:
-        findings.add("index", f"{layout.index.name}: can not be read ({error})")
+        findings.add("index", f"{layout.index.name}: cannot be read ({error})")
         return
     total = sum(rows for rows, _ in totals.values())
     findings.expect("index", layout.index.name, "hats_nrows", stated_rows(layout.index), total)

@@ -32,13 +32,13 @@ _IDENTITY = ("fingerprint", "model_id", "recipe_digest", "run_id")
 
 
 def read_tiles(layout: ReleaseLayout, findings: Findings) -> dict[str, dict[str, Any]]:
-    """The rows of the tiles sidecar by tile id; nothing when it can not be read."""
+    """The rows of the tiles sidecar by tile id; nothing when it cannot be read."""
     names = ["tile_id", "inputs", "found", "set_aside", *_PARTS, *_IDENTITY]
     try:
         rows = pq.read_table(layout.sidecar / "tiles.parquet", columns=names).to_pylist()
         rows = [{**row, "set_aside": json.loads(row["set_aside"])} for row in rows]
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # ValueError: no JSON, no UTF-8
-        findings.add("ledger", f"sidecar/tiles.parquet: can not be read ({error})")
+        findings.add("ledger", f"sidecar/tiles.parquet: cannot be read ({error})")
         return {}
     tiles = {str(row["tile_id"]): row for row in rows}
     findings.expect("ledger", "sidecar/tiles.parquet", "different tiles", len(tiles), len(rows))
@@ -89,7 +89,7 @@ def _check_quarantine(
                 else:
                     entries[entry["tile_id"], part] += 1
     except (OSError, KeyError, pa.ArrowException, UnicodeDecodeError) as error:
-        findings.add("ledger", f"sidecar/quarantine.parquet: can not be read ({error})")
+        findings.add("ledger", f"sidecar/quarantine.parquet: cannot be read ({error})")
         return {}
     for tile_id in sorted(tiles.keys() | {tile for tile, _ in entries} | across.keys()):
         row = tiles.get(tile_id, dict.fromkeys(_PARTS, 0))

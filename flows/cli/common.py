@@ -24,15 +24,15 @@ def workspace_of(arguments: argparse.Namespace) -> Workspace:
 
 
 def make_root(workspace: Workspace) -> None:
-    """Create the workspace's folder, or say why it can not be one."""
+    """Create the workspace's folder, or say why it cannot be one."""
     try:
         workspace.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{workspace.root} can not be a workspace ({error.strerror}); choose another with --workspace"
+            f"{workspace.root} cannot be a workspace ({error.strerror}); choose another with --workspace"
         ) from error
     if not os.access(workspace.root, os.W_OK | os.X_OK):
-        raise UserError(f"{workspace.root} can not be written; choose another workspace with --workspace DIR")
+        raise UserError(f"{workspace.root} cannot be written; choose another workspace with --workspace DIR")
 
 
 def bars() -> AbstractContextManager[None]:

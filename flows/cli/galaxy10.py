@@ -75,7 +75,7 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Look through a file; 1 when it can not be used."""
+    """Look through a file; 1 when it cannot be used."""
     from pipeline.datasets.galaxy10_check import check_galaxy10
 
     with bars():

@@ -26,7 +26,7 @@ def image_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--galaxy10", metavar="FILE", help="HDF5 file of the Galaxy10 layout")
     group.add_argument("--images", metavar="DIR", help="folder of JPEG or PNG pictures, with --labels")
     group.add_argument("--labels", metavar="CSV", help="table with a column of file names and one of class numbers")
-    group.add_argument("--label-column", metavar="NAME", help="name of the label column, where it can not be guessed")
+    group.add_argument("--label-column", metavar="NAME", help="name of the label column, where it cannot be guessed")
     group.add_argument("--cifar10", metavar="DIR", help="CIFAR-10 as unpacked, Python or binary version")
     group.add_argument("--cifar100", metavar="DIR", help="CIFAR-100 as unpacked, Python or binary version")
     group.add_argument("--tiny-imagenet", metavar="DIR", help="Tiny ImageNet as unpacked")

@@ -87,7 +87,7 @@ def _print(reports: Sequence[WorkerReport]) -> None:
 
 def _row(report: WorkerReport) -> tuple[str | int | float | None, ...]:
     said = report.condition
-    state = "can not" if report.problems else "ok"
+    state = "cannot" if report.problems else "ok"
     if said is None:
         return (report.address, *[None] * (len(_HEADER) - 2), state)
     free = None if math.isnan(said.free_gb) else said.free_gb

@@ -188,7 +188,7 @@ def load_card(root: Path, model_id: str) -> ModelCard:
     except ValidationError as error:
         raise ModelError(f"{path}: not a model card of this version: {error}") from error
     if card.model_id != model_id:
-        raise ModelError(f"{path}: this is the card of {card.model_id}; a model folder can not be renamed or copied")
+        raise ModelError(f"{path}: this is the card of {card.model_id}; a model folder cannot be renamed or copied")
     return card
 
 

@@ -38,7 +38,7 @@ def load_network(root: Path, card: ModelCard) -> nn.Module:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:_REASON]  # torch names every tensor that is missing
-        raise ModelError(f"{path}: the weights can not be loaded ({why}); train the model again") from error
+        raise ModelError(f"{path}: the weights cannot be loaded ({why}); train the model again") from error
     return network.eval()
 
 
@@ -47,7 +47,7 @@ def tensors_digest(folder: Path) -> str:
 
     Raises
     ------
-    ModelError : a file is missing, or can not be read.
+    ModelError : a file is missing, or cannot be read.
     """
     digest = hashlib.sha256()
     for path in (folder / WEIGHTS, folder / FEATURES):
@@ -55,7 +55,7 @@ def tensors_digest(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise ModelError(f"{path}: can not be read ({error.strerror}); train the model again") from error
+            raise ModelError(f"{path}: cannot be read ({error.strerror}); train the model again") from error
     return digest.hexdigest()[:16]
 
 

@@ -82,7 +82,7 @@ def export(
 
     Raises
     ------
-    ModelError : the packages for it are missing, the network can not be exported, the file can not be written, or
+    ModelError : the packages for it are missing, the network cannot be exported, the file cannot be written, or
         onnxruntime computes something else than torch; no file is left then.
     """
     _require("onnx", "onnxscript")
@@ -129,7 +129,7 @@ def _traced(served: _Served) -> Any:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         why = str(error).partition("\n")[0]
-        raise ModelError(f"this network can not be exported with torch {torch.__version__} ({why})") from error
+        raise ModelError(f"this network cannot be exported with torch {torch.__version__} ({why})") from error
     finally:
         exporter.setLevel(level)
 
@@ -173,7 +173,7 @@ def _beside(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             yield Path(folder)
     except OSError as error:
-        raise ModelError(f"{path}: can not be written ({error.strerror or error}); choose another file") from error
+        raise ModelError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error
 
 
 def _checked(served: _Served, file: Path) -> tuple[float | None, float | None]:

@@ -68,7 +68,7 @@ def load_ensemble(root: Path, card: ModelCard, device: torch.device, batch_size:
 def _member_card(root: Path, card: ModelCard, member: EnsembleMember) -> ModelCard:
     if not (root / member.model_id).is_dir():
         raise ModelError(
-            f"{root / member.model_id}: not found, but the ensemble {card.model_id} can not do without it; put the "
+            f"{root / member.model_id}: not found, but the ensemble {card.model_id} cannot do without it; put the "
             "folder back, or make an ensemble of the models that are there"
         )
     found = tensors_digest(root / member.model_id)
@@ -89,7 +89,7 @@ def predictor_for(root: Path, model_id: str, device: str, batch_size: int = 64) 
 
     Raises
     ------
-    ModelError : it can not be loaded.
+    ModelError : it cannot be loaded.
     """
     device = chosen_device(device)
     key = (str(root), model_id, device, batch_size)

@@ -263,7 +263,7 @@ def run_again_in_backward(block: nn.Module, x: Tensor) -> Tensor:
 def _without_statistics(block: nn.Module) -> Iterator[None]:
     """Let the batch norms of a block count into copies of their running statistics, which are thrown away.
 
-    The second run must save for the backward pass what the first did, so the statistics can not just be switched off.
+    The second run must save for the backward pass what the first did, so the statistics cannot just be switched off.
     """
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]

@@ -81,7 +81,7 @@ def load_checkpoint(network: nn.Module, path: Path, *, partial: bool = False) ->
 
     Raises
     ------
-    ModelError : the file can not be read or would run code, holds no weights or weights that are not finite, belongs
+    ModelError : the file cannot be read or would run code, holds no weights or weights that are not finite, belongs
         to another network, or (with `partial`) nothing in it fits.
     """
     body = network.body if isinstance(network, Peer) else network
@@ -120,7 +120,7 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training keeps its options beside
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"{path}: can not be read ({error.strerror or error}); check the path") from error
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except SafetensorError as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error}); fetch or save it again") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, struct.error) as error:

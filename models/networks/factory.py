@@ -132,7 +132,7 @@ def check_variant(variant: str) -> None:
 class Peer(nn.Module):
     """A model of timm as a `Network`, from random weights, for images of one size.
 
-    Raises ModelError when it can not be built for that size, can not read it, or does not end in one linear layer.
+    Raises ModelError when it cannot be built for that size, cannot read it, or does not end in one linear layer.
     """
 
     def __init__(self, variant: str, image_size: int, num_classes: int, drop_path: float, head_dropout: float) -> None:
@@ -141,7 +141,7 @@ class Peer(nn.Module):
         rates = {"drop_path_rate": drop_path, "drop_rate": head_dropout}
         self.body = _build(variant, image_size, num_classes, {key: rate for key, rate in rates.items() if rate})
         if not isinstance(self.body.get_classifier(), nn.Linear):
-            raise ModelError(f"{variant} does not end in one linear layer: it can not be a peer, choose another")
+            raise ModelError(f"{variant} does not end in one linear layer: it cannot be a peer, choose another")
         _try(self, variant)
 
     def penultimate(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _build(variant: str, image_size: int, num_classes: int, rates: dict[str, flo
             log.warning("%s knows no %s: built without it", variant, unknown[1])
             rates = {key: rate for key, rate in rates.items() if key != unknown[1]}
         except (AssertionError, ValueError, RuntimeError) as error:
-            raise ModelError(f"timm can not build {name} for {image_size} px: {error}; choose another size") from error
+            raise ModelError(f"timm cannot build {name} for {image_size} px: {error}; choose another size") from error
 
 
 def _try(peer: Peer, variant: str) -> None:
@@ -185,10 +185,10 @@ def _try(peer: Peer, variant: str) -> None:
             same = torch.allclose(peer(image), peer.body(image))
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{variant} can not read images of {peer.image_size} px: {error}; choose another size"
+            f"{variant} cannot read images of {peer.image_size} px: {error}; choose another size"
         ) from error
     if not same:
-        raise ModelError(f"{variant} does more than one linear layer on its features: it can not be a peer")
+        raise ModelError(f"{variant} does more than one linear layer on its features: it cannot be a peer")
     peer.train()
 
 

@@ -99,8 +99,8 @@ def train_network(
     Raises
     ------
     TrainingDiverged : the loss or a weight became infinite or NaN.
-    ModelError : the checkpoint can not be read.
-    ValueError : the batch can not be shared out among the processes in whole pairs.
+    ModelError : the checkpoint cannot be read.
+    ValueError : the batch cannot be shared out among the processes in whole pairs.
     """
     batch = _batch(len(training), settings.batch_size)
     if batch % (2 * group.world):

@@ -55,7 +55,7 @@ def load_feature_space(folder: Path) -> FeatureSpace:
         tensors = load_file(path)
         return FeatureSpace(tensors["means"], tensors["axes"])
     except (OSError, SafetensorError, KeyError) as error:
-        raise ModelError(f"{path}: can not be loaded ({error}); train the model again") from error
+        raise ModelError(f"{path}: cannot be loaded ({error}); train the model again") from error
 
 
 def fit_feature_space(features: np.ndarray, labels: np.ndarray) -> FeatureSpace:

@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 class WorkerMismatch(UserError):
-    """A worker that came after the preflight can not do the run: other software, or it does not see the folders."""
+    """A worker that came after the preflight cannot do the run: other software, or it does not see the folders."""
 
 
 class ClusterLost(ConnectionError):
@@ -55,7 +55,7 @@ class Reason(StrEnum):
 
 
 class BadInput(Exception):
-    """Input that can not be used, with a reason code and details for a person.
+    """Input that cannot be used, with a reason code and details for a person.
 
     `exception` names what a parser raised, empty where our own check found it.
     """

@@ -43,6 +43,6 @@ def parsing(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
             raise
         raise BadInput(
             Reason.UNREADABLE_FILE,
-            f"{path} can not be read as {what} ({type(error).__name__}: {error}); download or copy it again",
+            f"{path} cannot be read as {what} ({type(error).__name__}: {error}); download or copy it again",
             type(error).__name__,
         ) from error

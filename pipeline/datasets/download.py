@@ -34,7 +34,7 @@ def fetch(url: str, path: Path, sha256: str) -> bool:
 
     Raises
     ------
-    UserError : another file of that name is there, the server can not be reached or breaks off, or the sum is wrong.
+    UserError : another file of that name is there, the server cannot be reached or breaks off, or the sum is wrong.
     """
     sha256 = sha256.lower()
     if not re.fullmatch("[0-9a-f]{64}", sha256):

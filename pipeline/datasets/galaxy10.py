@@ -52,7 +52,7 @@ def read_layout(path: Path) -> Galaxy10Layout:
 
     Raises
     ------
-    UserError : the file can not be read, a dataset is missing, or has another type or length.
+    UserError : the file cannot be read, a dataset is missing, or has another type or length.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -67,7 +67,7 @@ def read_layout(path: Path) -> Galaxy10Layout:
         if is_transient(error):
             raise
         raise UserError(
-            f"{path} can not be read as a Galaxy10 file ({error}); it needs `images` (N, H, W, 3) and `ans` (N,)"
+            f"{path} cannot be read as a Galaxy10 file ({error}); it needs `images` (N, H, W, 3) and `ans` (N,)"
         ) from error
     if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:] or dtype != np.uint8:
         raise UserError(f"{path}: `images` is {dtype} {shape}, expected uint8 (N, H, W, 3)")
@@ -147,7 +147,7 @@ def image_blocks(path: Path) -> Iterator[np.ndarray]:
 
     Raises
     ------
-    UserError : images can not be read (a damaged or cut-off file).
+    UserError : images cannot be read (a damaged or cut-off file).
     """
     with h5py.File(path, "r") as file:
         images = file["images"]
@@ -160,7 +160,7 @@ def image_blocks(path: Path) -> Iterator[np.ndarray]:
                     raise
                 last = min(first + count, len(images)) - 1
                 raise UserError(
-                    f"{path}: images {first} to {last} can not be read ({error}); copy or fetch the file again"
+                    f"{path}: images {first} to {last} cannot be read ({error}); copy or fetch the file again"
                 ) from error
             yield block
 

@@ -74,7 +74,7 @@ def check_galaxy10(path: Path) -> Galaxy10Check:
 
     Raises
     ------
-    UserError : there is no such file. A file that can not be used is no error here: `problems` says why.
+    UserError : there is no such file. A file that cannot be used is no error here: `problems` says why.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; `morphcat galaxy10 fetch` downloads the published one")

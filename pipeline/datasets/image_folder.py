@@ -23,7 +23,7 @@ def open_pictures(folder: Path, table: Path, settings: InputSettings, label_colu
 
     Raises
     ------
-    UserError : no label column, no label in range, or a picture is missing or can not be read.
+    UserError : no label column, no label in range, or a picture is missing or cannot be read.
     """
     try:
         rows = read_table(table)
@@ -61,7 +61,7 @@ def open_pictures(folder: Path, table: Path, settings: InputSettings, label_colu
 
 
 def picture_blocks(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    """The pictures in order, each as uint8 (1, H, W, 3). Raises UserError for one that can not be read."""
+    """The pictures in order, each as uint8 (1, H, W, 3). Raises UserError for one that cannot be read."""
     for path in paths:
         try:
             yield read_picture(path)[None]

@@ -81,7 +81,7 @@ class ImageSet:
 
         Raises
         ------
-        UserError : an image can not be read, the source changed since it was opened, or the disk is full.
+        UserError : an image cannot be read, the source changed since it was opened, or the disk is full.
         """
         path = self.pixel_path(recipe, cache)
 

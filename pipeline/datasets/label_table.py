@@ -41,7 +41,7 @@ def read_label_table(path: Path, label_column: str = "") -> LabelTable:
 
     Raises
     ------
-    UserError : the table can not be read, a column is missing, or a row has no label or no position on the sky.
+    UserError : the table cannot be read, a column is missing, or a row has no label or no position on the sky.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
@@ -50,7 +50,7 @@ def read_label_table(path: Path, label_column: str = "") -> LabelTable:
             reader.fieldnames = columns
             rows = list(reader)
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can not be read as CSV ({error})") from error
+        raise UserError(f"{path} cannot be read as CSV ({error})") from error
     if missing := [name for name in ("ra", "dec") if name not in columns]:
         raise UserError(f"{path}: no column {' and '.join(missing)}; found {', '.join(columns)}")
     column = label_column_of(path, columns, label_column)

@@ -239,4 +239,4 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can not be read ({error}); it belongs to the published archive") from error
+        raise UserError(f"{path} cannot be read ({error}); it belongs to the published archive") from error

@@ -30,7 +30,7 @@ def read_plain_pickle(path: Path) -> dict[Any, Any]:
     except _DAMAGED as error:
         if is_transient(error):
             raise
-        raise UserError(f"{path} can not be read as plain values and arrays ({error}); download it again") from error
+        raise UserError(f"{path} cannot be read as plain values and arrays ({error}); download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict, found {type(content).__name__}")
     return {key: value.values if isinstance(value, _PickledArray) else value for key, value in content.items()}

@@ -165,13 +165,13 @@ def read_split(path: Path, rows: LabelledRows) -> Split:
 
     Raises
     ------
-    UserError : it can not be read, was changed, is of other rows, its lists overlap, or a sky position is in two.
+    UserError : it cannot be read, was changed, is of other rows, its lists overlap, or a sky position is in two.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         parts = Split.from_dict(values)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} can not be used as a split ({error}); `morphcat galaxy10 split` makes one") from error
+        raise UserError(f"{path} cannot be used as a split ({error}); `morphcat galaxy10 split` makes one") from error
     together = np.concatenate([parts.train, parts.validation, parts.test])
     count = len(rows.labels)
     if len(together) and (together.min() < 0 or together.max() >= count):
@@ -264,7 +264,7 @@ def _require_every_class(rows: LabelledRows) -> None:
     missing = [slug for slug, count in zip(rows.class_slugs, counts, strict=True) if count == 0]
     if missing:
         raise UserError(
-            f"{rows.source}: no example of {', '.join(missing)}; a network can not learn a class it never sees, so "
+            f"{rows.source}: no example of {', '.join(missing)}; a network cannot learn a class it never sees, so "
             f"each of the {len(counts)} classes needs images"
         )
 

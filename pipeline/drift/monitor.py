@@ -86,7 +86,7 @@ def _compared(
 def write_drift(workspace: Workspace, release: str) -> DriftReport | None:
     """Write the report of a release as JSON and Markdown under `reports/`; None when it is there already.
 
-    A release that can not be compared has a report that says why.
+    A release that cannot be compared has a report that says why.
     """
     path = _path(workspace, release)
     if path.is_file():
@@ -113,7 +113,7 @@ def has_report(workspace: Workspace) -> bool:
 
 
 def latest_alarms(workspace: Workspace) -> list[str]:
-    """The alarms of the current release, as its report keeps them; none where there is none, or it can not be read."""
+    """The alarms of the current release, as its report keeps them; none where there is none, or it cannot be read."""
     release = current_name(workspace.catalog)
     path = _path(workspace, release or "")
     if release is None or not path.is_file():
@@ -122,7 +122,7 @@ def latest_alarms(workspace: Workspace) -> list[str]:
         return [str(alarm) for alarm in json.loads(path.read_bytes())["alarms"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning(
-            "%s can not be read (%s: %s); delete it, and the next survey makes it again",
+            "%s cannot be read (%s: %s); delete it, and the next survey makes it again",
             path,
             type(error).__name__,
             error,

@@ -109,7 +109,7 @@ def make_grid(name: str, settings: TrainingSettings, axes: Axes | None = None) -
 
     Raises
     ------
-    UserError : an unknown name, or an axis with something on it that can not be a cell.
+    UserError : an unknown name, or an axis with something on it that cannot be a cell.
     ModelError : an unknown network.
     """
     axes = axes or Axes()
@@ -121,7 +121,7 @@ def make_grid(name: str, settings: TrainingSettings, axes: Axes | None = None) -
         return Grid(name=name or "axes", cells=tuple(dict.fromkeys(cells)))
     except ValidationError as error:
         problems = "; ".join(f"{e['loc'][-1]} = {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise UserError(f"this can not be a cell of a grid: {problems}") from error
+        raise UserError(f"this cannot be a cell of a grid: {problems}") from error
 
 
 def _named(name: str, settings: TrainingSettings) -> list[Axes]:
@@ -239,8 +239,8 @@ def run_experiment(job: ExperimentJob) -> str:
 
     Raises
     ------
-    UserError : the images or the split are no longer those of the plan, or the training can not go on.
-    ModelError : the network can not be built.
+    UserError : the images or the split are no longer those of the plan, or the training cannot go on.
+    ModelError : the network cannot be built.
     """
     workspace = job.workspace
     images = open_images(ImageSource.model_validate_json(job.source), workspace.settings.input)
@@ -253,7 +253,7 @@ def run_experiment(job: ExperimentJob) -> str:
         if found != planned:
             raise UserError(
                 f"{images.source}: the {what} changed since the grid was planned ({planned}, now {found}); cells of "
-                "different ones can not stand on one board: run the benchmark again"
+                "different ones cannot stand on one board: run the benchmark again"
             )
     card = training.train(workspace, images, job.split_file or None, may_lead=False)
     run = predict_test_split(workspace, images, card.model_id)
@@ -298,13 +298,13 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
 
     Raises
     ------
-    UserError : the images can not be used, there is no test split, or settings that can not be.
+    UserError : the images cannot be used, there is no test split, or settings that cannot be.
     ModelError : an unknown network.
     """
     if workspace.settings.workers.kind != "inline" and workspace.settings.workers.gang > 1:
         raise UserError(
             f"workers.gang = {workspace.settings.workers.gang} with workers.kind = "
-            f"{workspace.settings.workers.kind!r}: cells that run beside each other can not be gangs themselves; "
+            f"{workspace.settings.workers.kind!r}: cells that run beside each other cannot be gangs themselves; "
             "set workers.kind=inline to train one cell at a time with a gang, or workers.gang=1"
         )
     images = open_images(source, workspace.settings.input)

@@ -101,7 +101,7 @@ class GridRecord(BaseModel):
         try:
             return cls.model_validate_json((folder / _RECORD).read_bytes())
         except (FileNotFoundError, ValidationError) as error:
-            raise UserError(f"{folder / _RECORD} can not be read ({error}); run the benchmark grid again") from error
+            raise UserError(f"{folder / _RECORD} cannot be read ({error}); run the benchmark grid again") from error
 
 
 # --- a cell and a row ---------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def _check_fits(path: Path, first: MeasuredExperiment, cell: MeasuredExperiment,
         if found != expected:
             raise UserError(
                 f"{path}: of images {found[0]} and split {found[1]}, the board is of {expected[0]} and {expected[1]}: "
-                "different ones can not stand on one board; move the file away"
+                "different ones cannot stand on one board; move the file away"
             )
     if not (np.array_equal(cell.run.rows, first.run.rows) and np.array_equal(cell.run.labels, first.run.labels)):
         raise UserError(f"{path}: not the test images of {first.card.model_id}; delete it and run the benchmark again")

@@ -171,7 +171,7 @@ def _results(board: Leaderboard) -> str:
     names = devices(board.cells)
     speed = f"Images/s: inference on {'; '.join(names)}."
     if len(names) > 1:
-        speed += " **The devices differ: the speeds of the rows can not be compared.**"
+        speed += " **The devices differ: the speeds of the rows cannot be compared.**"
     return "\n".join(
         ["## Results", "", "Mean ± standard deviation over seeds.", "", *_lines(results_table(board)), "", speed]
     )

@@ -58,7 +58,7 @@ class WorkerEnvironment:
 
     `free_gb` is the disk left where units write (10⁹ bytes, NaN where it is not seen), `gpus` how many torch sees and
     `gpu` the name and id of the one that was asked for and works, `threads` those of torch (no torch: 0), `cores` those
-    that the process may use. `troubles` are sentences on what it can not do.
+    that the process may use. `troubles` are sentences on what it cannot do.
     """
 
     host: str
@@ -143,12 +143,12 @@ def _loaded_code() -> str:
 
 
 def _folder_trouble(path: str, filled: bool) -> str:
-    """Why a folder can not be used here; `filled` says that the driver sees something in it."""
+    """Why a folder cannot be used here; `filled` says that the driver sees something in it."""
     try:
         if _has_entries(Path(path)) or not filled:
             return ""
     except OSError as error:
-        return f"{path} can not be read there ({error.strerror}): {_MOUNT}"
+        return f"{path} cannot be read there ({error.strerror}): {_MOUNT}"
     return f"{path} is empty there, and is not for the driver: {_MOUNT}"
 
 
@@ -161,7 +161,7 @@ def _import_trouble(module: str) -> str:
     try:
         importlib.import_module(module)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # as broken libraries were seen to raise
-        return f"{module} can not be imported there ({type(error).__name__}: {error}): {_INSTALL}"
+        return f"{module} cannot be imported there ({type(error).__name__}: {error}): {_INSTALL}"
     return ""
 
 
@@ -248,7 +248,7 @@ def check_worker(standard: WorkerRequirements) -> None:
     found = problems(standard, condition)
     if found:
         raise WorkerMismatch(
-            f"a worker on {condition.host} (process {condition.pid}) can not do this run:\n  "
+            f"a worker on {condition.host} (process {condition.pid}) cannot do this run:\n  "
             + "\n  ".join(found)
             + "\nput it right, or take it out; what is committed stays, and running again goes on"
         )

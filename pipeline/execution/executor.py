@@ -29,7 +29,7 @@ def run_tasks(
 
     Raises
     ------
-    UserError : the cluster can not be had, a worker is not as `standard` says, or so many units in a row failed by the
+    UserError : the cluster cannot be had, a worker is not as `standard` says, or so many units in a row failed by the
         system that the rest would too.
     pipeline.core.errors.ClusterLost : the scheduler or all workers went away.
     """

@@ -88,7 +88,7 @@ def preflight(
 
     Raises
     ------
-    UserError : there is no worker, or some can not do the run; says which, why, and what to do.
+    UserError : there is no worker, or some cannot do the run; says which, why, and what to do.
     """
     reports = ask_workers(client, standard, expected=expected, gpu_only=gpu_only, seconds=seconds)
     for report in reports:
@@ -133,7 +133,7 @@ def ask_workers(
 def describe_reports(reports: Sequence[WorkerReport], most: int = _SHOWN) -> str:
     """Worker by worker what keeps it from the run, of so many workers at most."""
     unfit = [report for report in reports if report.problems]
-    lines = [f"{len(unfit)} of {len(reports)} workers can not do this run:"]
+    lines = [f"{len(unfit)} of {len(reports)} workers cannot do this run:"]
     for report in unfit[:most]:
         lines += [_name(report), *(f"  {problem}" for problem in report.problems)]
     if len(unfit) > most:
@@ -186,7 +186,7 @@ async def _ask_all(
 async def _ask(
     client: Any, address: str, standard: WorkerRequirements, token: ProbeFile, number: int, seconds: float
 ) -> WorkerReport:
-    """Ask one worker, by Dask's side channel: a task for a worker that can not import it would make it leave."""
+    """Ask one worker, by Dask's side channel: a task for a worker that cannot import it would make it leave."""
     sent = time.time()
     answer = token.answer_of(number)
     asked = client.run(_answer, standard, token.path, str(answer), workers=[address], on_error="return")
@@ -209,7 +209,7 @@ async def _answer(standard: WorkerRequirements, token: str, answer: str) -> Work
         read, wrote = Path(token).read_text(), uuid4().hex
         Path(answer).write_text(wrote)
     except OSError as error:
-        trouble = f"{standard.writes} is not shared with the driver, or can not be written ({error}): {_MOUNT}"
+        trouble = f"{standard.writes} is not shared with the driver, or cannot be written ({error}): {_MOUNT}"
         return WorkerReply(started, time.time(), replace(condition, troubles=(*condition.troubles, trouble)), "", "")
     return WorkerReply(started, time.time(), condition, read, wrote)
 
@@ -231,11 +231,11 @@ def _silent(address: str, problem: str) -> WorkerReport:
 
 
 def _why(error: Exception) -> str:
-    """Why a worker could not even be asked: it went away, or this module can not be imported there."""
+    """Why a worker could not even be asked: it went away, or this module cannot be imported there."""
     if isinstance(error, OSError):
         return f"it could not be asked, it is gone ({error})"
     return (
-        f"pipeline.execution.preflight can not be imported there ({error}): install morphcat with the same "
+        f"pipeline.execution.preflight cannot be imported there ({error}): install morphcat with the same "
         "constraints.txt in the workers' environment"
     )
 

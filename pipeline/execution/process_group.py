@@ -113,7 +113,7 @@ def run_process_group(
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank | None:
     """The seat that torchrun gave to this process, by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
-    None when none of them is set. Raises UserError when some are missing or can not be.
+    None when none of them is set. Raises UserError when some are missing or cannot be.
     """
     found = {name: environment[name] for name in _VARIABLES if environment.get(name)}
     if not found:

@@ -1,6 +1,6 @@
 """An end for units that take too long: the process that runs one ends itself.
 
-A thread can not be stopped from outside, and code in C may hold the interpreter; so a watchdog of the C library's
+A thread cannot be stopped from outside, and code in C may hold the interpreter; so a watchdog of the C library's
 threads ends the process and leaves the stack of every thread on the error stream, where the worker's log is. Who
 started the process (Dask's nanny) sees it end and starts another. Knows nothing of units, nor of Dask.
 """

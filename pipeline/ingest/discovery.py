@@ -115,9 +115,9 @@ def walked(root: Path, seen: set[str] | None = None) -> Iterator[tuple[Path, lis
 
 
 def _unreadable(error: OSError) -> None:
-    """A folder that can not be listed must not vanish from the run without a word."""
+    """A folder that cannot be listed must not vanish from the run without a word."""
     if not isinstance(error, FileNotFoundError):  # that one was moved away a moment ago
-        raise UserError(f"{error.filename}: the folder can not be read ({error.strerror}); give access or move it away")
+        raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); give access or move it away")
 
 
 def _folder_tiles(folder: Path, kind: TileKind, rows: int, reading: ReadingSettings) -> Iterator[SkyTile]:
@@ -129,10 +129,10 @@ def _folder_tiles(folder: Path, kind: TileKind, rows: int, reading: ReadingSetti
 
 
 def _file_tiles(path: Path, rows: int, reading: ReadingSettings) -> Iterator[SkyTile]:
-    """Tiles of a file that holds many inputs. One that the system can not read now must not cost the run: it fails."""
+    """Tiles of a file that holds many inputs. One that the system cannot read now must not cost the run: it fails."""
     kind = TileKind(kind_of(path.name) or "")
     try:
-        total = _count_inputs(path, kind)  # 0 when it can not be told: one tile, which will say why
+        total = _count_inputs(path, kind)  # 0 when it cannot be told: one tile, which will say why
     except OSError:
         yield with_fingerprint(SkyTile(kind, str(path), source_of(path), 0, 0, -1, ""), [], reading)
         return

@@ -26,7 +26,7 @@ def for_positions(tiles: Sequence[SkyTile], catalogue: Path, folder: Path, readi
 
     Raises
     ------
-    UserError : the list is not there or can not be read.
+    UserError : the list is not there or cannot be read.
     """
     from pipeline.readers.bricks.positions import read_list, write_prepared
 

@@ -49,7 +49,7 @@ def ready_plan(plan: Plan, settle: float, now: float) -> ReadyPlan:
 
 
 def not_ready_reason(tile: SkyTile, names: list[str], settle: float, now: float) -> str:
-    """Why a tile can not be taken yet; empty when it can.
+    """Why a tile cannot be taken yet; empty when it can.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Why an object has its label: everything that is known of one row of the catalogue, gathered and put in words.
 
-The stamp and the views are made anew from the input; what can not be had any more is said, and never in the way of
+The stamp and the views are made anew from the input; what cannot be had any more is said, and never in the way of
 the rest. `explain_page` makes a page of it.
 """
 
@@ -232,7 +232,7 @@ def nearest_examples(
         train = recorded_split(workspace.models, card, images).train
         theirs = images.pixels(panel.recipe, workspace.cache)
     except UserError as problem:
-        return [], f"the training images can not be used: {problem}"
+        return [], f"the training images cannot be used: {problem}"
     rows = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), SEARCHED)).astype(np.int64))]
     own = panel.features(pixels, np.zeros(1, dtype=np.int64))
     distance = _distances(panel.spaces[0], _features(workspace, panel, card, theirs, rows), own[0])

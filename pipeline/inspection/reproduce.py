@@ -105,7 +105,7 @@ def reload_pixels(workspace: Workspace, thing: CataloguedObject, recipe: Preproc
 
     Raises
     ------
-    UserError : the tile or the object in it is gone, or can not be read; the message says which.
+    UserError : the tile or the object in it is gone, or cannot be read; the message says which.
     """
     stamp = _stamp(workspace, thing)
     pixels = model_pixels(StampBatch([stamp]), recipe, torch.device("cpu"))
@@ -129,11 +129,11 @@ def _stamp(workspace: Workspace, thing: CataloguedObject) -> Stamp:
                 if stamp.object_id == thing.object_id:
                     return stamp
     except (BadInput, InputChanged) as bad:
-        raise UserError(f"input can not be read: {bad}") from bad
+        raise UserError(f"input cannot be read: {bad}") from bad
     except OSError as error:
         if is_transient(error):
             raise
-        raise UserError(f"input can not be read: {error}") from error
+        raise UserError(f"input cannot be read: {error}") from error
     raise UserError(f"input gone: {place} does not hold {thing.row['source_name']} any more")
 
 
@@ -142,7 +142,7 @@ def model_of(workspace: Workspace, thing: CataloguedObject) -> tuple[ModelCard, 
 
     Raises
     ------
-    UserError : it is gone, or this version can not use it.
+    UserError : it is gone, or this version cannot use it.
     """
     try:
         card = load_card(workspace.models, thing.row["model_id"])

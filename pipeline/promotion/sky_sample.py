@@ -77,7 +77,7 @@ def sky_sample(workspace: Workspace) -> SkySample | str:
         try:
             sample = _drawn(workspace, most)
         except ModelError as error:
-            return f"the model of the release can not be used ({error})"
+            return f"the model of the release cannot be used ({error})"
         if sample.rows.num_rows == 0:
             return f"release {sample.release} has no reliable object"
         _freeze(path, sample)

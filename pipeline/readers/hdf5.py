@@ -39,7 +39,7 @@ _CHUNK_BYTES = 64 << 20
 
 
 def count_rows(path: Path) -> int:
-    """Number of images, or 0 when the file can not be read (its only tile will say why).
+    """Number of images, or 0 when the file cannot be read (its only tile will say why).
 
     Raises
     ------
@@ -173,14 +173,14 @@ def _layout(path: Path, file: h5py.File, images: h5py.Dataset) -> tuple[str, ...
 def _chunk(
     path: Path, images: h5py.Dataset, columns: _Columns, first: int, last: int, source: str
 ) -> Iterator[Stamp | QuarantineEntry]:
-    """Rows `first` to `last`. A chunk that can not be read is tried row by row: damage costs its own rows only."""
+    """Rows `first` to `last`. A chunk that cannot be read is tried row by row: damage costs its own rows only."""
     try:
         pixels = images[first:last]
     except PARSE_ERRORS as error:
         if is_transient(error):
             raise
         if last - first == 1:
-            detail = f"{path}: row {first} can not be read ({error}); copy the file again"
+            detail = f"{path}: row {first} cannot be read ({error}); copy the file again"
             yield quarantine_entry(path, f"{source}#{first}", BadInput(Reason.UNREADABLE_FILE, detail))
         else:
             for row in range(first, last):

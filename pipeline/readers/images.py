@@ -29,7 +29,7 @@ def read_pictures(
 
     Raises
     ------
-    BadInput : the table can not be read or names no pictures.
+    BadInput : the table cannot be read or names no pictures.
     OSError : the system failed (disk, network).
     """
     rows = read_table(table, folder, frozenset(names)) if table else {}
@@ -52,7 +52,7 @@ def read_table(
 
     Raises
     ------
-    BadInput : the table can not be read or has no column that names files.
+    BadInput : the table cannot be read or has no column that names files.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
@@ -79,7 +79,7 @@ def read_table(
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         if is_transient(error):
             raise
-        raise BadInput(Reason.UNREADABLE_FILE, f"{path} can not be read as CSV ({error})") from error
+        raise BadInput(Reason.UNREADABLE_FILE, f"{path} cannot be read as CSV ({error})") from error
 
 
 def _lies_in(place: Path, folder: Path, table: Path) -> bool:

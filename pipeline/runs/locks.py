@@ -1,7 +1,7 @@
 """One survey and one retraining of a workspace at a time, by locks that the system drops with their process.
 
 A lock is `flock` on a hidden file. The file says who holds it, for people only: what counts is the lock, which a
-killed run can not leave behind. Between machines it holds where the file system passes `flock` on, as NFS does since
+killed run cannot leave behind. Between machines it holds where the file system passes `flock` on, as NFS does since
 Linux 2.6.12.
 """
 

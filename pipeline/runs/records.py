@@ -67,7 +67,7 @@ def record_run(
         try:
             _write(path, {**record, "tiles_failed": len(failed)})
         except OSError as error:  # such as a full disk: what was classified is worth more than its record
-            _log.warning("%s can not be written (%s); releases will not tell how that run went", path, error)
+            _log.warning("%s cannot be written (%s); releases will not tell how that run went", path, error)
 
 
 def run_records(workspace: Workspace) -> dict[str, RunRecord]:
@@ -93,7 +93,7 @@ def _read(path: Path) -> RunRecord | None:
     try:
         return RunRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        _log.warning("%s can not be read (%s); releases will not tell of that run", path, error)
+        _log.warning("%s cannot be read (%s); releases will not tell of that run", path, error)
         return None
 
 

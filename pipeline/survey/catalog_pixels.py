@@ -62,7 +62,7 @@ class CatalogPixels:
         return np.flatnonzero(self.fates == TAKEN)
 
     def left_out(self) -> dict[str, int]:
-        """How many rows can not be used, by reason."""
+        """How many rows cannot be used, by reason."""
         return {
             "no longer there": int((self.fates == GONE).sum()),
             "other pixels than the release was made from": int((self.fates == CHANGED).sum()),
@@ -212,10 +212,10 @@ def _read(workspace: Workspace, part: _Part, rows: pa.Table) -> Iterator[tuple[i
                 index = index_of.pop(object_id)
                 yield index, TAKEN if digest == digests[index] else CHANGED, picture
     except BadInput as bad:
-        _log.warning("%s can not be read any more (%s); its objects are left out", part.tile.path, bad)
+        _log.warning("%s cannot be read any more (%s); its objects are left out", part.tile.path, bad)
     except InputChanged as changed:
         raise UserError(f"{changed}") from changed
     except OSError as error:
         if is_transient(error):
             raise
-        _log.warning("%s can not be opened any more (%s); its objects are left out", part.tile.path, error)
+        _log.warning("%s cannot be opened any more (%s); its objects are left out", part.tile.path, error)

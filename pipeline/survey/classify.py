@@ -89,7 +89,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
     ------
     OSError : the system failed; nothing was committed.
     pipeline.core.errors.InputChanged : files of the tile changed since it was found; nothing was committed.
-    models.errors.ModelError : the model can not be loaded.
+    models.errors.ModelError : the model cannot be loaded.
     """
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
     path = tile_path(Path(job.catalog), job.model_id, job.tile.tile_id)

@@ -214,7 +214,7 @@ def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> StampC
 def _objects_of(tile: SkyTile, reading: ReadingSettings) -> int:
     try:
         return len(selection_of(tile, reading).targets)
-    except (BadInput, OSError):  # no catalogue, or one that can not be read: no stamps
+    except (BadInput, OSError):  # no catalogue, or one that cannot be read: no stamps
         return 0
 
 

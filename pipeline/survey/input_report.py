@@ -47,7 +47,7 @@ def input_statuses(
 
     Raises
     ------
-    UserError : a root does not exist, or can not be read.
+    UserError : a root does not exist, or cannot be read.
     """
     tiles = tiles_in(workspace, roots)
     teller = _StatusLookup(workspace, card, tiles, _planned(workspace, card, tiles, now))

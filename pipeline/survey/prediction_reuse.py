@@ -46,7 +46,7 @@ class PreviousPredictions:
 
     @classmethod
     def from_tile(cls, path: Path, model_id: str, recipe_digest: str) -> PreviousPredictions | None:
-        """What the file of a tile holds; None when it was made by another model or recipe, or can not be used."""
+        """What the file of a tile holds; None when it was made by another model or recipe, or cannot be used."""
         stamp = read_tile_metadata(path)
         if stamp is None or (stamp.model_id, stamp.recipe_digest) != (model_id, recipe_digest):
             return None

@@ -86,7 +86,7 @@ def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
     Raises
     ------
     NoTiles : there is no input in any of the roots.
-    UserError : a root does not exist, or the list of positions can not be read.
+    UserError : a root does not exist, or the list of positions cannot be read.
     """
     tiles = tiles_in(workspace, roots)
     if not tiles:
@@ -166,7 +166,7 @@ def still_to_do(workspace: Workspace, run: Run, todo: ReadyPlan) -> ReadyPlan:
 
 
 def jobs_of(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
-    """What workers need to classify these tiles. Raises ModelError when this version can not use the model."""
+    """What workers need to classify these tiles. Raises ModelError when this version cannot use the model."""
     from models.artifacts.weights import preprocessing_of  # torch only where there is work
     from pipeline.survey.classify import ClassifyJob
 

@@ -34,7 +34,7 @@ def sums_of(folder: Path) -> dict[str, str]:
     """The sha256 (hexadecimal) of every file of a folder that a list of checksums in it names.
 
     Lists are `*.sha256sum`, `*.sha256` and `manifest.sha256`; where they differ the last of these counts. Lines that
-    can not be read are passed over.
+    cannot be read are passed over.
     """
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.name.endswith((".sha256sum", ".sha256")))
@@ -49,7 +49,7 @@ def check_sums(files: Iterable[Path]) -> None:
 
     Raises
     ------
-    BadInput : a file differs, or can not be read.
+    BadInput : a file differs, or cannot be read.
     OSError : the system failed.
     """
     known: dict[Path, dict[str, str]] = {}
@@ -65,7 +65,7 @@ def check_sum(path: Path, digest: str) -> None:
 
     Raises
     ------
-    BadInput : it differs (checksum_differs), or can not be read (unreadable_file).
+    BadInput : it differs (checksum_differs), or cannot be read (unreadable_file).
     OSError : the system failed.
     """
     with parsing(path, "a file"):
@@ -92,7 +92,7 @@ def checksums(path: Path) -> Checksums:
     except FileNotFoundError:
         return Checksums(path)
     except OSError as error:
-        return Checksums(path, problem=f"can not be read ({error.strerror})")
+        return Checksums(path, problem=f"cannot be read ({error.strerror})")
 
 
 @lru_cache(maxsize=1024)  # many bricks may share a folder, and each asks for all its lists

@@ -60,7 +60,7 @@ class SkyTile:
     """A sky tile: inputs `start` to `stop` (files or archive members in the order of names, or rows) of `path`.
 
     `source` is the stable name of the folder or file, `index` counts its tiles. `fingerprint` changes when an input
-    does. `stop` is −1 where it can not be told how many inputs there are. A brick is named by `brick`, lies in the
+    does. `stop` is −1 where it cannot be told how many inputs there are. A brick is named by `brick`, lies in the
     folder `path`, and takes its objects from `tables`.
     """
 

@@ -92,7 +92,7 @@ def _check_members(cards: list[ModelCard]) -> None:
         ):
             if theirs != ours:
                 raise UserError(
-                    f"{card.model_id} and {names[0]} can not be members of one ensemble: their {what} differ ({theirs} "
+                    f"{card.model_id} and {names[0]} cannot be members of one ensemble: their {what} differ ({theirs} "
                     f"and {ours}); train them with the same images and split, with other seeds"
                 )
 

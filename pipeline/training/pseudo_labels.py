@@ -80,7 +80,7 @@ def _require_same_kind(teacher: ModelCard, images: ImageSet, recipe: Preprocessi
         if found != expected:
             raise UserError(
                 f"training.pseudo_labels: the {what} of the release's model {teacher.model_id} ({found}) differs from "
-                f"that of {images.source} ({expected}); its labels can not be used for these images"
+                f"that of {images.source} ({expected}); its labels cannot be used for these images"
             )
 
 

@@ -1,7 +1,7 @@
 """A clock that is turned back, for one process and its children, by a small preloaded library (`turned_clock.c`).
 
 Only the time of day is turned, as by an operator or a time server; clocks that measure how long something took go on,
-and so do the times that the file system gives to files. libfaketime 0.9.10 can not do that: under it Python's
+and so do the times that the file system gives to files. libfaketime 0.9.10 cannot do that: under it Python's
 `time.sleep` fails, or its waits do not end.
 """
 

@@ -99,7 +99,7 @@ def enter(namespace: int) -> None:
     for kind in ["user", "mnt"] if _of_another_user(namespace) else ["mnt"]:
         handle = os.open(f"/proc/{namespace}/ns/{kind}", os.O_RDONLY)
         if library.setns(handle, 0) != 0:
-            raise OSError(ctypes.get_errno(), f"can not enter the namespace {kind} of process {namespace}")
+            raise OSError(ctypes.get_errno(), f"cannot enter the namespace {kind} of process {namespace}")
         os.close(handle)
 
 

@@ -33,7 +33,7 @@ def labels_add_killed(stage: Stage, root: Path, moment: Moment) -> Result:
         if len(versions(workspace.labels)) > 1:
             result.wrong.append("more than one version after the kill")
     except CatalogError as error:
-        result.wrong.append(f"labels can not be read after the kill: {error}")
+        result.wrong.append(f"labels cannot be read after the kill: {error}")
     _again(workspace, words, result)
     found = in_force(workspace.labels)
     result.rows = found.num_rows

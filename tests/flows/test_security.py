@@ -1,4 +1,4 @@
-"""What strangers can not do: reach what listens, read what is private, be believed, speak through names of files."""
+"""What strangers cannot do: reach what listens, read what is private, be believed, speak through names of files."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_the_run_and_its_totals_are_recorded(workspace: Path) -> None:
 
 
 def test_a_failed_tile_fails_the_flow_and_keeps_the_rest(workspace: Path) -> None:
-    """The place of one tile's file is taken by a folder, so that its commit can not succeed."""
+    """The place of one tile's file is taken by a folder, so that its commit cannot succeed."""
     survey(str(workspace))
     tiles = sorted((workspace / "catalog" / "tiles").rglob("*.parquet"))
     tiles[0].unlink()

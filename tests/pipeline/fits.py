@@ -1,4 +1,4 @@
-"""Small trainings for the tests of fits; in a module, because functions sent to workers can not live in a test."""
+"""Small trainings for the tests of fits; in a module, because functions sent to workers cannot live in a test."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def other_code(folder: Path) -> Path:
 
 
 def no_code(folder: Path) -> Path:
-    """A folder of Python packages in which `pipeline` can not be imported."""
+    """A folder of Python packages in which `pipeline` cannot be imported."""
     (folder / "pipeline").mkdir(parents=True)
     (folder / "pipeline" / "__init__.py").write_text('raise ImportError("nothing is installed here")\n')
     return folder

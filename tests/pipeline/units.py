@@ -1,4 +1,4 @@
-"""Units of work for the tests of the workers; in a module, because functions sent to workers can not live in a test."""
+"""Units of work for the tests of the workers; in a module, because functions sent to workers cannot live in a test."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def list_members(path: Path) -> list[ArchiveMember]:
 
     Raises
     ------
-    BadInput : it can not be read at all, or holds too much.
+    BadInput : it cannot be read at all, or holds too much.
     OSError : the system failed.
     """
     return _listing_of(path).members
@@ -74,7 +74,7 @@ def read_archive(path: Path, start: int, stop: int, source: str, settings: Input
 
     Raises
     ------
-    BadInput : it can not be read at all, or holds too much.
+    BadInput : it cannot be read at all, or holds too much.
     OSError : the system failed.
     """
     members = list_members(path)[start:stop]

@@ -49,7 +49,7 @@ class TarStream:
 
         Raises
         ------
-        BadInput : what follows can not be read.
+        BadInput : what follows cannot be read.
         """
         following: dict[str, str] = {}  # what extended headers say of the next member
         while True:

@@ -62,7 +62,7 @@ class BrickObjects:
 
 @dataclass(frozen=True)
 class Selection:
-    """Targets out of `rows` rows of the brick, how many were left out and why, and those that can not be used."""
+    """Targets out of `rows` rows of the brick, how many were left out and why, and those that cannot be used."""
 
     targets: BrickObjects
     rows: int
@@ -75,7 +75,7 @@ def read_objects(tables: Sequence[Path], brick: str, source: str, settings: Bric
 
     Raises
     ------
-    BadInput : there is no catalogue, it can not be read, or it is that of another brick.
+    BadInput : there is no catalogue, it cannot be read, or it is that of another brick.
     """
     if not tables:
         raise BadInput(

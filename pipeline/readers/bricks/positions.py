@@ -37,7 +37,7 @@ def read_list(path: Path) -> pd.DataFrame:
 
     Raises
     ------
-    UserError : the file can not be read, or has no columns ra and dec, or one of them twice.
+    UserError : the file cannot be read, or has no columns ra and dec, or one of them twice.
     """
     raw = _raw(path)
     raw.columns = [str(column).strip().lower() for column in raw.columns]
@@ -114,7 +114,7 @@ def _raw(path: Path) -> pd.DataFrame:
     except (*PARSE_ERRORS, pa.ArrowException, VerifyError) as error:
         if is_transient(error):
             raise
-        raise UserError(f"{path} can not be read as a list of positions ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path} cannot be read as a list of positions ({type(error).__name__}: {error})") from error
     raise UserError(f"{path}: a list of positions is .csv, .parquet, .fits or .vot")
 
 

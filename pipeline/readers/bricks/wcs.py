@@ -50,7 +50,7 @@ def read_wcs(path: Path, brick: str, settings: BrickSettings) -> TangentWCS:
 
     Raises
     ------
-    BadInput : the file can not be read, has no celestial WCS, or is that of another brick.
+    BadInput : the file cannot be read, has no celestial WCS, or is that of another brick.
     """
     header, shape = plane_header(path, settings.image_hdu)
     named = brick_in(header, brick)

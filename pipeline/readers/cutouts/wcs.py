@@ -30,7 +30,7 @@ def centre_and_scale(path: Path, header: fits.Header, width: int, height: int) -
     x, y = (width - 1) / 2, (height - 1) / 2
     try:
         ra, dec, pixscale = (_tangent_plane if _is_plain(header) else _any_wcs)(header, x, y)
-    except (ValueError, TypeError) as error:  # among them what wcslib says of a matrix that can not be inverted
+    except (ValueError, TypeError) as error:  # among them what wcslib says of a matrix that cannot be inverted
         raise BadInput(Reason.NO_WCS, f"{path}: no WCS that can be used ({error})", type(error).__name__) from error
     if not (on_sky(ra, dec) and 0 < pixscale < math.inf):
         raise BadInput(Reason.NO_WCS, f"{path}: the WCS gives no position (ra {ra}, dec {dec}, {pixscale} arcsec)")

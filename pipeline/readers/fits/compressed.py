@@ -35,7 +35,7 @@ _GZIP = ("GZIP_1", "GZIP_2")
 _HCOMPRESS = "HCOMPRESS_1"
 _HCOMPRESS_MAGIC = 0xDD99
 _GROWTH = 1032  # at most, of a deflate stream
-_TRUSTED_TILE_BYTES = 16 << 20  # a tile that can not grow beyond this is not unpacked to see how large it is
+_TRUSTED_TILE_BYTES = 16 << 20  # a tile that cannot grow beyond this is not unpacked to see how large it is
 _PRIMARY = fits.PrimaryHDU().header.tostring().encode()
 
 

@@ -120,7 +120,7 @@ def read_image(
 
 
 def _parsed(header: fits.Header) -> fits.Header:
-    """The header with every card parsed: astropy would find one that can not be only where it is used."""
+    """The header with every card parsed: astropy would find one that cannot be only where it is used."""
     list(header.values())
     return header
 

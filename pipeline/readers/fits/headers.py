@@ -86,7 +86,7 @@ def opened_fits(path: Path, content: BinaryIO | None = None) -> Iterator[FitsSou
 
     Raises
     ------
-    BadInput : the file is empty, is not there or can not be parsed.
+    BadInput : the file is empty, is not there or cannot be parsed.
     OSError : the system failed.
     """
     with parsing(path, "FITS", VerifyError), warnings.catch_warnings():

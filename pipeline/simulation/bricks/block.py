@@ -187,7 +187,7 @@ def block_of(seed: int, columns: int, rows: int, *, side: int, overlap: int | No
 
     overlap : pixels that neighbours share; None is the survey's share of the side (at 3600 about 165 pixels), and then
     bricks of 3600 pixels have their own areas where the grid has them.
-    Raises UserError for a block that can not be, or for one of 3600 pixel bricks whose lines stray from the grid.
+    Raises UserError for a block that cannot be, or for one of 3600 pixel bricks whose lines stray from the grid.
     """
     if min(columns, rows) < 1:
         raise UserError(f"a block has 1 or more columns and rows of bricks, found {columns} x {rows}")

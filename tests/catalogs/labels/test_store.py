@@ -252,7 +252,7 @@ def test_four_formats_say_the_same(tmp_path: Path, name: str) -> None:
     assert (one.row, one.object, one.label, one.reason) == (4, "9", "sprial", label_checks.UNKNOWN_CLASS)
     assert "did you mean spiral?" in one.detail
     (tmp_path / name).write_bytes(b"\x00<html>")
-    with pytest.raises(CatalogError, match=r"can not be read|no column"):
+    with pytest.raises(CatalogError, match=r"cannot be read|no column"):
         read_proposals(tmp_path / name, CLASSES)
 
 

@@ -542,5 +542,5 @@ def test_no_name_leads_out_of_the_catalogue(catalog: Path) -> None:
     with pytest.raises(CatalogError, match=r"no release '\.\./elsewhere'"):
         current_release(catalog)
     (catalog / "elsewhere").rename(catalog / "releases" / "renamed")
-    with pytest.raises(CatalogError, match="a release can not be renamed"):
+    with pytest.raises(CatalogError, match="a release cannot be renamed"):
         read_release(catalog, "renamed")

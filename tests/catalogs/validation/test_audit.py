@@ -183,7 +183,7 @@ def test_a_flipped_bit_anywhere_in_a_leaf_is_caught(layout: ReleaseLayout) -> No
 def test_a_leaf_that_is_no_parquet_is_named_and_the_rest_is_looked_at(layout: ReleaseLayout) -> None:
     a_leaf(layout).write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     report = audited(layout, quick=True)
-    assert "can not be read" in wrong(report)["schema"]
+    assert "cannot be read" in wrong(report)["schema"]
     assert 0 < report.rows < 34
 
 
@@ -316,7 +316,7 @@ def test_what_is_no_release_is_an_error(layout: ReleaseLayout, tmp_path: Path) -
     with pytest.raises(CatalogError, match=r"no release '1\.2'"):
         audit(layout.root.parents[1], "1.2")
     (layout.primary / "partition_info.csv").write_text("nothing\n1\n")
-    with pytest.raises(CatalogError, match=r"partition_info\.csv: can not be read"):
+    with pytest.raises(CatalogError, match=r"partition_info\.csv: cannot be read"):
         audited(layout)
 
 

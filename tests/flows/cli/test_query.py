@@ -71,7 +71,7 @@ def test_every_format_holds_the_same_rows(typed: Typed, tmp_path: Path) -> None:
     assert votable["ra"].meta["ucd"] == "pos.eq.ra;meta.main" and "ICRS" in votable["ra"].description
     assert votable["views"].mask.tolist() == fits["views"].mask.tolist() == [True, True, False, False]
     assert votable["tile_id"][0] == "é-tile"
-    assert b'datatype="bit"' not in (tmp_path / "x.vot").read_bytes()  # TOPCAT can not read such columns
+    assert b'datatype="bit"' not in (tmp_path / "x.vot").read_bytes()  # TOPCAT cannot read such columns
 
 
 def test_an_empty_answer_is_a_file_too(typed: Typed, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_workers_without_the_gpu_that_is_asked_for(
     assert not told["ok"] and worker["condition"]["versions"]["torch"]
     assert "no usable GPU there" in worker["problems"][0] and "workers.device=cpu" in worker["problems"][0]
     assert main(words) == 1
-    assert "can not do this run" in capsys.readouterr().out
+    assert "cannot do this run" in capsys.readouterr().out
 
 
 def test_the_script_of_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="can not be written"):
+    with pytest.raises(ModelError, match="cannot be written"):
         export([network()], RECIPE, TEMPERATURE, NAMES, tmp_path / "no" / "model.onnx", model_id="x")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))

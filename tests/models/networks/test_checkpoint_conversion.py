@@ -256,7 +256,7 @@ def test_damaged_files_say_so(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_files_and_other_content_say_so(tmp_path: Path) -> None:
-    assert "can not be read" in refusal(tiny(), tmp_path / "none.pt")
-    assert "can not be read" in refusal(tiny(), tmp_path / "none.safetensors")
+    assert "cannot be read" in refusal(tiny(), tmp_path / "none.pt")
+    assert "cannot be read" in refusal(tiny(), tmp_path / "none.safetensors")
     assert "found a list" in refusal(tiny(), saved([1, 2], tmp_path))
     assert "found a mapping with the keys epoch, loss" in refusal(tiny(), saved({"epoch": 1, "loss": 0.5}, tmp_path))

@@ -107,7 +107,7 @@ def test_unknown_names_say_the_nearest(variant: str, message: str) -> None:
     [
         ("timm/test_resnet", {"layout": "CCTT"}, "has no layout, found 'CCTT': leave the layout at CCCT"),
         ("timm/crossvit_tiny_240", {}, "does not end in one linear layer"),
-        ("timm/maxvit_pico_rw_256", {"image_size": 40}, "timm/maxvit_pico_rw_256 can not read images of 40 px"),
+        ("timm/maxvit_pico_rw_256", {"image_size": 40}, "timm/maxvit_pico_rw_256 cannot read images of 40 px"),
         ("cpu_tiny", {"image_size": 100}, "multiple of 32 px, found 100"),
         ("cpu_tiny", {"layout": "-"}, "four letters"),
     ],
@@ -124,7 +124,7 @@ def test_known_variants_pass() -> None:
 
 NO_TIMM = """
 import sys
-sys.modules["timm"] = None  # as Python marks what can not be imported
+sys.modules["timm"] = None  # as Python marks what cannot be imported
 from models.errors import ModelError
 from models.networks.factory import create_network
 create_network("cpu_tiny", image_size=64, num_classes=4)

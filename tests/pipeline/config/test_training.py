@@ -1,4 +1,4 @@
-"""Presets fill in what is not set; what is set wins; what can not be is an error that names the setting."""
+"""Presets fill in what is not set; what is set wins; what cannot be is an error that names the setting."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_a_missing_dataset(tmp_path: Path, missing: str) -> None:
     path = galaxy10(tmp_path / "g.h5")
     with h5py.File(path, "a") as file:
         del file[missing]
-    with pytest.raises(UserError, match=r"can not be read as a Galaxy10 file .*it needs `images`"):
+    with pytest.raises(UserError, match=r"cannot be read as a Galaxy10 file .*it needs `images`"):
         opened(path)
 
 
@@ -118,11 +118,11 @@ def damaged(path: Path) -> Path:
 
 def test_unreadable_files_are_errors_for_a_person(tmp_path: Path) -> None:
     path = damaged(galaxy10(tmp_path / "g.h5", list(range(10))))
-    with pytest.raises(UserError, match="can not be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         opened(path).pixels(Preprocessing(image_size=24, field_pixels=24), tmp_path / "cache")
     whole = galaxy10(tmp_path / "g.h5", list(range(10))).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="can not be read as a Galaxy10 file"):
+    with pytest.raises(UserError, match="cannot be read as a Galaxy10 file"):
         opened(path)
 
 
@@ -166,9 +166,9 @@ def test_what_makes_a_file_unusable(tmp_path: Path) -> None:
     assert "labels from 0 to 12" in found.problems[0] and "`ra` of 1 rows" in found.problems[1]
     assert found.problems[2].startswith("no example of in_between_smooth, cigar_smooth")
     found = check_galaxy10(damaged(galaxy10(path, TWICE_TEN)))
-    assert not found.usable and "can not be read" in found.problems[0]
+    assert not found.usable and "cannot be read" in found.problems[0]
     path.write_bytes(b"no HDF5")
     found = check_galaxy10(path)
-    assert not found.usable and found.datasets == {} and "can not be read as a Galaxy10 file" in found.problems[0]
+    assert not found.usable and found.datasets == {} and "cannot be read as a Galaxy10 file" in found.problems[0]
     with pytest.raises(UserError, match="no such file"):
         check_galaxy10(tmp_path / "gone.h5")

@@ -124,7 +124,7 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
 
     def broken() -> Iterator[np.ndarray]:
         yield np.zeros((2, 24, 24, 3), np.uint8)
-        raise UserError("the third image can not be read")
+        raise UserError("the third image cannot be read")
 
     with pytest.raises(UserError, match="third image"):
         replace(images, raw=broken).pixels(RECIPE, tmp_path / "cache")
@@ -213,7 +213,7 @@ def test_a_source_is_opened_by_its_kind(tmp_path: Path) -> None:
         ({"kind": "pictures", "path": tmp_path / "gone", "table": table}, "gone: no such folder"),
         ({"kind": "pictures", "path": tmp_path / "pictures"}, "need a table of labels"),
         ({"kind": "cifar10", "path": tmp_path / "pictures"}, "batches.meta"),
-        ({"kind": "tiny_imagenet", "path": tmp_path / "pictures"}, "wnids.txt can not be read"),
+        ({"kind": "tiny_imagenet", "path": tmp_path / "pictures"}, "wnids.txt cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
             opened(**wrong)

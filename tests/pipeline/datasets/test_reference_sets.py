@@ -218,7 +218,7 @@ def test_a_hostile_pickle_does_nothing(tmp_path: Path, function: Callable[..., o
     trace = tmp_path / "trace"
     argument = f"__import__('os').mkdir({str(trace)!r})" if function is eval else str(trace)
     (tmp_path / "batch").write_bytes(pickle.dumps({b"data": Hostile(function, argument)}, protocol=2))
-    with pytest.raises(UserError, match=r"batch can not be read as plain values and arrays \(it asks for"):
+    with pytest.raises(UserError, match=r"batch cannot be read as plain values and arrays \(it asks for"):
         read_plain_pickle(tmp_path / "batch")
     assert not trace.exists()
 
@@ -228,7 +228,7 @@ def test_a_pickle_that_is_cut_off(tmp_path: Path, kept: float) -> None:
     python2_pickle(tmp_path / "batch", {"data": planes(0, 3), "labels": [1, 2, 3]})
     whole = (tmp_path / "batch").read_bytes()
     (tmp_path / "batch").write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(UserError, match="can not be read as plain values"):
+    with pytest.raises(UserError, match="cannot be read as plain values"):
         read_plain_pickle(tmp_path / "batch")
 
 

@@ -176,7 +176,7 @@ def test_a_table_and_a_file_of_the_same_rows_have_the_same_split(tmp_path: Path)
 def test_tables_that_can_not_be_split(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_label_table(write_table(tmp_path / "t.csv", rows))
-    with pytest.raises(UserError, match=r"gone\.csv can not be read"):
+    with pytest.raises(UserError, match=r"gone\.csv cannot be read"):
         read_label_table(tmp_path / "gone.csv")
 
 
@@ -217,7 +217,7 @@ def redone(values: dict[str, Any]) -> dict[str, Any]:
         (lambda v: redone({**v, "train": v["train"][1:], "validation": v["train"][:1]}), "1 sky positions are in more"),
         (lambda v: redone({**v, "train": [], "validation": []}), "no training row of class_0"),
         (lambda v: {**v, "labels_digest": "0" * 16}, "whose labels are not those of rows.csv"),
-        (lambda v: [v], "can not be used as a split"),
+        (lambda v: [v], "cannot be used as a split"),
     ],
 )
 def test_a_split_that_does_not_fit_is_refused(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
@@ -231,8 +231,8 @@ def test_a_split_that_does_not_fit_is_refused(tmp_path: Path, change: Callable[[
 
 def test_a_split_that_is_no_file(tmp_path: Path) -> None:
     rows, _ = kept(tmp_path / "split.json")
-    with pytest.raises(UserError, match="can not be used as a split"):
+    with pytest.raises(UserError, match="cannot be used as a split"):
         read_split(tmp_path / "gone.json", rows)
     (tmp_path / "split.json").write_text('{"train": [')
-    with pytest.raises(UserError, match="can not be used as a split"):
+    with pytest.raises(UserError, match="cannot be used as a split"):
         read_split(tmp_path / "split.json", rows)

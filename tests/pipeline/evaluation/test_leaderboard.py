@@ -125,7 +125,7 @@ def test_other_splits_stay_off_the_board(ran: RanGrid, tmp_path: Path) -> None:
     run = PredictedSplit.load(path)
     for other in (replace(run, split="0123"), replace(run, image_set="0123")):
         other.save(path)
-        with pytest.raises(UserError, match=r"0123.*can not stand on one board"):
+        with pytest.raises(UserError, match=r"0123.*cannot stand on one board"):
             read_leaderboard(folder, models)
     replace(run, rows=run.rows[::-1].copy()).save(path)
     with pytest.raises(UserError, match=r"not the test images of"):
@@ -141,7 +141,7 @@ def test_what_is_gone_or_damaged_is_named(ran: RanGrid, tmp_path: Path) -> None:
     assert set(board.lost) == {gone.stem, damaged.stem} and len(board.cells) == 2
     assert gone.stem in to_markdown(board) and "the model is gone" in to_markdown(board)
     (folder / "grid.json").unlink()
-    with pytest.raises(UserError, match=r"grid\.json can not be read .* run the benchmark grid again"):
+    with pytest.raises(UserError, match=r"grid\.json cannot be read .* run the benchmark grid again"):
         read_leaderboard(folder, models)
 
 

@@ -124,7 +124,7 @@ def test_workers_that_differ_are_named_and_no_other(
     with pytest.raises(UserError) as raised:
         preflight(client, standard)
     message = str(raised.value)
-    assert message.startswith("2 of 4 workers can not do this run:")
+    assert message.startswith("2 of 4 workers cannot do this run:")
     assert [address in message for address in reports] == [bool(report.problems) for report in reports.values()]
     assert "and 1 more" in describe_reports(list(reports.values()), most=1)
 
@@ -155,7 +155,7 @@ def test_a_worker_that_comes_later_does_no_unit(
 def test_units_start_on_no_cluster_that_differs(standard: WorkerRequirements, tmp_path: Path) -> None:
     """What runs in this process is not asked: it sets the standard."""
     jobs, other = [Sum(0, str(tmp_path))], replace(standard, code="other", writes=str(tmp_path / "out"))
-    with pytest.raises(UserError, match="1 of 1 workers can not do this run"):
+    with pytest.raises(UserError, match="1 of 1 workers cannot do this run"):
         list(run_tasks(work, jobs, LOCAL, other))
     assert jobs[0].tries() == 0
     assert [o.receipt for o in run_tasks(work, jobs, WorkerSettings(threads=1), other)] == [0]
@@ -166,7 +166,7 @@ def test_a_process_is_asked_once(standard: WorkerRequirements, tmp_path: Path) -
     check_worker(standard)
     other = replace(standard, writes=str(tmp_path / "not there"))
     for _ in range(2):
-        with pytest.raises(WorkerMismatch, match="not there can not be read there"):
+        with pytest.raises(WorkerMismatch, match="not there cannot be read there"):
             check_worker(other)
     (tmp_path / "not there").mkdir()
     check_worker(other)
@@ -185,8 +185,8 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
     assert standard.inputs == (str(tmp_path / "sky"),) and standard.reads == ()
     shutil.rmtree(tmp_path / "sky")
     start, later = (inspect_environment(standard, at_start=at_start).troubles for at_start in (True, False))
-    assert len(start) == len(later) + 1 and "sky can not be read" in start[0]
-    assert "pipeline.nowhere can not be imported there (ModuleNotFoundError" in later[0]
+    assert len(start) == len(later) + 1 and "sky cannot be read" in start[0]
+    assert "pipeline.nowhere cannot be imported there (ModuleNotFoundError" in later[0]
 
 
 @pytest.mark.parametrize(

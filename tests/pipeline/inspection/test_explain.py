@@ -82,7 +82,7 @@ def test_the_nearest_examples_are_training_images(told: Explanation, small: Smal
 def test_other_images_than_those_of_the_training_give_no_neighbours(sky: Workspace, small: Small) -> None:
     (object_id, *_) = ids(sky, "label_id >= 0")
     other = explain(sky, object_id, images=replace(small.images, labels=small.images.labels[::-1].copy()))
-    assert other.neighbours == [] and "can not be used" in other.neighbours_from
+    assert other.neighbours == [] and "cannot be used" in other.neighbours_from
     without = explain(sky, object_id)
     assert without.neighbours == [] and "are not at hand" in without.neighbours_from
 

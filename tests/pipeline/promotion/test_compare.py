@@ -168,7 +168,7 @@ def test_the_sample_does_not_depend_on_the_order_of_rows(ring: Ring, tmp_path: P
 def test_why_there_is_no_sample(ring: Ring, small: Small, tmp_path: Path) -> None:
     assert sky_sample(small.elsewhere(tmp_path)) == "there is no release yet"
     gone = ring.changed(f'folders.models="{tmp_path}"')
-    assert "the model of the release can not be used" in str(sky_sample(gone))
+    assert "the model of the release cannot be used" in str(sky_sample(gone))
     assert not (tmp_path / FILE).exists()
 
 

@@ -185,7 +185,7 @@ def test_pictures(tmp_path: Path) -> None:
     fates: dict[str, Any] = {}
     for found in became(discover([tmp_path / "in"], 100, READING)):
         fates |= found.fates
-        if found.whole:  # of a table that can not be used
+        if found.whole:  # of a table that cannot be used
             fates |= {f"{found.tile.source}/p00{i}.jpg": found.whole.reason for i in range(2)}
     wrong = objections_by_name(cases, fates)
     assert not wrong, "\n".join(wrong)

@@ -75,12 +75,12 @@ def test_what_is_no_number_is_no_position_and_stays_in_the_list(tmp_path: Path) 
     ("name", "content", "message"),
     [
         ("list.csv", b"alpha,delta\n1,2\n", "no columns ra and dec"),
-        ("list.csv", b"", "can not be read"),
-        ("list.csv", b"ra,dec\n1,2,3,4\n1\n\xff,5\n", "can not be read"),
+        ("list.csv", b"", "cannot be read"),
+        ("list.csv", b"ra,dec\n1,2,3,4\n1\n\xff,5\n", "cannot be read"),
         ("list.csv", b"ra,RA,dec\n1,2,3\n", "two columns"),
-        ("list.parquet", b"PAR1 and nothing", "can not be read"),
-        ("list.fits", b"SIMPLE  = what", "can not be read"),
-        ("list.vot", b"<html>not found</html>", "can not be read"),
+        ("list.parquet", b"PAR1 and nothing", "cannot be read"),
+        ("list.fits", b"SIMPLE  = what", "cannot be read"),
+        ("list.vot", b"<html>not found</html>", "cannot be read"),
         ("list.txt", b"1 2", "csv"),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
     folder = write_cutouts(tmp_path / "n" / "C", 1)
     folder.chmod(0)
     try:
-        with pytest.raises(UserError, match="can not be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             discover([tmp_path], 10)
     finally:
         folder.chmod(0o700)
