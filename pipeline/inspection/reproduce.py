@@ -26,7 +26,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp, StampBatch
-from pipeline.survey.classify import model_pixels, pixel_digests
+from pipeline.survey.rendering import pixel_digests, render_stamps
 from pipeline.survey.run import tiles_in
 
 TOLERANCE = 3e-4  # of a probability; they are rounded to 1e-4, and another batch size alone changes them by up to 2e-4
@@ -108,7 +108,7 @@ def reload_pixels(workspace: Workspace, thing: CataloguedObject, recipe: Preproc
     UserError : the tile or the object in it is gone, or cannot be read; the message says which.
     """
     stamp = _stamp(workspace, thing)
-    pixels = model_pixels(StampBatch([stamp]), recipe, torch.device("cpu"))
+    pixels = render_stamps(StampBatch([stamp]), recipe, torch.device("cpu"))
     return ReloadedStamp(pixels, int(pixel_digests(pixels)[0]))
 
 

@@ -26,7 +26,7 @@ from pipeline.core.progress import track
 from pipeline.datasets.pixel_cache import ensure_pixels, map_pixels
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import StampBatch
-from pipeline.survey.classify import model_pixels, pixel_digests
+from pipeline.survey.rendering import pixel_digests, render_stamps
 from pipeline.survey.run import tiles_in
 from pipeline.tiles.sky_tile import SkyTile
 
@@ -98,8 +98,8 @@ def load_catalog_pixels(
     """Read the fields of view of rows of a release from the sky tiles as they are now.
 
     The fields are cut out as `recipe` does before it brings them to the network's size. So the files serve networks of
-    any size, and their pixels pass through a recipe once more, like those of other image sets, to the very values that
-    `model_pixels` gives. A tile with a wanted row is read whole, in this process, and what was read of it is kept: more
+    any size, and their pixels pass through a recipe once more, like those of other image sets, to the values that
+    `render_stamps` gives. A tile with a wanted row is read whole, in this process, and what was read of it is kept: more
     rows cost only the tiles that they are in, and what was killed goes on with the next tile.
 
     Parameters
@@ -206,8 +206,8 @@ def _read(workspace: Workspace, part: _Part, rows: pa.Table) -> Iterator[tuple[i
             if not named:
                 continue
             wanted = StampBatch(list(named.values()))
-            now = pixel_digests(model_pixels(wanted, part.seen, device))
-            pictures = model_pixels(wanted, part.whole, device).permute(0, 2, 3, 1).cpu().numpy()
+            now = pixel_digests(render_stamps(wanted, part.seen, device))
+            pictures = render_stamps(wanted, part.whole, device).permute(0, 2, 3, 1).cpu().numpy()
             for object_id, digest, picture in zip(named, now, pictures, strict=True):
                 index = index_of.pop(object_id)
                 yield index, TAKEN if digest == digests[index] else CHANGED, picture

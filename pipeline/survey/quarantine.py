@@ -43,21 +43,6 @@ class RetryResult:
     gone: int = 0
 
 
-def with_history(entries: list[QuarantineEntry], before: TileMetadata | None, now: str) -> list[QuarantineEntry]:
-    """Entries of a new commit, with what the commit before knew of the same objects and reasons.
-
-    `before` is the stamp that the commit replaces, whatever it was made from; `now` is an ISO time, UTC. An entry that
-    was there is one attempt more; one that was not is seen for the first time.
-    """
-    known = {(entry.source_name, entry.reason): entry for entry in before.quarantine} if before else {}
-    return [_continued(entry, known.get((entry.source_name, entry.reason)), now) for entry in entries]
-
-
-def _continued(entry: QuarantineEntry, last: QuarantineEntry | None, now: str) -> QuarantineEntry:
-    attempts, first_seen = (last.attempts + 1, last.first_seen or now) if last else (1, now)
-    return entry.model_copy(update={"attempts": attempts, "first_seen": first_seen, "last_seen": now})
-
-
 def reasons_of(names: Collection[str]) -> frozenset[str]:
     """Reasons by their names, every reason for none; UserError for a name that is none."""
     unknown = sorted(set(names) - EVERY_REASON)

@@ -113,6 +113,12 @@ def inputs_in(folder: Path, kind: TileKind) -> list[str]:
     return sorted(names)
 
 
+def origin_of(tile: SkyTile, catalog: Path) -> str:
+    """Where a tile's source lies: relative to the folder that holds the catalogue when it lies below it."""
+    path, home = Path(tile.path), catalog.parent.resolve()
+    return printable(str(path.relative_to(home) if path.is_relative_to(home) else path))
+
+
 def names_of(tile: SkyTile) -> list[str]:
     """Names of the input files of a tile that is a folder, as they are now; none for the other kinds."""
     if tile.kind not in FOLDER_KINDS:

@@ -11,50 +11,18 @@ from catalogs.tiles import QuarantineEntry, TileMetadata, commit
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
 from pipeline.survey import run as survey
-from pipeline.survey.quarantine import RetryResult, list_of, listing, outcome, plan_retry, with_history
-from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
+from pipeline.survey.quarantine import RetryResult, list_of, listing, outcome, plan_retry
+from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table, quarantine_entry
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, write_cutout, write_cutouts
 from tests.pipeline.survey_driver import run
-
-
-def entry(name: str, reason: str = "no_wcs", **values: object) -> QuarantineEntry:
-    return QuarantineEntry.model_validate(
-        {
-            "file": f"/sky/{name}",
-            "source_name": f"sky/{name}",
-            "reason": reason,
-            "detail": f"{name}: {reason}",
-            **values,
-        }
-    )
-
-
-def test_an_entry_remembers_when_it_was_first_seen_and_how_often() -> None:
-    first = with_history([entry("a"), entry("b")], None, "2026-01-01T00:00:00Z")
-    assert {(e.attempts, e.first_seen, e.last_seen) for e in first} == {(1, *["2026-01-01T00:00:00Z"] * 2)}
-    before = make_stamp("t", 0, quarantine=first)
-    changed = entry("a", detail="still none", exception="KeyError")
-    second = with_history([changed, entry("b", "empty_file"), entry("c")], before, "2026-02-02T00:00:00Z")
-    assert [(e.attempts, e.first_seen[:7], e.last_seen[:7]) for e in second] == [
-        (2, "2026-01", "2026-02"),
-        (1, "2026-02", "2026-02"),  # another reason: another matter
-        (1, "2026-02", "2026-02"),
-    ]
-    assert (second[0].detail, second[0].exception) == ("still none", "KeyError")
-
-
-def test_entries_of_before_there_was_a_history_get_one() -> None:
-    before = make_stamp("t", 0, quarantine=[entry("a")])
-    (now,) = with_history([entry("a")], before, "2026-02-02T00:00:00Z")
-    assert (now.attempts, now.first_seen) == (2, "2026-02-02T00:00:00Z")
 
 
 def test_entries_are_listed_by_reason_and_tile(tmp_path: Path) -> None:
     workspace = open_workspace(tmp_path)
     assert listing(workspace, MODEL) == []
     commit_tile(workspace.catalog, "a", [1], quarantined=2)
-    mixed = [entry("x", "empty_file"), entry("y")]
+    mixed = [quarantine_entry("x", "empty_file"), quarantine_entry("y")]
     commit(workspace.catalog, make_table("b", []), make_stamp("b", 0, quarantine=mixed))
     assert [(s.tile_id, e.reason) for s, e in listing(workspace, MODEL)] == [
         *[("a", "no_wcs")] * 2,
@@ -77,7 +45,7 @@ def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: P
     (tmp_path / "night@2").mkdir()
 
     def held(tile: str, source: str, origin: str, count: int = 1) -> tuple[TileMetadata, list[QuarantineEntry]]:
-        entries = [entry(f"{tile}{i}") for i in range(count)]
+        entries = [quarantine_entry(f"{tile}{i}") for i in range(count)]
         stamp = make_stamp(tile, 0, source=source, origin=origin, quarantine=entries)
         commit(workspace.catalog, make_table(tile, []), stamp)
         return stamp, entries
