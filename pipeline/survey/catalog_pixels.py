@@ -99,8 +99,8 @@ def load_catalog_pixels(
 
     The fields are cut out as `recipe` does before it brings them to the network's size. So the files serve networks of
     any size, and their pixels pass through a recipe once more, like those of other image sets, to the values that
-    `render_stamps` gives. A tile with a wanted row is read whole, in this process, and what was read of it is kept: more
-    rows cost only the tiles that they are in, and what was killed goes on with the next tile.
+    `render_stamps` gives. A tile with a wanted row is read whole, in this process, and what was read of it is kept, so
+    that more rows cost only the tiles that they are in, and a killed run goes on with the next tile.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ class TileResult:
         self._reused += reused
 
     def refused(self, bad: BadInput) -> TileResult:
-        """The result of a tile that cannot be used at all: an entry for each input, or one if their number is unknown."""
+        """The result of a tile that cannot be used: an entry for each input, or one if their number is unknown."""
         tile, path = self._tile, Path(self._tile.path)
         result = TileResult(tile)
         result._found, result._remarks, result._rejected = -1, self._remarks, bad.reason
