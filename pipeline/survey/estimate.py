@@ -146,7 +146,7 @@ def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
 
 def _processes(workers: WorkerSettings) -> int:
     """Workers that a forecast is for: their number where the settings tell it, else one."""
-    return workers.n if workers.kind in ("local", "slurm") else 1
+    return workers.count if workers.kind in ("local", "slurm") else 1
 
 
 def _free(folder: Path) -> int:

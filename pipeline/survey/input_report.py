@@ -61,7 +61,7 @@ def input_statuses(
 
 def _planned(workspace: Workspace, card: ModelCard | None, tiles: list[SkyTile], now: float) -> ReadyPlan:
     whole = plan(tiles, workspace.catalog, card.model_id, card.recipe_digest) if card else Plan(tiles, [], [])
-    return ready_plan(whole, workspace.settings.survey.settle, now)
+    return ready_plan(whole, workspace.settings.survey.settle_seconds, now)
 
 
 def _folders(root: Path, seen: set[str]) -> Iterator[tuple[Path, list[str]]]:

@@ -174,7 +174,7 @@ def _classified(jobs: list[PilotJob], seconds: float, where: WorkerSettings) -> 
             ready = ready or now - outcome.seconds + loading
             if now - ready >= seconds:
                 break
-    workers = min(where.n, len(jobs)) if where.kind == "local" else 1
+    workers = min(where.count, len(jobs)) if where.kind == "local" else 1
     return PilotResult(workers, ready - began, measured, failed)
 
 

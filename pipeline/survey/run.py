@@ -151,7 +151,7 @@ def make_plan(
     whole = plan(tiles, workspace.catalog, run.card.model_id, run.card.recipe_digest, again)
     if again:
         whole = replace(whole, retired=[])
-    todo = ready_plan(whole, workspace.settings.survey.settle, time())
+    todo = ready_plan(whole, workspace.settings.survey.settle_seconds, time())
     counts = (len(todo.todo), len(todo.done), len(todo.waiting))
     _log.info("sky tiles: %d to do, %d done, %d still arriving", *counts)
     return todo

@@ -143,7 +143,7 @@ def test_inline_and_a_cluster_make_the_same_catalogue(small: Small, tmp_path: Pa
     for kind in ("inline", "local"):
         root = tmp_path / kind
         sky(root)
-        workspace = small.elsewhere(root, "survey.rows=4", f"workers.kind={kind}", "workers.n=2")
+        workspace = small.elsewhere(root, "survey.rows=4", f"workers.kind={kind}", "workers.count=2")
         total = run(workspace)
         assert not total.failed and total.objects == 33
         catalogues.append(rows_of(workspace))
