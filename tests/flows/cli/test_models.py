@@ -51,7 +51,7 @@ def test_from_the_list_to_a_promotion_and_back(ring: Ring, typed: Typed) -> None
     verdict = json.loads(typed("models", "evaluate", "worse", "--json", status=EXIT_REFUSED))
     assert verdict["passed"] is False and verdict["why"].startswith("worse is refused by")
     by_old_name = typed("models", "judge", "worse", status=EXIT_REFUSED)
-    assert "models judge is now called models evaluate" in by_old_name and told in by_old_name
+    assert "models judge is now called models evaluate" in by_old_name and "worse is refused by" in by_old_name
     assert "not promoted" in typed("models", "promote", "worse", status=EXIT_REFUSED)
     assert "takes a name and a reason" in typed("models", "promote", "worse", "--override", status=1)
     assert champion(ring.workspace.models) == CHAMPION
