@@ -76,8 +76,8 @@ def run_process_group(
     """Run `function(job, seat)` in `world` processes at the same time; returns the receipt of rank 0.
 
     A world of one with kind "inline" is this very process; anything else is a cluster of `world` processes on this
-    machine that share its cores, whatever `settings.count` says; `function` lives in an importable module. After a death
-    the gang starts again, up to `settings.max_worker_deaths` times.
+    machine that share its cores, whatever `settings.count` says; `function` is in an importable module. After a death
+    the group starts again, up to `settings.max_worker_deaths` times.
 
     `while_waiting` is called in this thread about once a second and once more when all have ended; in a world of one
     in this process, once at the end.

@@ -24,7 +24,8 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
 from pipeline.readers.bricks.reader import selection_of
 from pipeline.survey import run as survey
-from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, inputs_in
+from pipeline.tiles.sky_tile import SkyTile, files_of
 
 if TYPE_CHECKING:
     from pipeline.survey.pilot import PilotResult, PilotTile

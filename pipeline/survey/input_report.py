@@ -21,8 +21,8 @@ from pipeline.ingest.discovery import walked
 from pipeline.ingest.planning import Plan, plan
 from pipeline.ingest.readiness import ReadyPlan, ready_plan
 from pipeline.survey.run import places, tiles_in
-from pipeline.tiles.brick_files import brick_of_file
-from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, brick_of_file, kind_of, role_of
+from pipeline.tiles.sky_tile import SkyTile, names_of, table_of
 
 _PENDING = "not surveyed yet"
 

@@ -27,7 +27,8 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.execution.executor import run_tasks
 from pipeline.ingest.discovery import with_fingerprint
 from pipeline.survey.classify import ClassifyJob, classify
-from pipeline.tiles.sky_tile import TileKind, names_of
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import names_of
 
 _TILES_A_WORKER = 8  # to be tried in the time that there is, so that their scatter tells something
 

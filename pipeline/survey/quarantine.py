@@ -17,7 +17,7 @@ from catalogs.tiles import QuarantineEntry, TileMetadata, committed, read_tile_m
 from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason, UserError
-from pipeline.tiles.brick_files import is_brick
+from pipeline.tiles.file_names import is_brick
 from pipeline.tiles.sky_tile import SkyTile
 
 EVERY_REASON = frozenset(reason.value for reason in Reason)

@@ -30,7 +30,7 @@ from pipeline.core.versions import software_versions
 from pipeline.drift.monitor import has_report, latest_alarms
 from pipeline.execution.environment import requirements
 from pipeline.execution.executor import run_tasks
-from pipeline.ingest.discovery import discover, skipped_files
+from pipeline.ingest.discovery import discover
 from pipeline.ingest.planning import Plan, plan
 from pipeline.ingest.readiness import ReadyPlan, ready_plan
 from pipeline.runs.records import record_run
@@ -101,7 +101,7 @@ def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
 def tiles_in(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
     """As `find_tiles`; none is no error."""
     settings = workspace.settings
-    tiles = discover(places(workspace, roots), settings.survey.rows, settings.reading)
+    tiles = discover(places(workspace, roots), settings.survey.rows, settings.reading).tiles
     if not settings.bricks.catalogue:
         return tiles
     from pipeline.ingest.position_list import for_positions  # pandas and astropy only where there is a list
@@ -112,7 +112,8 @@ def tiles_in(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
 
 def files_passed_over(workspace: Workspace, roots: Sequence[Path]) -> dict[str, int]:
     """How many files in the places of a run are no input by their names, by extension."""
-    return skipped_files(places(workspace, roots))
+    settings = workspace.settings
+    return discover(places(workspace, roots), settings.survey.rows, settings.reading).skipped
 
 
 def places(workspace: Workspace, roots: Sequence[Path]) -> list[Path]:

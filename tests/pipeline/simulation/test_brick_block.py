@@ -66,7 +66,7 @@ def compare(block: SimulatedBricks, mosaic: np.ndarray, tile: SkyTile, stamp: St
 def read_block(block: SimulatedBricks, mosaic: np.ndarray, side: int) -> Seen:
     reading = ReadingSettings(bricks=BrickSettings(stamp_pixels=side))
     rows, aside, refused, found, names = 0, 0, 0, Counter[tuple[bool, bool]](), []
-    for tile in discover([block.root], 1000, reading):
+    for tile in discover([block.root], 1000, reading).tiles:
         for batch in read_tile(tile, reading, 64):
             rows += sum(note.rows for note in batch.notes if note.rows > 0)
             aside += sum(sum(note.set_aside.values()) for note in batch.notes)

@@ -16,7 +16,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.survey import run as survey
 from pipeline.survey.estimate import estimate, expected_stamps, ratio_estimate
 from pipeline.survey.pilot import PilotJob, PilotTile, measure, run_pilot, spread
-from pipeline.tiles.sky_tile import TileKind
+from pipeline.tiles.file_names import TileKind
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
