@@ -19,7 +19,7 @@ from pipeline.drift.monitor import latest_alarms
 from pipeline.ingest.readiness import ReadyPlan
 from pipeline.promotion.retraining_trigger import differing, label_set, learned_labels, reports
 from pipeline.runs.locks import LockHolder, holder, retraining_lock, survey_lock
-from pipeline.survey.run import Run, make_plan, missing_of, roots_of, start_run, tiles_in
+from pipeline.survey.plan import Run, make_plan, missing_for_release, start_run, survey_roots, tiles_in
 
 _RUNS = 5
 _SHARE_FREE = 0.05  # of a disk: below it somebody should make room
@@ -95,11 +95,11 @@ def _of_release(release: ReleaseInfo | None) -> dict[str, Any] | None:
 
 def _tiles(workspace: Workspace, run: Run) -> tuple[dict[str, int], list[str]]:
     """Counts of sky tiles, and those that hold a new champion's release back."""
-    roots = roots_of(workspace, run, [])
+    roots = survey_roots(workspace, run, [])
     found = tiles_in(workspace, roots) if roots or workspace.incoming.is_dir() else []
     plan: ReadyPlan = make_plan(workspace, run, found)
     counts = {"found": len(found), "done": len(plan.done), "to_do": len(plan.todo), "arriving": len(plan.waiting)}
-    return counts, missing_of(workspace, run, found)
+    return counts, missing_for_release(workspace, run, found)
 
 
 def _labels(workspace: Workspace) -> dict[str, Any]:

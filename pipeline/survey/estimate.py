@@ -23,7 +23,8 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
 from pipeline.readers.bricks.reader import selection_of
-from pipeline.survey import run as survey
+from pipeline.survey.plan import find_tiles, make_plan, start_run, survey_roots
+from pipeline.survey.run import classify_jobs
 from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
 
 if TYPE_CHECKING:
@@ -106,12 +107,12 @@ def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
     ------
     UserError, ModelError, CatalogError : as the survey would before its first tile.
     """
-    run = survey.start_run(workspace, model_id)
+    run = start_run(workspace, model_id)
     with tempfile.TemporaryDirectory(prefix="morphcat-plan-") as name:
         scratch = Path(name)
         place = workspace.changed(folders={"cache": str(scratch / "cache")})  # tables cut from a list of positions
-        tiles = survey.find_tiles(place, survey.roots_of(place, run, roots))
-        plan = survey.make_plan(place, run, tiles)
+        tiles = find_tiles(place, survey_roots(place, run, roots))
+        plan = make_plan(place, run, tiles)
         sizes = sizes_of(plan.todo, tiles)
         expected = expected_stamps(plan.todo, place.settings.reading)
         counted = SurveyEstimate(
@@ -135,7 +136,7 @@ def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
         from pipeline.survey.pilot import run_pilot  # torch only where tiles are tried
 
         trial = run_pilot(
-            survey.jobs_of(place.changed(folders={"catalog": str(scratch / "catalog")}), run, plan.todo),
+            classify_jobs(place.changed(folders={"catalog": str(scratch / "catalog")}), run, plan.todo),
             seconds,
             settings.workers,
             exports=settings.release.exports,

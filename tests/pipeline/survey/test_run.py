@@ -20,7 +20,9 @@ from catalogs.releases.registry import current_release, layout_of
 from models.errors import ModelError
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
-from pipeline.survey import run as survey
+from pipeline.survey.plan import find_tiles, make_plan, start_run
+from pipeline.survey.run import already_done, classify_tiles
+from pipeline.survey.summary import summarize
 from tests.conftest import SMALL_TRAINING, Small
 from tests.paths import ROOT
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
@@ -74,8 +76,8 @@ def test_totals_add_up_and_a_second_run_changes_not_a_byte(small: Small, tmp_pat
 
     with as_was(workspace.catalog):
         again = run(workspace)
-        this = survey.start_run(workspace, None)
-        done = survey.already_done(workspace, this, [])
+        this = start_run(workspace, None)
+        done = already_done(workspace, this, [])
     assert again.nothing_to_do and again.skipped_tiles == again.tiles and again.objects == total.objects
     assert done is not None and done.nothing_to_do and done.release == total.release
 
@@ -87,9 +89,9 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     before = rows_of(workspace)
     write_cutout(tmp_path / "incoming" / "C" / "broken.fits", galaxy(77), ra=7, dec=7)  # downloaded again
     write_hdf5(tmp_path / "incoming" / "rgb.h5", hdf5_columns(5))  # a shorter one: 3 tiles become 2
-    this = survey.start_run(workspace, None)
-    assert survey.already_done(workspace, this, []) is None
-    todo = survey.make_plan(workspace, this, survey.find_tiles(workspace, []))
+    this = start_run(workspace, None)
+    assert already_done(workspace, this, []) is None
+    todo = make_plan(workspace, this, find_tiles(workspace, []))
     assert sorted({t.source for t in todo.todo}) == ["incoming/C", "incoming/rgb.h5"]
     assert len(todo.todo) == 3 and len(todo.retired) == 1
     total = run(workspace)
@@ -115,9 +117,9 @@ def test_nothing_to_survey_and_nothing_to_survey_with(small: Small, tmp_path: Pa
     with pytest.raises(UserError, match=r"no sky tiles in .*incoming"):
         run(empty)
     with pytest.raises(UserError, match=r"no model in .*train"):
-        survey.start_run(open_workspace(tmp_path), None)
+        start_run(open_workspace(tmp_path), None)
     with pytest.raises(ModelError, match=f"no model 'cpu_tiny-0'.*{small.card.model_id[:6]}"):
-        survey.start_run(empty, "cpu_tiny-0")
+        start_run(empty, "cpu_tiny-0")
 
 
 def test_a_tile_that_fails_is_counted_and_the_rest_is_released(small: Small, tmp_path: Path) -> None:
@@ -198,12 +200,12 @@ def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: P
     first, second = tmp_path / "one" / "night" / "C", tmp_path / "two" / "night" / "C"
     write_cutouts(first, 3)
     write_cutouts(second, 2)
-    this = survey.start_run(workspace, None)
+    this = start_run(workspace, None)
 
     def classified(place: Path) -> int:
-        tiles = survey.find_tiles(workspace, [place])
-        survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
-        return survey.sum_up(workspace, this, tiles, 0, {}, None, None).classified
+        tiles = find_tiles(workspace, [place])
+        classify_tiles(workspace, this, make_plan(workspace, this, tiles))
+        return summarize(workspace, this, tiles, 0, {}, None, None).classified
 
     assert classified(first) == 3
     with pytest.raises(UserError, match=r"has the same name as .*one/night/C"):
@@ -228,11 +230,11 @@ def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: P
     write_cutouts(tmp_path / "incoming" / "C", 2)
     run(workspace)
     write_cutouts(tmp_path / "incoming" / "D", 2)
-    this = survey.start_run(workspace, None)
-    tiles = survey.find_tiles(workspace, [])
-    survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
+    this = start_run(workspace, None)
+    tiles = find_tiles(workspace, [])
+    classify_tiles(workspace, this, make_plan(workspace, this, tiles))
     released = (workspace.catalog / "CURRENT").read_text()
-    assert survey.already_done(workspace, this, []) is None
+    assert already_done(workspace, this, []) is None
     assert (workspace.catalog / "CURRENT").read_text() == released
     run(workspace)
-    assert survey.already_done(workspace, this, []) is not None
+    assert already_done(workspace, this, []) is not None
