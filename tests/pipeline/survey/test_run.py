@@ -1,10 +1,9 @@
-"""The story of a survey: totals that add up, runs that can be killed, catalogues that change only with cause."""
+"""Runs of a survey: totals that add up, runs that can be killed, catalogues that change only with cause."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.releases.registry import current_release, layout_of
-from models.errors import ModelError
-from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.core.errors import UserError
+from pipeline.config.workspace import Workspace
 from pipeline.survey.plan import find_tiles, make_plan, start_run
 from pipeline.survey.run import already_done, classify_tiles
-from pipeline.survey.summary import summarize
 from tests.conftest import SMALL_TRAINING, Small
 from tests.paths import ROOT
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
@@ -108,20 +104,6 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     assert set(redone.loc[~anew, "run_id"]) == {first.run_id} and total.reused == (~anew).sum() > 0
 
 
-def test_nothing_to_survey_and_nothing_to_survey_with(small: Small, tmp_path: Path) -> None:
-    empty = small.elsewhere(tmp_path)
-    with pytest.raises(UserError, match=r"incoming: no such folder"):
-        run(empty)
-    empty.incoming.mkdir()
-    (empty.incoming / "readme.txt").write_text("nothing here")
-    with pytest.raises(UserError, match=r"no sky tiles in .*incoming"):
-        run(empty)
-    with pytest.raises(UserError, match=r"no model in .*train"):
-        start_run(open_workspace(tmp_path), None)
-    with pytest.raises(ModelError, match=f"no model 'cpu_tiny-0'.*{small.card.model_id[:6]}"):
-        start_run(empty, "cpu_tiny-0")
-
-
 def test_a_tile_that_fails_is_counted_and_the_rest_is_released(small: Small, tmp_path: Path) -> None:
     """A folder stands where the tile's file should be written: the commit fails, again and again."""
     workspace = small.elsewhere(tmp_path, "survey.rows=4", "workers.retries=0")
@@ -192,36 +174,6 @@ def test_a_run_killed_midway_is_finished_by_the_next(small: Small, tmp_path: Pat
     assert total.skipped_tiles == half_way and not total.failed
     assert (total.objects, total.classified, total.reasons) == (expected.objects, expected.classified, expected.reasons)
     same_rows(rows_of(workspace), rows_of(small.elsewhere(undisturbed)), atol=2e-4 if kind == "local" else 0)
-
-
-def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: Path) -> None:
-    """Another folder of the same last two names, in a later run, is refused as long as the first is there."""
-    workspace = small.elsewhere(tmp_path / "W")
-    first, second = tmp_path / "one" / "night" / "C", tmp_path / "two" / "night" / "C"
-    write_cutouts(first, 3)
-    write_cutouts(second, 2)
-    this = start_run(workspace, None)
-
-    def classified(place: Path) -> int:
-        tiles = find_tiles(workspace, [place])
-        classify_tiles(workspace, this, make_plan(workspace, this, tiles))
-        return summarize(workspace, this, tiles, 0, {}, None, None).classified
-
-    assert classified(first) == 3
-    with pytest.raises(UserError, match=r"has the same name as .*one/night/C"):
-        classified(second)
-    assert len(committed_tiles(workspace)) == 1
-    first.rename(tmp_path / "moved")
-    assert classified(second) == 2
-
-
-def test_a_moved_workspace_has_nothing_to_do(small: Small, tmp_path: Path) -> None:
-    workspace = small.elsewhere(tmp_path / "W")
-    write_cutouts(workspace.incoming / "C", 3)
-    run(workspace)
-    shutil.copytree(tmp_path / "W", tmp_path / "copy" / "W", symlinks=True)  # both are there: no conflict
-    again = run(small.elsewhere(tmp_path / "copy" / "W"))
-    assert (again.tiles, again.skipped_tiles) == (1, 1)
 
 
 def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: Path) -> None:
