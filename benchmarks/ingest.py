@@ -126,7 +126,7 @@ def images_alone(folder: Path) -> None:
 def ours(place: Path) -> int:
     """Stamps as the survey reads and renders them."""
     recipe, count = Preprocessing(), 0
-    for tile in discover([place], 10_000, EVERYTHING):
+    for tile in discover([place], 10_000, EVERYTHING).tiles:
         for batch in read_tile(tile, EVERYTHING, 64):
             if batch.stamps:
                 count += len(render_stamps(batch, recipe, torch.device("cpu")))

@@ -19,13 +19,13 @@ from flows.runtime.retries import if_transient
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
 from pipeline.drift.monitor import write_drift
+from pipeline.ingest.discovery import Discovery
 from pipeline.ingest.readiness import ReadyPlan
 from pipeline.runs.locks import AlreadyRunning, exclusive, survey_lock
 from pipeline.runs.run_log import log_path, logging_to
 from pipeline.survey.plan import (
     Run,
-    count_skipped_files,
-    find_tiles,
+    find_inputs,
     make_plan,
     remaining_plan,
     start_run,
@@ -49,8 +49,8 @@ class TilesFailed(Exception):
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, retry_condition_fn=if_transient)
-def discover(workspace: Workspace, roots: list[Path]) -> list[SkyTile]:
-    return find_tiles(workspace, roots)
+def discover(workspace: Workspace, roots: list[Path]) -> Discovery:
+    return find_inputs(workspace, roots)
 
 
 @task(cache_policy=NO_CACHE)
@@ -145,21 +145,18 @@ def survey(
 def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> dict[str, Any]:
     """The steps of a survey, by one process at a time."""
     logger = get_run_logger()
-    roots = survey_roots(place, run, roots)
     reasons = reasons_of(again) if again else frozenset()
-    found = discover(place, roots)
-    if reasons:
-        found = tiles_to_retry(place, run, found, reasons)
-    todo = plan(place, run, found, reasons)
-    counts = (len(found), len(todo.todo), len(todo.done), len(todo.waiting))
+    found = discover(place, survey_roots(place, run, roots))
+    tiles = tiles_to_retry(place, run, found.tiles, reasons) if reasons else found.tiles
+    todo = plan(place, run, tiles, reasons)
+    counts = (len(tiles), len(todo.todo), len(todo.done), len(todo.waiting))
     logger.info("%d sky tiles: %d to do, %d done, %d still arriving", *counts)
     before = current_release(place.catalog)
     failed = classify(place, run, todo)
-    info = release(place, run, found)
+    info = release(place, run, tiles)
     if info:
         drift(place, info.release)
-    others = count_skipped_files(place, roots)
-    summary = summarize(place, run, found, len(todo.done), failed, info, before, others, todo.waiting)
+    summary = summarize(place, run, tiles, len(todo.done), failed, info, before, found.skipped, todo.waiting)
     summarise(place, summary)
     if summary.alarm:
         logger.error(summary.alarm)

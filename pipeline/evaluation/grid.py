@@ -301,11 +301,11 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
     UserError : the images cannot be used, there is no test split, or settings that cannot be.
     ModelError : an unknown network.
     """
-    if workspace.settings.workers.kind != "inline" and workspace.settings.workers.gang > 1:
+    if workspace.settings.workers.kind != "inline" and workspace.settings.workers.train_processes > 1:
         raise UserError(
-            f"workers.gang = {workspace.settings.workers.gang} with workers.kind = "
+            f"workers.train_processes = {workspace.settings.workers.train_processes} with workers.kind = "
             f"{workspace.settings.workers.kind!r}: cells that run beside each other cannot be gangs themselves; "
-            "set workers.kind=inline to train one cell at a time with a gang, or workers.gang=1"
+            "set workers.kind=inline to train one cell at a time with a gang, or workers.train_processes=1"
         )
     images = open_images(source, workspace.settings.input)
     split_path = str(split_file.absolute()) if split_file else ""

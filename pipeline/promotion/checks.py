@@ -1,7 +1,7 @@
 """The checks of the gate: what two models say of the same images in, checks with their numbers in words out.
 
 Pure: no files, no networks. A candidate is refused where the numbers show that it is bad, not where they are too few to
-show that it is good: comparisons allow for chance, with probability `gate.chance` each. Floors are what they say.
+show that it is good: comparisons allow for chance, with probability `gate.significance` each. Floors are what they say.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def checks_against(
     settings: GateSettings,
 ) -> list[GateCheck]:
     """What compares a candidate with the champion on the same images, labels int64 (n,)."""
-    compared = [_Compared.accuracy(labels, candidate, champion, settings.chance)]
-    compared.append(_Compared.macro_f1(labels, candidate, champion, settings.chance))
+    compared = [_Compared.accuracy(labels, candidate, champion, settings.significance)]
+    compared.append(_Compared.macro_f1(labels, candidate, champion, settings.significance))
     checks = [_not_worse(each, settings) for each in compared]
     if settings.require == "better":
         checks.append(_better(compared, settings))
@@ -127,11 +127,11 @@ def _recall_words(recall: float) -> str:
 
 def _calibration(numbers: Evaluation, said: HeldOutPredictions, settings: GateSettings) -> GateCheck:
     value = numbers.ece_equal_count
-    honest = ece_beyond_chance(said.probabilities.max(axis=1), settings.chance, _BINS, _SEED)
+    honest = ece_beyond_chance(said.probabilities.max(axis=1), settings.significance, _BINS, _SEED)
     limit = max(settings.max_ece, honest)
     words = (
         f"{value:.3f} on {numbers.n} images; gate.max_ece is {settings.max_ece:.3f}, and honest confidences stay below "
-        f"{honest:.3f} with {_percent(1 - settings.chance)}"
+        f"{honest:.3f} with {_percent(1 - settings.significance)}"
     )
     return GateCheck(name="calibration", passed=value <= limit, value=value, limit=limit, reference=None, words=words)
 
@@ -146,7 +146,7 @@ def _coverage(numbers: Evaluation, said: HeldOutPredictions, settings: GateSetti
     )
     return GateCheck(
         name="coverage",
-        passed=rate >= wanted or p >= settings.chance,
+        passed=rate >= wanted or p >= settings.significance,
         value=rate,
         limit=wanted,
         reference=None,
@@ -208,8 +208,8 @@ def _not_worse(compared: _Compared, settings: GateSettings) -> GateCheck:
     Both must show it: the interval, which knows the margin, and the exact test, which keeps its level however few the
     images are.
     """
-    worse = compared.high < -settings.margin and compared.worse < settings.chance
-    words = compared.words(settings.chance) + f"; probability of such a loss by chance {compared.worse:.2g}"
+    worse = compared.high < -settings.margin and compared.worse < settings.significance
+    words = compared.words(settings.significance) + f"; probability of such a loss by chance {compared.worse:.2g}"
     return GateCheck(
         name=compared.name,
         passed=not worse,
@@ -225,7 +225,7 @@ def _better(compared: list[_Compared], settings: GateSettings) -> GateCheck:
 
     A candidate as good as the champion passes by chance with a probability of up to twice `chance`, as two are asked.
     """
-    shown = [each for each in compared if each.low > settings.margin and each.better < settings.chance]
+    shown = [each for each in compared if each.low > settings.margin and each.better < settings.significance]
     best = max(shown or compared, key=lambda each: each.low)
     told = (
         "a gain is shown" if shown else f"no gain of more than {settings.margin:.3f} is shown (gate.require = better)"
@@ -236,7 +236,7 @@ def _better(compared: list[_Compared], settings: GateSettings) -> GateCheck:
         value=best.candidate - best.champion,
         limit=settings.margin,
         reference=None,
-        words=f"{told}: {best.name} {best.words(settings.chance)}",
+        words=f"{told}: {best.name} {best.words(settings.significance)}",
     )
 
 
@@ -258,7 +258,7 @@ def _recall_kept(
         drops[label] = float(before.mean() - right.mean())
         p = mcnemar(int((right & ~before).sum()), int((before & ~right).sum()))
         told[label] = f"{slugs[label]} {before.mean():.2f} → {right.mean():.2f} on {inside.sum()} images (p = {p:.2g})"
-        if drops[label] > settings.recall_drop and p < settings.chance / len(classes):
+        if drops[label] > settings.recall_drop and p < settings.significance / len(classes):
             refused.append(label)
     worst = max(refused or drops, key=lambda label: drops[label])
     where = labels == worst
@@ -286,7 +286,7 @@ def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, sett
     words = f"{changed} of {n} reliable labels change; probability of so many at {_percent(limit)}: {p:.2g}; {left_out}"
     return GateCheck(
         name="flips",
-        passed=share <= limit or p >= settings.chance,
+        passed=share <= limit or p >= settings.significance,
         value=share,
         limit=limit,
         reference=None,

@@ -73,7 +73,7 @@ def compare(workspace: Workspace, images: ImageSet, candidate: str, champion: st
     card = load_card(workspace.models, candidate)
     present = champion if champion is not None else registry.champion(workspace.models)
     if present == candidate:
-        raise UserError(f"{candidate} is the champion itself; judge another model against it")
+        raise UserError(f"{candidate} is the champion itself; compare another model with it")
     before = load_card(workspace.models, present) if present else None
     sample = sky_sample(workspace)
     policy = workspace.settings.gate.model_dump()

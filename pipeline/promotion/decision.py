@@ -126,7 +126,7 @@ def read_decision(path: Path) -> Decision:
     except ValidationError as error:
         raise UserError(
             f"{path}: not a verdict of this version ({error.error_count()} problems, the first: "
-            f"{error.errors()[0]['msg']}); delete it, and `morphcat models judge` makes it anew"
+            f"{error.errors()[0]['msg']}); delete it, and `morphcat models evaluate` makes it anew"
         ) from error
 
 

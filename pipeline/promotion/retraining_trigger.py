@@ -101,8 +101,8 @@ def differing(workspace: Workspace, version: str, other: str) -> int:
 
 
 def wait_until_quiet(workspace: Workspace, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return when no label has come for `retraining.quiet` seconds, so that ten files in a minute train once."""
-    quiet = workspace.settings.retraining.quiet
+    """Return when no label has come for `retraining.quiet_seconds`, so that ten files in a minute train once."""
+    quiet = workspace.settings.retraining.quiet_seconds
     head = workspace.labels / "HEAD"
     seen, still = None, 0.0
     while still < quiet:

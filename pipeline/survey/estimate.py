@@ -23,9 +23,10 @@ from pipeline.config.inputs import ReadingSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
 from pipeline.readers.bricks.reader import selection_of
-from pipeline.survey.plan import find_tiles, make_plan, start_run, survey_roots
+from pipeline.survey.plan import find_inputs, make_plan, start_run, survey_roots
 from pipeline.survey.run import classify_jobs
-from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, inputs_in
+from pipeline.tiles.sky_tile import SkyTile, files_of
 
 if TYPE_CHECKING:
     from pipeline.survey.pilot import PilotResult, PilotTile
@@ -114,7 +115,7 @@ def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
         # Tables cut from a list of positions go into the cache, classified tiles into the catalogue.
         copy = workspace.changed(folders={"cache": f"{scratch}/cache"})
         settings = copy.settings
-        tiles = find_tiles(copy, survey_roots(copy, run, roots))
+        tiles = find_inputs(copy, survey_roots(copy, run, roots)).tiles
         plan = make_plan(copy, run, tiles)
         sizes, stamps = input_sizes(plan.todo, tiles), expected_stamps(plan.todo, settings.reading)
         counted = SurveyEstimate(
@@ -128,7 +129,7 @@ def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
             bricks=stamps.bricks,
             catalogues_read=stamps.read,
             read_bytes=round(sum(sizes.values())),
-            workers=settings.workers.n if settings.workers.kind in ("local", "slurm") else 1,
+            workers=settings.workers.count if settings.workers.kind in ("local", "slurm") else 1,
             free_bytes=_free_bytes(workspace.catalog),
         )
         if not plan.todo or seconds <= 0:

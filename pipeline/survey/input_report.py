@@ -18,8 +18,8 @@ from pipeline.core.object_ids import printable
 from pipeline.ingest.discovery import walked
 from pipeline.survey.plan import input_roots, tiles_in
 from pipeline.survey.tile_status import CLASSIFIED, UNCLASSIFIED, TileState, TileStatuses, count_outcomes
-from pipeline.tiles.brick_files import brick_of_file
-from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, kind_of, names_of, role_of, table_of
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, brick_of_file, kind_of, role_of
+from pipeline.tiles.sky_tile import SkyTile, names_of, table_of
 
 _NOT_SURVEYED = "not surveyed yet"
 _OUTCOME_NAMES = {outcome: outcome for outcome in (CLASSIFIED, UNCLASSIFIED)} | {

@@ -27,7 +27,8 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.execution.executor import run_tasks
 from pipeline.ingest.discovery import with_fingerprint
 from pipeline.survey.classify import ClassifyJob, classify
-from pipeline.tiles.sky_tile import TileKind, names_of
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import names_of
 
 _TILES_PER_WORKER = 8  # to classify in the time that there is, so that their scatter can be measured
 
@@ -175,7 +176,7 @@ def _classify_sample(jobs: list[PilotJob], seconds: float, workers: WorkerSettin
             ready = ready or now - result.seconds + loading
             if now - ready >= seconds:
                 break
-    processes = min(workers.n, len(jobs)) if workers.kind == "local" else 1
+    processes = min(workers.count, len(jobs)) if workers.kind == "local" else 1
     return PilotResult(processes, ready - began, tiles, failed)
 
 

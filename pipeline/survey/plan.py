@@ -17,7 +17,7 @@ from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import NoTiles, UserError
 from pipeline.core.times import run_id_of
-from pipeline.ingest.discovery import discover, skipped_files
+from pipeline.ingest.discovery import Discovery, discover
 from pipeline.ingest.readiness import ReadyPlan
 from pipeline.survey.model_transition import missing_tiles, source_roots
 from pipeline.survey.quarantine import tiles_with
@@ -70,41 +70,41 @@ def survey_roots(workspace: Workspace, run: Run, roots: Sequence[Path]) -> list[
     return source_roots(workspace.catalog, workspace.incoming, run.card.model_id)
 
 
-def find_tiles(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
-    """All sky tiles under the roots, or under the workspace's `incoming` when none is given.
+def find_inputs(workspace: Workspace, roots: Sequence[Path]) -> Discovery:
+    """Everything under the roots, or under the workspace's `incoming` when none is given, in one walk.
 
-    With a list of positions as the catalogue, the bricks that it asks for.
+    With a list of positions as the catalogue, the tiles are the bricks that it asks for.
 
     Raises
     ------
-    NoTiles : there is no input in any of the roots.
+    NoTiles : there is no sky tile in any of the roots.
     UserError : a root does not exist, or the list of positions cannot be read.
     """
-    tiles = tiles_in(workspace, roots)
-    if not tiles:
+    found = _discover(workspace, roots)
+    if not found.tiles:
         searched = ", ".join(map(str, input_roots(workspace, roots)))
         raise NoTiles(
             f"no sky tiles in {searched}: expected bricks, FITS cutouts, archives of them, HDF5 files or folders of "
             "JPEG/PNG pictures with a CSV of file, ra, dec (`morphcat simulate` makes some)"
         )
-    return tiles
+    return found
 
 
 def tiles_in(workspace: Workspace, roots: Sequence[Path]) -> list[SkyTile]:
-    """The same as `find_tiles`, but finding none is no error."""
+    """The sky tiles of `find_inputs`, but finding none is no error."""
+    return _discover(workspace, roots).tiles
+
+
+def _discover(workspace: Workspace, roots: Sequence[Path]) -> Discovery:
     settings = workspace.settings
-    tiles = discover(input_roots(workspace, roots), settings.survey.rows, settings.reading)
+    found = discover(input_roots(workspace, roots), settings.survey.rows, settings.reading)
     if not settings.bricks.catalogue:
-        return tiles
+        return found
     from pipeline.ingest.position_list import for_positions  # pandas and astropy only where there is a list
 
     catalogue = workspace.root / settings.bricks.catalogue
-    return for_positions(tiles, catalogue, workspace.cache / "positions", settings.reading)
-
-
-def count_skipped_files(workspace: Workspace, roots: Sequence[Path]) -> dict[str, int]:
-    """How many files under the roots are no input by their names, by extension."""
-    return skipped_files(input_roots(workspace, roots))
+    tiles = for_positions(found.tiles, catalogue, workspace.cache / "positions", settings.reading)
+    return replace(found, tiles=tiles)
 
 
 def tiles_to_retry(workspace: Workspace, run: Run, tiles: Iterable[SkyTile], again: frozenset[str]) -> list[SkyTile]:

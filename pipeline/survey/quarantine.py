@@ -18,7 +18,7 @@ from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason, UserError
 from pipeline.survey.tile_status import last_commit
-from pipeline.tiles.brick_files import is_brick
+from pipeline.tiles.file_names import is_brick
 from pipeline.tiles.sky_tile import SkyTile
 
 EVERY_REASON = frozenset(reason.value for reason in Reason)

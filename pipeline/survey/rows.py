@@ -19,7 +19,8 @@ from pipeline.core.object_ids import printable
 from pipeline.readers.stamps import StampBatch, quarantine_entry
 from pipeline.survey.prediction import BatchPrediction
 from pipeline.survey.screening import ScreenedBatch
-from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, names_of
+from pipeline.tiles.file_names import FOLDER_KINDS
+from pipeline.tiles.sky_tile import SkyTile, names_of
 
 SAME_PLACE = 1.0  # arcsec
 

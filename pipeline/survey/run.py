@@ -21,14 +21,7 @@ from pipeline.execution.executor import run_tasks
 from pipeline.ingest.planning import Plan
 from pipeline.runs.records import record_run
 from pipeline.runs.run_log import log_result
-from pipeline.survey.plan import (
-    Run,
-    count_skipped_files,
-    find_tiles,
-    make_plan,
-    missing_for_release,
-    survey_roots,
-)
+from pipeline.survey.plan import Run, find_inputs, make_plan, missing_for_release, survey_roots
 from pipeline.survey.publish import build_release
 from pipeline.survey.summary import Summary, summarize
 from pipeline.tiles.sky_tile import SkyTile
@@ -41,14 +34,13 @@ _log = logging.getLogger(__name__)
 
 def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
     """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
-    roots = survey_roots(workspace, run, roots)
-    tiles = find_tiles(workspace, roots)
-    plan = make_plan(workspace, run, tiles)
-    published = is_published(workspace.catalog, run.card.model_id) or missing_for_release(workspace, run, tiles)
+    found = find_inputs(workspace, survey_roots(workspace, run, roots))
+    plan = make_plan(workspace, run, found.tiles)
+    published = is_published(workspace.catalog, run.card.model_id) or missing_for_release(workspace, run, found.tiles)
     if plan.todo or plan.retired or not published or not has_report(workspace):
         return None
-    current, skipped = current_release(workspace.catalog), count_skipped_files(workspace, roots)
-    return summarize(workspace, run, tiles, len(plan.done), {}, current, current, skipped, plan.waiting)
+    current = current_release(workspace.catalog)
+    return summarize(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)
 
 
 def classify_jobs(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:

@@ -66,7 +66,7 @@ class TileStatuses:
             compared = plan(tiles, workspace.catalog, card.model_id, card.recipe_digest, again)
         if again:
             compared = replace(compared, retired=[])
-        self.plan: ReadyPlan = ready_plan(compared, workspace.settings.survey.settle, now)
+        self.plan: ReadyPlan = ready_plan(compared, workspace.settings.survey.settle_seconds, now)
         self._done = {tile.tile_id for tile in self.plan.done}
 
     def state(self, tile: SkyTile) -> TileState:

@@ -11,7 +11,7 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.drift.monitor import write_drift
 from pipeline.runs.locks import exclusive, survey_lock
 from pipeline.runs.run_log import logging_to
-from pipeline.survey.plan import find_tiles, make_plan, start_run, survey_roots
+from pipeline.survey.plan import find_inputs, make_plan, start_run, survey_roots
 from pipeline.survey.run import classify_tiles, release_catalogue
 from pipeline.survey.summary import Summary, summarize, write_report
 
@@ -20,7 +20,7 @@ def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path]
     """All steps in the order of the flow."""
     this = start_run(workspace, model_id)
     with exclusive(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
-        tiles = find_tiles(workspace, survey_roots(workspace, this, roots))
+        tiles = find_inputs(workspace, survey_roots(workspace, this, roots)).tiles
         todo = make_plan(workspace, this, tiles)
         before = current_release(workspace.catalog)
         failed = classify_tiles(workspace, this, todo)

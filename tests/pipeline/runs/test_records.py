@@ -16,7 +16,8 @@ from pipeline.runs.records import record_run, run_records
 from pipeline.survey.plan import start_run
 from pipeline.survey.publish import build_release
 from pipeline.survey.run import already_done
-from pipeline.tiles.sky_tile import SkyTile, TileKind
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import SkyTile
 from tests.catalogs.conftest import MODEL, commit_tile
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts

@@ -15,9 +15,9 @@ from catalogs.releases.registry import folder_size, layout_of
 from pipeline.config.workspace import Workspace
 from pipeline.survey.estimate import estimate, expected_stamps, ratio_estimate
 from pipeline.survey.pilot import PilotJob, PilotTile, measure, run_pilot, spread
-from pipeline.survey.plan import find_tiles, start_run
+from pipeline.survey.plan import find_inputs, start_run
 from pipeline.survey.run import classify_jobs
-from pipeline.tiles.sky_tile import TileKind
+from pipeline.tiles.file_names import TileKind
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
@@ -105,7 +105,7 @@ def test_only_as_much_of_a_tile_is_tried_as_there_is_time_for(small: Small, tmp_
     workspace = small.elsewhere(tmp_path, "survey.batch=4", f'folders.catalog="{tmp_path}/try/catalog"')
     write_hdf5(workspace.incoming / "many.h5", hdf5_columns(60))
     this = start_run(workspace, None)
-    (job,) = classify_jobs(workspace, this, find_tiles(workspace, []))
+    (job,) = classify_jobs(workspace, this, find_inputs(workspace, []).tiles)
     part, whole = measure(PilotJob(job, 0.0)), measure(PilotJob(job, 1000.0))
     assert (part.stamps, part.share) == (4, 4 / 60) and (whole.stamps, whole.rows, whole.share) == (60, 60, 1.0)
     gone = replace(job, tile=replace(job.tile, fingerprint="another", stop=3))
@@ -118,7 +118,7 @@ def test_the_first_few_tiles_tried_are_of_all_kinds_and_from_everywhere(small: S
     workspace = small.elsewhere(tmp_path, "survey.rows=1")
     write_hdf5(workspace.incoming / "a.h5", hdf5_columns(100))
     write_cutouts(workspace.incoming / "C", 3)
-    jobs = classify_jobs(workspace, start_run(workspace, None), find_tiles(workspace, []))
+    jobs = classify_jobs(workspace, start_run(workspace, None), find_inputs(workspace, []).tiles)
     order = spread(jobs)
     assert {job.name for job in order} == {job.name for job in jobs} and len(order) == len(jobs) == 103
     assert [job.tile.kind for job in order[:6]].count(TileKind.CUTOUTS) == 3
@@ -148,5 +148,5 @@ def test_bricks_that_are_many_are_counted_from_the_catalogues_of_some(
 ) -> None:
     monkeypatch.setattr("pipeline.survey.estimate._MAX_CATALOGUES", 1)
     workspace = with_bricks(small.elsewhere(tmp_path, "bricks.stamp_pixels=64"))
-    expected = expected_stamps(find_tiles(workspace, []), reading())
+    expected = expected_stamps(find_inputs(workspace, []).tiles, reading())
     assert (expected.bricks, expected.read) == (2, 1) and expected.total in (2 * 3, 2 * 4)

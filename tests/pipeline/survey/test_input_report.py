@@ -11,7 +11,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason
 from pipeline.survey.input_report import input_statuses
 from pipeline.survey.quarantine import quarantine_entries
-from pipeline.tiles.sky_tile import MANIFEST
+from pipeline.tiles.file_names import MANIFEST
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 from tests.pipeline.survey_driver import run

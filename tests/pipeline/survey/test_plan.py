@@ -10,7 +10,7 @@ import pytest
 from models.errors import ModelError
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
-from pipeline.survey.plan import find_tiles, make_plan, start_run
+from pipeline.survey.plan import find_inputs, make_plan, start_run
 from pipeline.survey.run import classify_tiles
 from pipeline.survey.summary import summarize
 from tests.conftest import Small
@@ -41,7 +41,7 @@ def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: P
     this = start_run(workspace, None)
 
     def classified(place: Path) -> int:
-        tiles = find_tiles(workspace, [place])
+        tiles = find_inputs(workspace, [place]).tiles
         classify_tiles(workspace, this, make_plan(workspace, this, tiles))
         return summarize(workspace, this, tiles, 0, {}, None, None).classified
 

@@ -10,7 +10,7 @@ import pytest
 from catalogs.tiles import QuarantineEntry, TileMetadata, commit
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
-from pipeline.survey.plan import find_tiles, make_plan, remaining_plan, start_run, tiles_to_retry
+from pipeline.survey.plan import find_inputs, make_plan, remaining_plan, start_run, tiles_to_retry
 from pipeline.survey.quarantine import RetryResult, plan_retry, position_list_of, quarantine_entries, retry_result
 from pipeline.survey.run import already_done, classify_tiles
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table, quarantine_entry
@@ -92,7 +92,7 @@ def test_only_tiles_with_such_entries_are_tried_again_and_what_came_good_is_coun
     write_cutouts(tmp_path / "incoming" / "D", 1)
     again = frozenset({before[0][1].reason, "empty_file"})
     this = start_run(workspace, None)
-    found = tiles_to_retry(workspace, this, find_tiles(workspace, []), again)
+    found = tiles_to_retry(workspace, this, find_inputs(workspace, []).tiles, again)
     todo = make_plan(workspace, this, found, again)
     assert [tile.path[-1] for tile in todo.todo] == ["A", "B"] and todo.done == todo.retired == []
     assert classify_tiles(workspace, this, todo) == {}

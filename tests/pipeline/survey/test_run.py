@@ -17,7 +17,7 @@ import pytest
 
 from catalogs.releases.registry import current_release, layout_of
 from pipeline.config.workspace import Workspace
-from pipeline.survey.plan import find_tiles, make_plan, start_run
+from pipeline.survey.plan import find_inputs, make_plan, start_run
 from pipeline.survey.run import already_done, classify_tiles
 from tests.conftest import SMALL_TRAINING, Small
 from tests.paths import ROOT
@@ -87,7 +87,7 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     write_hdf5(tmp_path / "incoming" / "rgb.h5", hdf5_columns(5))  # a shorter one: 3 tiles become 2
     this = start_run(workspace, None)
     assert already_done(workspace, this, []) is None
-    todo = make_plan(workspace, this, find_tiles(workspace, []))
+    todo = make_plan(workspace, this, find_inputs(workspace, []).tiles)
     assert sorted({t.source for t in todo.todo}) == ["incoming/C", "incoming/rgb.h5"]
     assert len(todo.todo) == 3 and len(todo.retired) == 1
     total = run(workspace)
@@ -127,7 +127,7 @@ def test_inline_and_a_cluster_make_the_same_catalogue(small: Small, tmp_path: Pa
     for kind in ("inline", "local"):
         root = tmp_path / kind
         sky(root)
-        workspace = small.elsewhere(root, "survey.rows=4", f"workers.kind={kind}", "workers.n=2")
+        workspace = small.elsewhere(root, "survey.rows=4", f"workers.kind={kind}", "workers.count=2")
         total = run(workspace)
         assert not total.failed and total.objects == 33
         catalogues.append(rows_of(workspace))
@@ -183,7 +183,7 @@ def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: P
     run(workspace)
     write_cutouts(tmp_path / "incoming" / "D", 2)
     this = start_run(workspace, None)
-    tiles = find_tiles(workspace, [])
+    tiles = find_inputs(workspace, []).tiles
     classify_tiles(workspace, this, make_plan(workspace, this, tiles))
     released = (workspace.catalog / "CURRENT").read_text()
     assert already_done(workspace, this, []) is None

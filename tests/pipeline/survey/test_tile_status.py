@@ -16,7 +16,7 @@ from pipeline.survey.tile_status import (
     current_commits,
     last_commit,
 )
-from pipeline.tiles.sky_tile import MANIFEST
+from pipeline.tiles.file_names import MANIFEST
 from tests.catalogs.conftest import make_stamp, quarantine_entry
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, write_cutout, write_cutouts
