@@ -165,12 +165,12 @@ def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, samp
     fields = sample.fields(workspace)
     scales = sample.rows["pixscale"].to_numpy()
     said = [
-        predictor.predict(fields.pixels(predictor.recipe, scales, fields.taken)).probabilities
+        predictor.predict(fields.pixels(predictor.recipe, scales, fields.usable)).probabilities
         for predictor in (candidate, champion)
     ]
     sure = said[1].max(axis=1) >= RELIABLE_CONFIDENCE
     counts = {**fields.left_out(), f"{champion.card.model_id} is unsure": int((~sure).sum())}
-    left_out = f"of {len(fields.fates)} objects of release {sample.release} left out: " + ", ".join(
+    left_out = f"of {len(fields.status)} objects of release {sample.release} left out: " + ", ".join(
         f"{reason} {count}" for reason, count in counts.items()
     )
     return check_flips(said[0].argmax(axis=1)[sure], said[1].argmax(axis=1)[sure], left_out, workspace.settings.gate)
