@@ -30,8 +30,8 @@ from pipeline.config.workspace import open_workspace
 from pipeline.core.progress import progress_display
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.simulation import write_galaxy10
-from pipeline.training.fit import FitJob, fit, prepare
-from pipeline.training.train import plan
+from pipeline.training.fit import FitJob, fit, write_rows
+from pipeline.training.plan import plan
 
 _IMAGES, _EPOCHS, _KILLED_IN = 600, 8, 4  # epochs are counted from 1
 _SETTINGS = (
@@ -57,9 +57,10 @@ def train(root: Path, case: str) -> TrainingResult:
     """One of the trainings, from its last finished epoch on."""
     workspace = open_workspace(root, [*_SETTINGS, f"workers.train_processes={2 if case.startswith('two') else 1}"])
     images = open_galaxy10(root / "galaxy10.h5", workspace.settings.input)
-    job, parts, _ = plan(workspace, images)
+    planned = plan(workspace, images)
+    job, parts = planned.job, planned.parts
     job = replace(job, folder=root / case.replace(",", "").replace(" ", "-"))
-    prepare(job, images.labels, parts.train, parts.validation)
+    write_rows(job, images.labels, parts.train, parts.validation)
     with progress_display(killing(job) if case == "two processes, one killed" else quiet):
         return fit(job, workspace.settings.workers)
 

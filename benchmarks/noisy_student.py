@@ -33,7 +33,8 @@ from pipeline.execution.task import set_torch_threads
 from pipeline.simulation import simulate, write_galaxy10
 from pipeline.survey.plan import find_inputs, make_plan, start_run
 from pipeline.survey.run import classify_tiles, release_catalogue
-from pipeline.training.train import plan, train
+from pipeline.training.plan import plan
+from pipeline.training.train import train
 from pipeline.training.training_set import LABELLED
 
 _WARM_UP = 0.1  # of all epochs
@@ -107,8 +108,9 @@ def _workspace(root: Path, seed: int, arguments: argparse.Namespace, epochs: int
 
 def _steps(workspace: Workspace, images: ImageSet) -> int:
     """Steps of one epoch of a training."""
-    job, _, lesson = plan(workspace, images)
-    return job.images_per_epoch // min(job.settings.batch_size, len(lesson.parts.train) // 2 * 2)
+    planned = plan(workspace, images)
+    job, training_set = planned.job, planned.training_set
+    return job.images_per_epoch // min(job.settings.batch_size, len(training_set.parts.train) // 2 * 2)
 
 
 def _survey(workspace: Workspace) -> None:

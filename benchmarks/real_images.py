@@ -36,7 +36,8 @@ from pipeline.datasets.image_folder import open_pictures
 from pipeline.datasets.image_set import ImageSet
 from pipeline.simulation import write_galaxy10
 from pipeline.training.ensembles import ensemble
-from pipeline.training.train import split_of, train
+from pipeline.training.plan import split_of
+from pipeline.training.train import train
 
 WEAK = ("gz2_sdss/levignatev_gz2_1000", "gz2_sdss/zooniverse_sloan_examples", "gz_decals/zooniverse_examples")
 SKY = 34.0  # grey level of the sky in the Galaxy10 rendering; that of the other renderings is lower

@@ -39,7 +39,8 @@ from pipeline.evaluation.leaderboard import (
 from pipeline.evaluation.leaderboard_report import write_leaderboard
 from pipeline.execution.executor import run_tasks
 from pipeline.runs.run_log import log_result
-from pipeline.training import train as training
+from pipeline.training.plan import plan, split_of
+from pipeline.training.train import is_published, train
 
 log = logging.getLogger(__name__)
 
@@ -244,18 +245,18 @@ def run_experiment(job: ExperimentJob) -> str:
     """
     workspace = job.workspace
     images = open_images(ImageSource.model_validate_json(job.source), workspace.settings.input)
-    fit, parts, _ = training.plan(workspace, images, job.split_file or None)
+    training_plan = plan(workspace, images, job.split_file or None)
     for what, found, planned in (
         ("images", images.digest, job.image_set),
-        ("split", parts.digest, job.split),
-        ("model", fit.name, job.model_id),
+        ("split", training_plan.parts.digest, job.split),
+        ("model", training_plan.model_id, job.model_id),
     ):
         if found != planned:
             raise UserError(
                 f"{images.source}: the {what} changed since the grid was planned ({planned}, now {found}); cells of "
                 "different ones cannot stand on one board: run the benchmark again"
             )
-    card = training.train(workspace, images, job.split_file or None, may_lead=False)
+    card = train(workspace, images, job.split_file or None, may_lead=False)
     run = predict_test_split(workspace, images, card.model_id)
     run.save(predictions_file(leaderboard_folder(workspace, job.image_set, job.split), card.model_id))
     return card.model_id
@@ -309,7 +310,7 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
         )
     images = open_images(source, workspace.settings.input)
     split_path = str(split_file.absolute()) if split_file else ""
-    parts = read_split(split_file, images) if split_file else training.split_of(workspace.settings.training, images)
+    parts = read_split(split_file, images) if split_file else split_of(workspace.settings.training, images)
     if len(parts.test) == 0:
         raise UserError(f"{images.source}: no test split (training.test_fraction = 0), nothing to measure cells on")
     folder = leaderboard_folder(workspace, images.digest, parts.digest)
@@ -319,7 +320,7 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
             return PlannedExperiment(cell, None, reason=_NO_TIMM)
         settings = experiment_settings(workspace.settings, grid, cell)
         place = workspace.model_copy(update={"settings": settings})
-        model_id = training.plan(place, images, split_path or None)[0].name
+        model_id = plan(place, images, split_path or None).model_id
         job = ExperimentJob(
             name=cell.name,
             root=str(workspace.root),
@@ -349,7 +350,7 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
 def _is_done(workspace: Workspace, folder: Path, job: ExperimentJob) -> bool:
     """Whether the model of a cell and its predictions are there and can be read; a damaged file is made anew."""
     path = predictions_file(folder, job.model_id)
-    if not (training.is_published(workspace, job.model_id) and path.is_file()):
+    if not (is_published(workspace, job.model_id) and path.is_file()):
         return False
     try:
         run = PredictedSplit.load(path)

@@ -23,7 +23,8 @@ from pipeline.promotion.decision import Decision
 from pipeline.promotion.promote import promote, turned_back, was_promoted
 from pipeline.promotion.retraining_trigger import LabelSet, Retraining
 from pipeline.training.human_labels import usable
-from pipeline.training.train import can_start_from, split_of, train
+from pipeline.training.plan import can_start_from, split_of
+from pipeline.training.train import train
 
 
 def candidate_workspace(workspace: Workspace, labels: LabelSet) -> Workspace:

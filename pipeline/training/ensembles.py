@@ -1,7 +1,7 @@
 """Deep ensembles: several trainings of one data set as one model of the registry (Lakshminarayanan et al. 2017).
 
 An ensemble is a card that names its members and carries a calibration of its own; the tensors stay in the folders of
-the members. Their logits are averaged. What the members have in common (classes, recipe, images, split) is checked, for
+the members. Their logits are averaged. The members must share classes, preprocessing, images and split, because
 otherwise nobody could say which images none of them has seen.
 """
 
@@ -50,11 +50,11 @@ def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) 
     if (workspace.models / model_id / "card.json").is_file():
         return load_card(workspace.models, model_id)
     set_torch_threads(workspace.settings.workers.torch_threads())
-    recipe = preprocessing_of(cards[0])
-    panel = Ensemble(
+    preprocessing = preprocessing_of(cards[0])
+    networks = Ensemble(
         [load_network(workspace.models, card) for card in cards],
         [load_feature_space(workspace.models / card.model_id) for card in cards],
-        recipe,
+        preprocessing,
         views=settings.views,
         device=torch.device(chosen_device(workspace.settings.workers.device)),
     )
@@ -67,8 +67,8 @@ def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) 
         views=settings.views,
         settings=settings.model_dump(),
         history=[],
-        **common_fields(recipe, images, parts, _learned_from(cards)),
-        **measure(panel, images.pixels(recipe, workspace.cache), images, parts, settings.coverage).fields(),
+        **common_fields(preprocessing, images, parts, _learned_from(cards)),
+        **measure(networks, images.pixels(preprocessing, workspace.cache), images, parts, settings.coverage).fields(),
     )
     publish(workspace.models, card, lambda folder: None, files={"split.json": json.dumps(parts.to_dict())})
     return load_card(workspace.models, model_id)

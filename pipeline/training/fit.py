@@ -1,8 +1,8 @@
 """Fitting a network to its training split: in this process, or in several that train together.
 
-A `FitJob` is what each process needs: small values and the names of files. Pixels are mapped from the cache, labels
-and rows lie beside the checkpoint. What a gang has trained is in the checkpoint, so that the calling process, which
-goes on from there, ends with the very same weights.
+A `FitJob` is what each process needs: small values and the names of files. Pixels are mapped from the cache; labels
+and rows are stored beside the checkpoint. What a process group has trained is in the checkpoint, so that the calling
+process, which goes on from there, ends with the same weights.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FitJob:
 
     name: str
     settings: TrainingSettings
-    recipe: Preprocessing
+    preprocessing: Preprocessing
     num_classes: int
     pixels: Path
     folder: Path
@@ -72,13 +72,13 @@ class FitJob:
 
     @property
     def journal(self) -> Path:
-        """A line of JSON for each epoch that a gang has finished, for who waits for it."""
+        """A line of JSON for each epoch that a process group has finished, for the process that waits for it."""
         return self.folder / "journal.jsonl"
 
 
-def prepare(job: FitJob, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> None:
+def write_rows(job: FitJob, labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> None:
     """Write what the processes of a training read."""
-    with atomic_write(job.rows) as beside, beside.open("wb") as file:
+    with atomic_write(job.rows) as temporary, temporary.open("wb") as file:
         np.savez(file, labels=labels, train=train, validation=validation)
 
 
@@ -90,25 +90,27 @@ def fit(job: FitJob, workers: WorkerSettings) -> TrainingResult:
     UserError : the loss is no longer a number, settings that make no network, processes that die again and again.
     ModelError : weights to start from that do not fit.
     """
-    seat = rank_from_environment()
-    _check_processes(job, seat.world if seat else workers.train_processes)
+    rank = rank_from_environment()
+    _check_processes(job, rank.world if rank else workers.train_processes)
     with track(f"training {job.settings.variant}", job.settings.epochs * job.images_per_epoch) as step:
         progress = _Progress(job, step)
-        if seat:
-            return _train(job, seat, progress.images, progress.epoch)
+        if rank:
+            return _train(job, rank, progress.images, progress.epoch)
         if workers.train_processes > 1:
-            run_process_group(train_rank, job, workers, world=workers.train_processes, while_waiting=progress.look)
+            run_process_group(
+                train_rank, job, workers, world=workers.train_processes, while_waiting=progress.read_journal
+            )
         else:
             set_torch_threads(workers.torch_threads())
-        # After a gang the checkpoint is complete: this reads it and does no further epoch.
+        # After a process group the checkpoint is complete: this reads it and does no further epoch.
         return _train(job, _ALONE, progress.images, progress.epoch)
 
 
-def train_rank(job: FitJob, seat: Rank) -> int:
-    """What each process of a gang does; returns the number of epochs. Rank 0 keeps the journal for who waits."""
-    if seat.rank == 0:
-        job.journal.write_text("")  # the epochs of the checkpoint are told again
-    return len(_train(job, seat, None, _journal(job) if seat.rank == 0 else None).history)
+def train_rank(job: FitJob, rank: Rank) -> int:
+    """What each process of a group does; returns the number of epochs. Rank 0 reports progress in the journal."""
+    if rank.rank == 0:
+        job.journal.write_text("")  # the epochs of the checkpoint are reported again
+    return len(_train(job, rank, None, _journal_writer(job) if rank.rank == 0 else None).history)
 
 
 def _check_processes(job: FitJob, world: int) -> None:
@@ -137,23 +139,23 @@ def keep_freed_memory() -> None:
 
 
 def _train(
-    job: FitJob, seat: Rank, on_step: Callable[[int], None] | None, on_epoch: Callable[[EpochRecord], None] | None
+    job: FitJob, rank: Rank, on_step: Callable[[int], None] | None, on_epoch: Callable[[EpochRecord], None] | None
 ) -> TrainingResult:
-    device = torch.device(f"cuda:{seat.local_rank}" if job.device == "cuda" else job.device)
+    device = torch.device(f"cuda:{rank.local_rank}" if job.device == "cuda" else job.device)
     if device.type == "cpu":
         keep_freed_memory()
     with np.load(job.rows) as arrays:
         labels, train, validation = (torch.from_numpy(arrays[name]) for name in ("labels", "train", "validation"))
-    size = job.recipe.image_size
+    size = job.preprocessing.image_size
     pixels = map_pixels(job.pixels, (len(labels), 3, size, size))
     try:
-        with joined(seat.rank, seat.world, f"tcp://{seat.address}:{seat.port}", device) as group:
+        with joined(rank.rank, rank.world, f"tcp://{rank.address}:{rank.port}", device) as group:
             return train_network(
                 _build(job),
                 LabelledPixels(pixels, labels, train),
                 LabelledPixels(pixels, labels, validation),
                 job.settings,
-                job.recipe,
+                job.preprocessing,
                 device=device,
                 checkpoint=job.checkpoint,
                 group=group,
@@ -172,7 +174,7 @@ def _build(job: FitJob) -> nn.Module:
         network = create_network(
             settings.variant,
             layout=settings.layout,
-            image_size=job.recipe.image_size,
+            image_size=job.preprocessing.image_size,
             num_classes=job.num_classes,
             drop_path=settings.drop_path,
             head_dropout=settings.head_dropout,
@@ -184,17 +186,17 @@ def _build(job: FitJob) -> nn.Module:
 
 
 def start_report(job: FitJob) -> list[str]:
-    """What the network starts with, in sentences: which weights it takes from elsewhere; none when it takes none."""
+    """Sentences on the weights that the network takes from elsewhere; none when it takes none."""
     if not job.initial:
         return []
     network, path = _build(dataclasses.replace(job, initial="")), Path(job.initial)
-    taken = load_checkpoint(network, path, partial=job.settings.initial_partial)
+    loaded = load_checkpoint(network, path, partial=job.settings.initial_partial)
     if path.name == WEIGHTS:  # of a model folder, whose name says more
-        taken = dataclasses.replace(taken, source=f"{path.parent.name}/{path.name}")
-    return [f"Started from {taken}."]
+        loaded = dataclasses.replace(loaded, source=f"{path.parent.name}/{path.name}")
+    return [f"Started from {loaded}."]
 
 
-def _journal(job: FitJob) -> Callable[[EpochRecord], None]:
+def _journal_writer(job: FitJob) -> Callable[[EpochRecord], None]:
     def write(record: EpochRecord) -> None:
         with job.journal.open("a") as file:
             file.write(json.dumps(asdict(record)) + "\n")
@@ -203,19 +205,19 @@ def _journal(job: FitJob) -> Callable[[EpochRecord], None]:
 
 
 class _Progress:
-    """Tells how far a training is: from its own steps and epochs, or from the journal of a gang."""
+    """Reports how far a training is: by its own steps and epochs, or by the journal of a process group."""
 
     def __init__(self, job: FitJob, step: Step) -> None:
         self._job, self._step = job, step
         self._epochs, self._images = 0, 0
 
     def images(self, count: int) -> None:
-        """So many images more of the epoch under way."""
+        """Count images of the current epoch."""
         self._images += count
         self._step(count, "")
 
     def epoch(self, record: EpochRecord) -> None:
-        """An epoch is finished; those told before are passed over."""
+        """Report a finished epoch, once."""
         if record.epoch < self._epochs:
             return
         self._epochs = record.epoch + 1
@@ -227,8 +229,8 @@ class _Progress:
         _log.info("%s, epoch %d of %d: %s", self._job.name, record.epoch + 1, self._job.settings.epochs, how)
         self._step(rest, how)
 
-    def look(self) -> None:
-        """Read what the journal holds by now."""
+    def read_journal(self) -> None:
+        """Report the epochs that the journal has."""
         if self._job.journal.is_file():
             for line in self._job.journal.read_text().splitlines(keepends=True):
                 if line.endswith("\n"):

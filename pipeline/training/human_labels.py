@@ -1,7 +1,7 @@
-"""Learning from what people said of objects: a frozen set of the labels store as further training images.
+"""Learning from labels that people gave: a frozen version of the labels store as further training images.
 
-The labels in force at one version are joined to the current release, and the pixels of their objects read again from
-the sky tiles. Where they meet the labelled images, at most one of both is learned from:
+The labels in force at one version are matched with the current release, and the pixels of their objects are read again
+from the sky tiles. Where an object and a labelled image have the same position, at most one of them is used:
 
 * at the position of a validation or test image an object is not used: the frozen split stays what it is;
 * at the position of a training image the person is right: the image leaves the training split, the object joins it;
@@ -78,10 +78,10 @@ def usable(workspace: Workspace, images: ImageSet, parts: Split) -> int:
     return _choose(workspace, images, parts, _release(workspace), _frozen(workspace).labels).rows.num_rows
 
 
-def with_human_labels(workspace: Workspace, lesson: TrainingSet, recipe: Preprocessing) -> TrainingSet:
-    """Join objects with labels of people to the training split of a lesson; the lesson itself where none is in force.
+def with_human_labels(workspace: Workspace, training_set: TrainingSet, preprocessing: Preprocessing) -> TrainingSet:
+    """Join objects with labels of people to a training set; the set itself where none is in force.
 
-    `recipe` is that of the training. The pixels are read once and kept in the cache.
+    `preprocessing` is that of the training. The pixels are read once and kept in the cache.
 
     Raises
     ------
@@ -91,27 +91,27 @@ def with_human_labels(workspace: Workspace, lesson: TrainingSet, recipe: Preproc
     """
     labels = _frozen(workspace)
     if labels.labels.num_rows == 0:
-        return lesson
+        return training_set
     release = _release(workspace)
     model = preprocessing_of(load_card(workspace.models, release.model_id))
-    if model.rendering != recipe.rendering:
+    if model.rendering != preprocessing.rendering:
         raise UserError(
             f"training.labels: the release's model {release.model_id} was trained on images of rendering "
-            f"{model.rendering!r}, those of {lesson.labelled.source} are {recipe.rendering!r}: pixels of the sky can "
-            "not stand beside them"
+            f"{model.rendering!r}, those of {training_set.labelled.source} are {preprocessing.rendering!r}: pixels of "
+            "the sky cannot join them"
         )
-    require_positions(lesson.labelled, lesson.split, "training.labels")
-    chosen = _choose(workspace, lesson.labelled, lesson.split, release, labels.labels)
-    fields = load_catalog_pixels(workspace, model, recipe, chosen.rows, "reading objects with labels of people")
+    require_positions(training_set.labelled, training_set.split, "training.labels")
+    chosen = _choose(workspace, training_set.labelled, training_set.split, release, labels.labels)
+    fields = load_catalog_pixels(workspace, model, preprocessing, chosen.rows, "reading objects with labels of people")
     left_out = chosen.left_out | fields.left_out()
     if len(fields.usable) == 0:
-        raise UserError(_nothing(labels, release, left_out))
-    replaced = chosen.replaced(lesson.split, fields.usable)
+        raise UserError(_no_labels_message(labels, release, left_out))
+    replaced = chosen.replaced(training_set.split, fields.usable)
     counts = {"used": len(fields.usable), "replaced": len(replaced), "left_out": left_out}
     _log.info("labels of people, version %s: %s", labels.version, counts)
-    return lesson.joined_by(
-        _sky_images(labels, chosen.rows.take(fields.usable), fields, lesson.labelled.class_slugs),
-        recipe,
+    return training_set.extended(
+        _sky_images(labels, chosen.rows.take(fields.usable), fields, training_set.labelled.class_slugs),
+        preprocessing,
         repeats=workspace.settings.training.label_repeats,
         without=replaced,
         data={"labels": {"version": labels.version, "digest": labels.digest, **counts}},
@@ -211,18 +211,18 @@ def _sky_images(labels: _Frozen, rows: pa.Table, fields: CatalogPixels, slugs: t
         fields=fields,
         origin=ORIGIN,
         content=f"{ORIGIN}:{labels.digest}|{digest.hexdigest()}",
-        told={name: rows[name] for name in ("author", "version", "time")},
+        origin_columns={name: rows[name] for name in ("author", "version", "time")},
     )
 
 
 def _remarks(labels: _Frozen, used: int, replaced: int) -> tuple[str, ...]:
-    said = [f"Also trained on {used} objects of the sky with labels of people (version {labels.version})."]
+    remarks = [f"Also trained on {used} objects of the sky with labels of people (version {labels.version})."]
     if replaced:
-        said.append(f"Training images at the position of such an object, left out for it: {replaced}.")
-    return tuple(said)
+        remarks.append(f"Training images at the position of such an object, left out for it: {replaced}.")
+    return tuple(remarks)
 
 
-def _nothing(labels: _Frozen, release: ReleaseInfo, left_out: dict[str, int]) -> str:
+def _no_labels_message(labels: _Frozen, release: ReleaseInfo, left_out: dict[str, int]) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
     return (
         f"training.labels: none of the {labels.labels.num_rows} labels in force at version {labels.version} can be "

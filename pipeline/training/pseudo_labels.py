@@ -1,9 +1,9 @@
 """Learning from unlabelled sky: confident rows of our own catalogue as further training images.
 
-A teacher, the model of the current release, has named the galaxies of the sky; a student learns from the labelled
-images and from the surest of these names, under noise (Noisy Student: Xie et al. 2020, arXiv 1911.04252; here with the
-label itself instead of the probabilities). What comes from the sky joins the training split only, and never an object
-at the position of an image that is there already: validation and test stay what they were. Pixels are read again from
+A teacher, the model of the current release, has labelled the galaxies of the sky; a student learns from the labelled
+images and from the most confident of these labels, under noise (Noisy Student: Xie et al. 2020, arXiv 1911.04252; here
+with the label itself instead of the probabilities). Objects of the sky join the training split only, and none at the
+position of an image: validation and test stay what they were. Pixels are read again from
 the sky tiles by the readers of the survey and must be those that the teacher saw.
 """
 
@@ -31,10 +31,10 @@ from pipeline.training.training_set import ExtraExamples, TrainingSet, require_p
 _log = logging.getLogger(__name__)
 
 
-def with_pseudo_labels(workspace: Workspace, lesson: TrainingSet, recipe: Preprocessing) -> TrainingSet:
-    """Join confident rows of the current release to the training split of a lesson.
+def with_pseudo_labels(workspace: Workspace, training_set: TrainingSet, preprocessing: Preprocessing) -> TrainingSet:
+    """Join confident rows of the current release to a training set.
 
-    `recipe` is that of the training. The pixels are read once and kept in the cache.
+    `preprocessing` is that of the training. The pixels are read once and kept in the cache.
 
     Raises
     ------
@@ -47,13 +47,15 @@ def with_pseudo_labels(workspace: Workspace, lesson: TrainingSet, recipe: Prepro
             f"training.pseudo_labels: no release in {workspace.catalog} to take labels from; run `morphcat survey`"
         )
     teacher = load_card(workspace.models, release.model_id)
-    _require_same_kind(teacher, lesson.labelled, recipe)
-    require_positions(lesson.labelled, lesson.split, "training.pseudo_labels")
-    rows, left_out = _select(workspace, lesson.images, release)
-    fields = load_catalog_pixels(workspace, preprocessing_of(teacher), recipe, rows, "reading pseudo-labelled objects")
+    _require_same_kind(teacher, training_set.labelled, preprocessing)
+    require_positions(training_set.labelled, training_set.split, "training.pseudo_labels")
+    rows, left_out = _select(workspace, training_set.images, release)
+    fields = load_catalog_pixels(
+        workspace, preprocessing_of(teacher), preprocessing, rows, "reading pseudo-labelled objects"
+    )
     left_out |= fields.left_out()
     if len(fields.usable) == 0:
-        raise UserError(_nothing(workspace.settings.training, release, left_out))
+        raise UserError(_no_rows_message(workspace.settings.training, release, left_out))
     _log.info("%d pseudo-labelled images from release %s; left out: %s", len(fields.usable), release.release, left_out)
     rows = rows.take(fields.usable)
     origin = f"pseudo:{release.release}:{release.model_id}"
@@ -64,18 +66,18 @@ def with_pseudo_labels(workspace: Workspace, lesson: TrainingSet, recipe: Prepro
         fields=fields,
         origin=origin,
         content=f"{origin}:{release.content}|{digest.hexdigest()}",
-        told={"confidence": rows["confidence"]},
+        origin_columns={"confidence": rows["confidence"]},
     )
-    remarks = _remarks(teacher, lesson, rows.num_rows, release)
-    return lesson.joined_by(sky, recipe, data={"left_out": left_out}, remarks=remarks)
+    remarks = _remarks(teacher, training_set, rows.num_rows, release)
+    return training_set.extended(sky, preprocessing, data={"left_out": left_out}, remarks=remarks)
 
 
-def _require_same_kind(teacher: ModelCard, images: ImageSet, recipe: Preprocessing) -> None:
+def _require_same_kind(teacher: ModelCard, images: ImageSet, preprocessing: Preprocessing) -> None:
     theirs = preprocessing_of(teacher)
     for what, found, expected in (
         ("classes", teacher.class_slugs, list(images.class_slugs)),
-        ("rendering", theirs.rendering, recipe.rendering),
-        ("field of view", theirs.field_pixels, recipe.field_pixels),
+        ("rendering", theirs.rendering, preprocessing.rendering),
+        ("field of view", theirs.field_pixels, preprocessing.field_pixels),
     ):
         if found != expected:
             raise UserError(
@@ -121,21 +123,21 @@ def _rank_in_class(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _remarks(teacher: ModelCard, lesson: TrainingSet, count: int, release: ReleaseInfo) -> tuple[str, ...]:
-    said = [
+def _remarks(teacher: ModelCard, training_set: TrainingSet, count: int, release: ReleaseInfo) -> tuple[str, ...]:
+    remarks = [
         f"Also trained on {count} images of the sky with labels by {teacher.model_id} (release {release.release}), not "
         "by people."
     ]
-    if (teacher.data["digest"], teacher.split_digest) != (lesson.labelled.digest, lesson.split.digest):
-        said.append(
+    if (teacher.data["digest"], teacher.split_digest) != (training_set.labelled.digest, training_set.split.digest):
+        remarks.append(
             f"{teacher.model_id}, which gave these labels, was trained on other images or another split: it may have "
             "seen test images of this model, whose test numbers may then be too good."
         )
-        _log.warning(said[-1])
-    return tuple(said)
+        _log.warning(remarks[-1])
+    return tuple(remarks)
 
 
-def _nothing(settings: TrainingSettings, release: ReleaseInfo, left_out: dict[str, int]) -> str:
+def _no_rows_message(settings: TrainingSettings, release: ReleaseInfo, left_out: dict[str, int]) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
     return (
         f"training.pseudo_labels: no row of release {release.release} can be used: expected is_reliable, confidence of "

@@ -1,4 +1,4 @@
-"""From a finished fit to a model folder: calibrate, measure, describe, publish.
+"""From a trained network to a model folder: calibrate, evaluate, describe, publish.
 
 Calibration sees the validation split only; the test split is measured once, and nothing is chosen by it. What is
 calibrated and measured runs through the same `Ensemble` that serves, with the same number of views.
@@ -23,7 +23,7 @@ from models.inference.predictions import UncertaintyModel, calibrated_probabilit
 from models.metrics import evaluate, reliability
 from models.networks.factory import recorded_layout
 from models.preprocessing import Preprocessing
-from models.uncertainty.ood import FeatureSpace, fit_feature_space
+from models.uncertainty.ood import fit_feature_space
 from pipeline.config.training import TrainingSettings
 from pipeline.core.versions import software_versions
 from pipeline.datasets.image_set import ImageSet
@@ -35,8 +35,8 @@ _FEW = 100  # validation images; with fewer, the remarks of a card say so
 
 
 @dataclass(frozen=True)
-class FinishedFit:
-    """A trained network and what it was trained from.
+class TrainedNetwork:
+    """A trained network, before calibration, and what it was trained from.
 
     pixels : uint8 (N, 3, S, S), model-ready, of the whole image set; `parts` are rows of it.
     history : one entry an epoch, plain values.
@@ -46,7 +46,7 @@ class FinishedFit:
     model_id: str
     network: nn.Module
     settings: TrainingSettings
-    recipe: Preprocessing
+    preprocessing: Preprocessing
     images: ImageSet
     parts: Split
     pixels: Tensor
@@ -78,72 +78,76 @@ class MeasuredModel:
         }
 
 
-def publish_fit(
+def ensemble_of(trained: TrainedNetwork, device: torch.device) -> Ensemble:
+    """The trained network as it will predict: with its views, and the feature space of its training images."""
+    ensemble = Ensemble([trained.network], [], trained.preprocessing, views=trained.settings.views, device=device)
+    train = trained.parts.train
+    rows = train[np.linspace(0, len(train) - 1, min(len(train), _FEATURE_ROWS)).astype(np.int64)]
+    features = ensemble.features(trained.pixels, rows)
+    ensemble.spaces.append(fit_feature_space(features, trained.images.labels[rows]))
+    return ensemble
+
+
+def measure(ensemble: Ensemble, pixels: Tensor, images: ImageSet, parts: Split, coverage: float) -> MeasuredModel:
+    """Calibrate an ensemble on the validation split and evaluate it there and on the test split."""
+    labels = images.labels[parts.validation]
+    passes = ensemble.passes(pixels, parts.validation)
+    confidence = fit_uncertainty(passes, labels, coverage)
+    numbers, validation = _evaluated(confidence, passes, labels)
+    calibration, test = {"validation": validation}, None
+    if len(parts.test):
+        test_labels = images.labels[parts.test]
+        test, calibration["test"] = _evaluated(confidence, ensemble.passes(pixels, parts.test), test_labels)
+    return MeasuredModel(confidence, numbers, test, calibration, _remarks(confidence, images, parts))
+
+
+def publish_network(
     models: Path,
-    fit: FinishedFit,
-    device: torch.device,
+    trained: TrainedNetwork,
+    ensemble: Ensemble,
+    measured: MeasuredModel,
     *,
     files: dict[str, str | bytes] | None = None,
     may_lead: bool = True,
 ) -> ModelCard:
-    """Calibrate and measure a trained network, and write its model folder; `files` are further files by name.
+    """Write the model folder of a calibrated network; `files` are further files by name.
 
     The first model of a folder becomes champion, unless it may not lead.
-
-    Raises
-    ------
-    ModelError : the network gives logits that are not finite.
     """
-    panel = Ensemble([fit.network], [], fit.recipe, views=fit.settings.views, device=device)
-    panel.spaces.append(_feature_space(panel, fit))
-    measured = measure(panel, fit.pixels, fit.images, fit.parts, fit.settings.coverage)
+    settings = trained.settings
     card = ModelCard(
-        model_id=fit.model_id,
-        variant=fit.settings.variant,
-        layout=recorded_layout(fit.settings.variant, fit.settings.layout),
-        parameters=sum(p.numel() for p in fit.network.parameters()),
+        model_id=trained.model_id,
+        variant=settings.variant,
+        layout=recorded_layout(settings.variant, settings.layout),
+        parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
         members=[],
-        views=fit.settings.views,
-        settings=fit.settings.model_dump(),
-        history=fit.history,
-        **common_fields(fit.recipe, fit.images, fit.parts, fit.more_data),
-        **measured.fields(fit.remarks),
+        views=settings.views,
+        settings=settings.model_dump(),
+        history=trained.history,
+        **common_fields(trained.preprocessing, trained.images, trained.parts, trained.more_data),
+        **measured.fields(trained.remarks),
     )
 
     def save(folder: Path) -> None:
-        save_network(fit.network, folder)
-        panel.spaces[0].save(folder)
+        save_network(trained.network, folder)
+        ensemble.spaces[0].save(folder)
 
-    publish(
-        models, card, save, files={"split.json": json.dumps(fit.parts.to_dict()), **(files or {})}, may_lead=may_lead
-    )
-    return load_card(models, fit.model_id)  # as every later reader will see it
-
-
-def measure(panel: Ensemble, pixels: Tensor, images: ImageSet, parts: Split, coverage: float) -> MeasuredModel:
-    """Calibrate a panel on the validation split and evaluate it there and on the test split."""
-    labels = images.labels[parts.validation]
-    passes = panel.passes(pixels, parts.validation)
-    confidence = fit_uncertainty(passes, labels, coverage)
-    numbers, honesty = _evaluated(confidence, passes, labels)
-    calibration, test = {"validation": honesty}, None
-    if len(parts.test):
-        test_labels = images.labels[parts.test]
-        test, calibration["test"] = _evaluated(confidence, panel.passes(pixels, parts.test), test_labels)
-    return MeasuredModel(confidence, numbers, test, calibration, _remarks(confidence, images, parts))
+    all_files = {"split.json": json.dumps(trained.parts.to_dict()), **(files or {})}
+    publish(models, card, save, files=all_files, may_lead=may_lead)
+    return load_card(models, trained.model_id)  # as every later reader will see it
 
 
 def common_fields(
-    recipe: Preprocessing, images: ImageSet, parts: Split, more_data: dict[str, Any] | None = None
+    preprocessing: Preprocessing, images: ImageSet, parts: Split, more_data: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The fields of a card that say what a model was made from, and when; `more_data` are further entries of `data`."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "image_size": recipe.image_size,
+        "image_size": preprocessing.image_size,
         "class_slugs": list(images.class_slugs),
         "class_names": list(images.class_names),
-        "recipe": recipe.to_dict(),
-        "recipe_digest": recipe.digest,
+        "recipe": preprocessing.to_dict(),
+        "recipe_digest": preprocessing.digest,
         "data": {
             "source": Path(images.source).name,
             "kind": images.kind,
@@ -152,33 +156,27 @@ def common_fields(
             "counts": {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
             **(more_data or {}),
         },
-        "envelope": envelope(images, recipe),
+        "envelope": envelope(images, preprocessing),
         "split_digest": parts.digest,
         "versions": software_versions(),
     }
-
-
-def _feature_space(panel: Ensemble, fit: FinishedFit) -> FeatureSpace:
-    train = fit.parts.train
-    rows = train[np.linspace(0, len(train) - 1, min(len(train), _FEATURE_ROWS)).astype(np.int64)]
-    return fit_feature_space(panel.features(fit.pixels, rows), fit.images.labels[rows])
 
 
 def _evaluated(
     confidence: UncertaintyModel, passes: EnsembleLogits, labels: np.ndarray
 ) -> tuple[dict[str, Any], Calibration]:
     """The evaluation of a split, and its calibration before and after temperature scaling."""
-    said = confidence.of(passes)
+    predicted = confidence.of(passes)
     raw = calibrated_probabilities(passes, 1.0)
-    numbers = evaluate(said.probabilities, labels, said.sets).to_dict()
+    numbers = evaluate(predicted.probabilities, labels, predicted.sets).to_dict()
     calibration = Calibration(
-        before=_honesty(raw, evaluate(raw, labels).to_dict(), labels),
-        after=_honesty(said.probabilities, numbers, labels),
+        before=_calibration_numbers(raw, evaluate(raw, labels).to_dict(), labels),
+        after=_calibration_numbers(predicted.probabilities, numbers, labels),
     )
     return numbers, calibration
 
 
-def _honesty(probabilities: np.ndarray, numbers: dict[str, Any], labels: np.ndarray) -> dict[str, Any]:
+def _calibration_numbers(probabilities: np.ndarray, numbers: dict[str, Any], labels: np.ndarray) -> dict[str, Any]:
     chosen = {name: numbers[name] for name in ("ece", "ece_equal_count", "brier", "nll")}
     return {**chosen, "bins": [asdict(each) for each in reliability(probabilities, labels)]}
 

@@ -44,12 +44,12 @@ _ORIGINS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraExamples:
-    """Objects of the sky with labels, to join a lesson; k of them.
+    """Objects of the sky with labels, to join a training set; k of them.
 
     rows : a row of the release each, with the columns of `sky_rows.ROW_COLUMNS` and `simulated`, bool.
     labels : int64 (k,), numbers of classes.
     fields : their pixels: row i is the i-th of `fields.usable`.
-    origin : where the labels come from, in a word; `told` are further columns of `_ORIGINS`.
+    origin : where the labels come from, in a word; `origin_columns` are further columns of `_ORIGINS`.
     content : what determines the pixels.
     """
 
@@ -58,7 +58,7 @@ class ExtraExamples:
     fields: CatalogPixels
     origin: str
     content: str
-    told: dict[str, Any]
+    origin_columns: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +86,17 @@ class TrainingSet:
         """Labelled images alone."""
         return cls(labelled=images, split=parts, images=images, parts=parts)
 
-    def joined_by(
+    def extended(
         self,
         sky: ExtraExamples,
-        recipe: Preprocessing,
+        preprocessing: Preprocessing,
         *,
         repeats: int = 1,
         without: np.ndarray | None = None,
         data: dict[str, Any],
         remarks: tuple[str, ...],
     ) -> TrainingSet:
-        """The lesson with objects of the sky in its training split, each seen `repeats` times in an epoch.
+        """The training set with objects of the sky in its training split, each seen `repeats` times in an epoch.
 
         `without` are training rows int64 that are no longer trained on.
         """
@@ -105,7 +105,7 @@ class TrainingSet:
         train = self.parts.train[~np.isin(self.parts.train, leaving)]
         return replace(
             self,
-            images=_joined(self.images, sky, recipe),
+            images=_joined(self.images, sky, preprocessing),
             parts=replace(self.parts, train=np.concatenate([train, np.repeat(own, repeats)])),
             replaced=np.concatenate([self.replaced, leaving]),
             origins=pa.concat_tables([self.origins, _origins(sky)]),
@@ -172,12 +172,12 @@ def _origins(sky: ExtraExamples) -> pa.Table:
         "origin": np.full(len(sky.labels), sky.origin, dtype=object),
         "confidence": np.full(len(sky.labels), np.nan, dtype=np.float32),
         **dict.fromkeys(("author", "version", "time"), empty),
-        **sky.told,
+        **sky.origin_columns,
     }
     return pa.table(columns, schema=_ORIGINS)
 
 
-def _joined(images: ImageSet, sky: ExtraExamples, recipe: Preprocessing) -> ImageSet:
+def _joined(images: ImageSet, sky: ExtraExamples, preprocessing: Preprocessing) -> ImageSet:
     """The images with those of the sky behind them."""
     raw, rows = images.raw, sky.rows
     return replace(
@@ -185,7 +185,7 @@ def _joined(images: ImageSet, sky: ExtraExamples, recipe: Preprocessing) -> Imag
         labels=np.concatenate([images.labels, sky.labels]),
         ra=np.concatenate([images.ra, rows["ra"].to_numpy()]),
         dec=np.concatenate([images.dec, rows["dec"].to_numpy()]),
-        pixscale=np.concatenate([images.pixscale, field_scales(rows["pixscale"].to_numpy(), recipe)]),
+        pixscale=np.concatenate([images.pixscale, field_scales(rows["pixscale"].to_numpy(), preprocessing)]),
         raw=lambda: chain(raw(), sky.fields.chunks(sky.fields.usable)),
         files=(*images.files, *sky.fields.files),
         content=f"{images.content}|{sky.content}",

@@ -16,7 +16,7 @@ from models.training.trainer import images_per_epoch
 from pipeline.config.training import TrainingSettings
 from pipeline.config.workers import WorkerSettings
 from pipeline.execution.process_group import Rank
-from pipeline.training.fit import FitJob, prepare, train_rank
+from pipeline.training.fit import FitJob, train_rank, write_rows
 from tests.models.toys import CLASSES, RECIPE, toy
 
 TRAIN, VALIDATION = np.arange(64), np.arange(64, 96)
@@ -44,14 +44,14 @@ def small_job(folder: Path, *, train: np.ndarray = TRAIN, **values: Any) -> FitJ
     job = FitJob(
         name="the fit",
         settings=settings,
-        recipe=RECIPE,
+        preprocessing=RECIPE,
         num_classes=CLASSES,
         pixels=folder / "pixels.u8",
         folder=folder,
         device="cpu",
         images_per_epoch=images_per_epoch(len(train), settings.batch_size),
     )
-    prepare(job, data.labels.numpy(), train, VALIDATION)
+    write_rows(job, data.labels.numpy(), train, VALIDATION)
     return job
 
 

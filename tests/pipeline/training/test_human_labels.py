@@ -28,7 +28,8 @@ from pipeline.datasets.splits import Split, recorded_split
 from pipeline.survey.rendering import pixel_digests
 from pipeline.training.ensembles import ensemble
 from pipeline.training.human_labels import usable, with_human_labels
-from pipeline.training.train import can_start_from, plan, recipe_for, split_of, train
+from pipeline.training.plan import can_start_from, plan, preprocessing_for, split_of
+from pipeline.training.train import train
 from pipeline.training.training_set import TrainingSet
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline import survey_driver
@@ -57,13 +58,13 @@ class Sky:
     def changed(self, *overrides: str) -> Workspace:
         return open_workspace(self.workspace.root, [*SMALL_TRAINING, "training.epochs=1", *overrides])
 
-    def lesson(self, *overrides: str, images: ImageSet | None = None) -> TrainingSet:
+    def training_set(self, *overrides: str, images: ImageSet | None = None) -> TrainingSet:
         workspace, images = self.changed(f"training.labels={self.versions[1]}", *overrides), images or self.images
-        recipe = recipe_for(workspace.settings.training, images)
+        recipe = preprocessing_for(workspace.settings.training, images)
         return with_human_labels(workspace, TrainingSet.of(images, self.parts), recipe)
 
     def plan_id(self, *overrides: str) -> str:
-        return plan(self.changed(*overrides), self.images)[0].name
+        return plan(self.changed(*overrides), self.images).model_id
 
     @property
     def at_train(self) -> int:
@@ -125,10 +126,10 @@ def sky(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Sky:
 
 
 def test_the_rules_of_conflict(sky: Sky) -> None:
-    lesson, count = sky.lesson(), len(sky.images)
+    training_set, count = sky.training_set(), len(sky.images)
     joined = {
-        row["object_id"]: CLASS_SLUGS[lesson.images.labels[count + i]]
-        for i, row in enumerate(lesson.origins.to_pylist())
+        row["object_id"]: CLASS_SLUGS[training_set.images.labels[count + i]]
+        for i, row in enumerate(training_set.origins.to_pylist())
     }
     expected = {
         "alone": "disturbed",
@@ -137,9 +138,9 @@ def test_the_rules_of_conflict(sky: Sky) -> None:
         "newer": "cigar_smooth",
     }
     assert joined == {sky.ids[name]: label for name, label in expected.items()}
-    assert lesson.replaced.tolist() == [sky.at_train]
+    assert training_set.replaced.tolist() == [sky.at_train]
     in_force = store.in_force(sky.workspace.labels, sky.versions[1])
-    assert lesson.data["labels"] == {
+    assert training_set.data["labels"] == {
         "version": sky.versions[1],
         "digest": store.digest(in_force),
         "used": 4,
@@ -155,29 +156,29 @@ def test_the_rules_of_conflict(sky: Sky) -> None:
             "other pixels than the release was made from": 1,
         },
     }
-    assert 4 + sum(lesson.data["labels"]["left_out"].values()) == in_force.num_rows
+    assert 4 + sum(training_set.data["labels"]["left_out"].values()) == in_force.num_rows
     # Before any pixels are read, what changed and what is gone counts too.
     assert usable(sky.changed(f"training.labels={sky.versions[1]}"), sky.images, sky.parts) == 6
 
 
 def test_the_frozen_splits_stay_and_the_training_split_says_what_is_seen(sky: Sky) -> None:
-    lesson, thrice, count = sky.lesson(), sky.lesson("training.label_repeats=3"), len(sky.images)
+    training_set, thrice, count = sky.training_set(), sky.training_set("training.label_repeats=3"), len(sky.images)
     own = sky.parts.train[sky.parts.train != sky.at_train]
-    for each, repeats in ((lesson, 1), (thrice, 3)):
+    for each, repeats in ((training_set, 1), (thrice, 3)):
         assert np.array_equal(each.parts.validation, sky.parts.validation)
         assert np.array_equal(each.parts.test, sky.parts.test)
         assert np.array_equal(each.parts.train, [*own, *np.repeat(count + np.arange(4), repeats)])
         assert each.card_data()["origins"] == {"labelled": len(own), "people": 4}
-    assert lesson.images.digest == thrice.images.digest != sky.images.digest
+    assert training_set.images.digest == thrice.images.digest != sky.images.digest
 
 
 def test_pixels_are_those_that_the_release_was_made_from(sky: Sky) -> None:
-    lesson, recipe = sky.lesson(), recipe_for(sky.workspace.settings.training, sky.images)
-    pixels, count = lesson.images.pixels(recipe, sky.workspace.cache), len(sky.images)
+    training_set, recipe = sky.training_set(), preprocessing_for(sky.workspace.settings.training, sky.images)
+    pixels, count = training_set.images.pixels(recipe, sky.workspace.cache), len(sky.images)
     assert torch.equal(pixels[:count], sky.images.pixels(recipe, sky.workspace.cache))
     table = query(sky.workspace.catalog, "SELECT object_id, input_digest FROM morphology").to_pylist()
     seen = {row["object_id"]: row["input_digest"] for row in table}
-    assert pixel_digests(pixels[count:]).tolist() == [seen[i] for i in lesson.origins["object_id"].to_pylist()]
+    assert pixel_digests(pixels[count:]).tolist() == [seen[i] for i in training_set.origins["object_id"].to_pylist()]
 
 
 def test_what_was_read_is_kept_tile_by_tile(sky: Sky) -> None:
@@ -198,13 +199,13 @@ def test_what_was_read_is_kept_tile_by_tile(sky: Sky) -> None:
     before, after = (f"training.labels={version}" for version in sky.versions[1:])
     with progress_display(count):
         for labels in (before, before, after, after):
-            sky.lesson(labels, "folders.cache=kept")
+            sky.training_set(labels, "folders.cache=kept")
     assert read == [(6, [6]), (1, [1])]  # the label that came is of another tile
     read.clear()
     with pytest.raises(Killed), progress_display(cut_off):
-        sky.lesson(after, "folders.cache=killed")
+        sky.training_set(after, "folders.cache=killed")
     with progress_display(count):
-        sky.lesson(after, "folders.cache=killed")
+        sky.training_set(after, "folders.cache=killed")
     assert read in ([(1, [1])], [(6, [6])])  # the tile that was read before the end is not read again
 
 
@@ -233,9 +234,9 @@ def test_a_model_says_what_it_learned_from_and_training_resumes(sky: Sky, as_was
     with pytest.raises(Killed), progress_display(cut_off):
         train(workspace, sky.images, frozen)
     card = train(workspace, sky.images, frozen)
-    assert card.model_id == plan(workspace, sky.images, frozen)[0].name == plan(workspace, sky.images)[0].name
+    assert card.model_id == plan(workspace, sky.images, frozen).model_id == plan(workspace, sky.images).model_id
     assert len(card.history) == 2 and not list((sky.workspace.models / ".training").iterdir())
-    assert not plan(workspace, sky.images)[0].pixels.exists()  # no file of all images is left for each set of labels
+    assert not plan(workspace, sky.images).job.pixels.exists()  # no file of all images is left for each set of labels
     before = load_card(sky.workspace.models, sky.model_id)
     assert (card.split_digest, card.data["digest"]) == (before.split_digest, before.data["digest"])
     assert recorded_split(sky.workspace.models, card, sky.images).digest == sky.parts.digest
@@ -284,19 +285,19 @@ def test_an_ensemble_gives_the_weights_of_its_first_member(sky: Sky) -> None:
 
 def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no version '77'"):
-        sky.lesson("training.labels=77")
+        sky.training_set("training.labels=77")
     nobody = (f'folders.labels="{tmp_path}"', "training.labels=newest")
-    assert sky.lesson(*nobody).card_data() == {} and sky.plan_id(*nobody) == sky.plan_id()
+    assert sky.training_set(*nobody).card_data() == {} and sky.plan_id(*nobody) == sky.plan_id()
     with pytest.raises(UserError, match=r"training.labels: no release in .* run `morphcat survey`"):
-        sky.lesson(f'folders.catalog="{tmp_path}"')
+        sky.training_set(f'folders.catalog="{tmp_path}"')
     nowhere = replace(sky.images, ra=np.full(len(sky.images), np.nan))
     with pytest.raises(UserError, match=r"training.labels: .* validation and test images .* no position on the sky"):
-        sky.lesson(images=nowhere)
+        sky.training_set(images=nowhere)
     painted = replace(sky.images, rendering="unknown")
     with pytest.raises(UserError, match=r"was trained on images of rendering 'ls-dr8-grz'"):
-        sky.lesson(images=painted)
+        sky.training_set(images=painted)
     odd = store.add(tmp_path / "odd", [ResolvedLabel(5, OTHER, 0, 0.0, 0.0)], author="Ann").version
     assert odd is not None
     expected = rf"none of the 1 labels in force at version {odd.name} can be used .*: 1 no class of these images;"
     with pytest.raises(UserError, match=expected):
-        sky.lesson(f'folders.labels="{tmp_path / "odd"}"', "training.labels=1")
+        sky.training_set(f'folders.labels="{tmp_path / "odd"}"', "training.labels=1")

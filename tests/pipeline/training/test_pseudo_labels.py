@@ -27,8 +27,9 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.evaluation.evaluate import predict_test_split
 from pipeline.survey.rendering import pixel_digests
 from pipeline.training.human_labels import with_human_labels
+from pipeline.training.plan import preprocessing_for, split_of
 from pipeline.training.pseudo_labels import with_pseudo_labels
-from pipeline.training.train import recipe_for, split_of, train
+from pipeline.training.train import train
 from pipeline.training.training_set import LABELLED, TrainingSet
 from tests.conftest import SMALL_TRAINING
 from tests.pipeline import survey_driver
@@ -72,11 +73,11 @@ class Sky:
     def changed(self, *overrides: str) -> Workspace:
         return open_workspace(self.workspace.root, [*EASY, *overrides])
 
-    def lesson(self, *overrides: str, images: ImageSet | None = None) -> TrainingSet:
+    def training_set(self, *overrides: str, images: ImageSet | None = None) -> TrainingSet:
         workspace, images = self.changed(*overrides), images or self.images
         settings = workspace.settings.training
-        lesson = TrainingSet.of(images, split_of(settings, images))
-        return with_pseudo_labels(workspace, lesson, recipe_for(settings, images))
+        training_set = TrainingSet.of(images, split_of(settings, images))
+        return with_pseudo_labels(workspace, training_set, preprocessing_for(settings, images))
 
 
 def make_sky(root: Path) -> Sky:
@@ -129,59 +130,61 @@ def test_the_teacher_is_sure_of_most_of_the_sky(sky: Sky) -> None:
 
 
 def test_pixels_of_the_sky_are_those_that_the_teacher_saw(sky: Sky) -> None:
-    lesson = sky.lesson()
-    recipe = recipe_for(sky.workspace.settings.training, sky.images)
-    pixels = lesson.images.pixels(recipe, sky.workspace.cache)
+    training_set = sky.training_set()
+    recipe = preprocessing_for(sky.workspace.settings.training, sky.images)
+    pixels = training_set.images.pixels(recipe, sky.workspace.cache)
     count = len(sky.images)
     assert torch.equal(pixels[:count], sky.images.pixels(recipe, sky.workspace.cache))
     rows = rows_of(sky)
     seen = dict(zip(rows["object_id"].tolist(), rows["input_digest"].tolist(), strict=True))
-    assert pixel_digests(pixels[count:]).tolist() == [seen[i] for i in lesson.origins["object_id"].to_pylist()]
-    assert {name.rsplit("/")[-2] for name in lesson.origins["source_name"].to_pylist()} >= {"native", "between"}
+    assert pixel_digests(pixels[count:]).tolist() == [seen[i] for i in training_set.origins["object_id"].to_pylist()]
+    assert {name.rsplit("/")[-2] for name in training_set.origins["source_name"].to_pylist()} >= {"native", "between"}
 
 
 def test_labels_are_those_of_confident_and_reliable_rows(sky: Sky) -> None:
-    lesson = sky.lesson("training.pseudo_confidence=0.8")
-    chosen = dict(zip(lesson.origins["object_id"].to_pylist(), lesson.images.labels[len(sky.images) :], strict=True))
+    training_set = sky.training_set("training.pseudo_confidence=0.8")
+    chosen = dict(
+        zip(training_set.origins["object_id"].to_pylist(), training_set.images.labels[len(sky.images) :], strict=True)
+    )
     rows = rows_of(sky, "is_reliable AND confidence >= 0.8")
     named = dict(zip(rows["object_id"].tolist(), rows["label_id"], strict=True))
     assert chosen == {key: named[key] for key in chosen}
-    assert len(chosen) == len(named) - sum(lesson.data["left_out"].values())
-    strict = sky.lesson("training.pseudo_novelty=0.5").origins
+    assert len(chosen) == len(named) - sum(training_set.data["left_out"].values())
+    strict = sky.training_set("training.pseudo_novelty=0.5").origins
     assert 0 < strict.num_rows < len(rows_of(sky, "is_reliable")["object_id"])
     typical = rows_of(sky, "ood_score <= 0.5")["object_id"]
     assert set(strict["object_id"].to_pylist()) <= set(typical.tolist())
 
 
 def test_what_is_held_out_does_not_come_back_through_the_sky(sky: Sky) -> None:
-    lesson = sky.lesson()
-    names = lesson.origins["source_name"].to_pylist()
+    training_set = sky.training_set()
+    names = training_set.origins["source_name"].to_pylist()
     usable = rows_of(sky, "is_reliable AND confidence >= 0.6")["source_name"].tolist()
     near = {name for name in usable if name.endswith(("tile.h5#0", "tile.h5#1"))}
     assert near and not near & set(names)
-    assert lesson.data["left_out"]["at a labelled position"] == len(near)
+    assert training_set.data["left_out"]["at a labelled position"] == len(near)
     assert [n for n in usable if n.endswith("tile.h5#2")] == [n for n in names if n.endswith("tile.h5#2")]
     twins = [name for name in names if name.endswith(("between/g000.fits", "between/g001.fits"))]
     usable_twins = [name for name in usable if name.endswith(("between/g000.fits", "between/g001.fits"))]
-    assert len(twins) == 1 and lesson.data["left_out"]["twice at one position"] == len(usable_twins) - 1
+    assert len(twins) == 1 and training_set.data["left_out"]["twice at one position"] == len(usable_twins) - 1
 
 
 def test_the_split_of_the_labelled_images_stays(sky: Sky) -> None:
-    lesson = sky.lesson()
+    training_set = sky.training_set()
     parts = split_of(sky.workspace.settings.training, sky.images)
-    count = len(lesson.images) - len(sky.images)
-    assert np.array_equal(lesson.parts.validation, parts.validation)
-    assert np.array_equal(lesson.parts.test, parts.test)
-    assert np.array_equal(lesson.parts.train[:-count], parts.train)
-    assert np.array_equal(lesson.parts.train[-count:], np.arange(len(sky.images), len(lesson.images)))
+    count = len(training_set.images) - len(sky.images)
+    assert np.array_equal(training_set.parts.validation, parts.validation)
+    assert np.array_equal(training_set.parts.test, parts.test)
+    assert np.array_equal(training_set.parts.train[:-count], parts.train)
+    assert np.array_equal(training_set.parts.train[-count:], np.arange(len(sky.images), len(training_set.images)))
 
 
 def test_the_surest_of_each_class(sky: Sky) -> None:
-    def confidences(lesson: TrainingSet) -> dict[int, np.ndarray]:
-        labels, sure = lesson.images.labels[len(sky.images) :], lesson.origins["confidence"].to_numpy()
+    def confidences(training_set: TrainingSet) -> dict[int, np.ndarray]:
+        labels, sure = training_set.images.labels[len(sky.images) :], training_set.origins["confidence"].to_numpy()
         return {label: np.sort(sure[labels == label])[::-1] for label in np.unique(labels).tolist()}
 
-    everything, capped = confidences(sky.lesson()), confidences(sky.lesson("training.pseudo_per_class=2"))
+    everything, capped = confidences(sky.training_set()), confidences(sky.training_set("training.pseudo_per_class=2"))
     assert max(map(len, capped.values())) == 2 and capped.keys() == everything.keys()
     for label, taken in capped.items():
         assert np.array_equal(taken, everything[label][:2])
@@ -220,13 +223,13 @@ def test_a_student_says_where_its_labels_come_from(sky: Sky, as_was: Callable) -
 
 
 def test_people_go_before_the_teacher(sky: Sky) -> None:
-    names = sky.lesson().origins.to_pylist()
+    names = sky.training_set().origins.to_pylist()
     first, second = (ResolvedLabel(row["object_id"], "disturbed", 0, 0.0, 0.0) for row in names[:2])
     version = add(sky.workspace.labels, [first, second], author="Ann").version
     assert version is not None
     workspace = sky.changed(f"training.labels={version.name}")
     settings = workspace.settings.training
-    recipe, parts = recipe_for(settings, sky.images), split_of(settings, sky.images)
+    recipe, parts = preprocessing_for(settings, sky.images), split_of(settings, sky.images)
     people = with_human_labels(workspace, TrainingSet.of(sky.images, parts), recipe)
     both = with_pseudo_labels(workspace, people, recipe)
     origins = both.origins.to_pylist()
@@ -237,7 +240,8 @@ def test_people_go_before_the_teacher(sky: Sky) -> None:
     assert sorted(ids) == sorted(row["object_id"] for row in names)  # each once
     assert both.card_data()["origins"] == {LABELLED: len(parts.train), "people": 2, names[0]["origin"]: len(ids) - 2}
     assert (
-        both.data["left_out"]["at a labelled position"] == sky.lesson().data["left_out"]["at a labelled position"] + 2
+        both.data["left_out"]["at a labelled position"]
+        == sky.training_set().data["left_out"]["at a labelled position"] + 2
     )
     assert len(both.remarks) == 2 and np.array_equal(both.parts.test, parts.test)
     pixels = both.images.pixels(recipe, sky.workspace.cache)
@@ -247,23 +251,23 @@ def test_people_go_before_the_teacher(sky: Sky) -> None:
 
 
 def test_a_teacher_of_another_split_is_remarked_on(sky: Sky) -> None:
-    assert any("may then be too good" in remark for remark in sky.lesson("training.split_seed=5").remarks)
+    assert any("may then be too good" in remark for remark in sky.training_set("training.split_seed=5").remarks)
 
 
 def test_another_selection_is_another_set_of_images(sky: Sky) -> None:
-    assert sky.lesson().images.digest == sky.lesson().images.digest
-    fewer = sky.lesson("training.pseudo_per_class=1").images
-    assert len({sky.lesson().images.digest, fewer.digest, sky.images.digest}) == 3
+    assert sky.training_set().images.digest == sky.training_set().images.digest
+    fewer = sky.training_set("training.pseudo_per_class=1").images
+    assert len({sky.training_set().images.digest, fewer.digest, sky.images.digest}) == 3
 
 
 def test_objects_that_changed_or_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
     sky = make_sky(tmp_path)
-    before = sky.lesson()
+    before = sky.training_set()
     names = before.origins["source_name"].to_pylist()
     changed, gone = [name for name in names if "/native/" in f"/{name}"][:2]
     write_cutout(sky.workspace.incoming / "native" / Path(changed).name, flux_of(7, 1), ra=200.0, dec=-1.0)
     (sky.workspace.incoming / "native" / Path(gone).name).unlink()
-    after = sky.lesson()
+    after = sky.training_set()
     assert sorted([*after.origins["source_name"].to_pylist(), changed, gone]) == sorted(names)
     assert (
         after.data["left_out"]["other pixels than the release was made from"] == 1
@@ -272,30 +276,30 @@ def test_objects_that_changed_or_are_gone_are_left_out_and_counted(tmp_path: Pat
 
     (sky.workspace.incoming / "tile.h5").write_bytes(b"no longer an HDF5 file")
     (sky.workspace.incoming / "between").rename(sky.workspace.root / "elsewhere")
-    rest = sky.lesson()
+    rest = sky.training_set()
     assert {Path(name).parent.name for name in rest.origins["source_name"].to_pylist()} == {"native"}
     assert rest.data["left_out"]["no longer there"] == 1 + sum("native" not in name for name in names)
 
     (sky.workspace.incoming / "native").rename(sky.workspace.root / "elsewhere too")
     expected = rf"no row of release .* can be used: .*{len(names)} no longer there; lower training.pseudo_confidence"
     with pytest.raises(UserError, match=expected):
-        sky.lesson()
+        sky.training_set()
 
 
 def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no release in .* to take labels from; run `morphcat survey`"):
-        sky.lesson(f'folders.catalog="{tmp_path}"')
+        sky.training_set(f'folders.catalog="{tmp_path}"')
     with pytest.raises(ModelError, match="no model"):
-        sky.lesson(f'folders.models="{tmp_path}"')
+        sky.training_set(f'folders.models="{tmp_path}"')
     nowhere = replace(sky.images, ra=np.full(len(sky.images), np.nan))
     with pytest.raises(UserError, match=r"validation and test images .* have no position on the sky"):
-        sky.lesson(images=nowhere)
+        sky.training_set(images=nowhere)
     others = replace(sky.images, class_slugs=tuple(f"class{i}" for i in range(10)))
     with pytest.raises(UserError, match=r"the classes of the release's model .* differs"):
-        sky.lesson(images=others)
+        sky.training_set(images=others)
     painted = replace(sky.images, rendering="unknown")
     with pytest.raises(UserError, match=r"the rendering of the release's model .* differs"):
-        sky.lesson(images=painted)
+        sky.training_set(images=painted)
 
 
 def test_the_preset_is_ours_with_pseudo_labels_and_more_noise() -> None:

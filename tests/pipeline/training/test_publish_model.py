@@ -14,8 +14,9 @@ from models.inference.ensemble import Ensemble
 from models.inference.predictor import load_ensemble, predictor_for
 from models.metrics import ReliabilityBin, calibration_gap, evaluate
 from pipeline.datasets.splits import Split
+from pipeline.training.plan import split_of
 from pipeline.training.publish_model import measure
-from pipeline.training.train import split_of, train
+from pipeline.training.train import train
 from tests.conftest import Small
 
 

@@ -19,7 +19,8 @@ from pipeline.core.classes import CLASS_SLUGS
 from pipeline.core.errors import UserError
 from pipeline.core.progress import progress_display
 from pipeline.datasets.galaxy10 import open_galaxy10
-from pipeline.training.train import _model_id, recipe_for, split_of, train
+from pipeline.training.plan import _model_id, preprocessing_for, split_of
+from pipeline.training.train import train
 from tests.conftest import Small
 from tests.pipeline.makers import hdf5_columns, write_hdf5
 
@@ -64,7 +65,7 @@ def test_the_card_says_what_the_model_was_made_from(small: Small) -> None:
 def test_whatever_determines_the_outcome_makes_another_model(small: Small, override: str) -> None:
     def name(workspace: Workspace) -> str:
         settings = workspace.settings.training
-        recipe = recipe_for(settings, small.images)
+        recipe = preprocessing_for(settings, small.images)
         return _model_id(settings, recipe, small.images, split_of(settings, small.images), "")
 
     assert name(small.workspace) == small.card.model_id
