@@ -15,14 +15,14 @@ from models.metrics import Evaluation, evaluate
 from pipeline.config.promotion import GateSettings
 from pipeline.core.errors import UserError
 from pipeline.evaluation.statistics import (
-    coverage_chance,
-    ece_beyond_chance,
-    exceeds,
-    f1_chance,
-    f1_gains,
+    binomial_p_value,
+    bootstrap_f1_gains,
+    coverage_p_value,
+    ece_limit,
+    f1_p_value,
     gain_interval,
     macro_f1,
-    mcnemar,
+    mcnemar_p_value,
 )
 from pipeline.promotion.decision import GateCheck
 
@@ -127,7 +127,7 @@ def _recall_words(recall: float) -> str:
 
 def _calibration(numbers: Evaluation, said: HeldOutPredictions, settings: GateSettings) -> GateCheck:
     value = numbers.ece_equal_count
-    honest = ece_beyond_chance(said.probabilities.max(axis=1), settings.chance, _BINS, _SEED)
+    honest = ece_limit(said.probabilities.max(axis=1), settings.chance, _BINS, _SEED)
     limit = max(settings.max_ece, honest)
     words = (
         f"{value:.3f} on {numbers.n} images; gate.max_ece is {settings.max_ece:.3f}, and honest confidences stay below "
@@ -139,7 +139,7 @@ def _calibration(numbers: Evaluation, said: HeldOutPredictions, settings: GateSe
 def _coverage(numbers: Evaluation, said: HeldOutPredictions, settings: GateSettings) -> GateCheck:
     rate = numbers.coverage or 0.0
     wanted = max(0.0, said.coverage - settings.coverage_slack)
-    p = coverage_chance(round(rate * numbers.n), numbers.n, wanted, said.calibrated_on)
+    p = coverage_p_value(round(rate * numbers.n), numbers.n, wanted, said.calibrated_on)
     words = (
         f"sets hold the truth of {_percent(rate)} of {numbers.n} images, {_percent(said.coverage)} are promised; "
         f"probability of so few at {_percent(wanted)}: {p:.2g}"
@@ -180,7 +180,7 @@ class _Compared:
         right, before = candidate.called == labels, champion.called == labels
         gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
         low, high = gain_interval(gained, lost, len(labels), chance)
-        worse, better = mcnemar(gained, lost), mcnemar(lost, gained)
+        worse, better = mcnemar_p_value(gained, lost), mcnemar_p_value(lost, gained)
         images = f"{gained} images gained and {lost} lost of {len(labels)}"
         return cls("accuracy", float(right.mean()), float(before.mean()), low, high, worse, better, images)
 
@@ -189,8 +189,8 @@ class _Compared:
         cls, labels: np.ndarray, candidate: HeldOutPredictions, champion: HeldOutPredictions, chance: float
     ) -> _Compared:
         called, before = candidate.called, champion.called
-        low, high = np.quantile(f1_gains(labels, called, before, _SEED), [chance, 1 - chance])
-        worse, better = f1_chance(labels, called, before, _SEED), f1_chance(labels, before, called, _SEED)
+        low, high = np.quantile(bootstrap_f1_gains(labels, called, before, _SEED), [chance, 1 - chance])
+        worse, better = f1_p_value(labels, called, before, _SEED), f1_p_value(labels, before, called, _SEED)
         now, then = macro_f1(labels, called), macro_f1(labels, before)
         return cls("macro_f1", now, then, float(low), float(high), worse, better, f"{len(labels)} images")
 
@@ -256,7 +256,7 @@ def _recall_kept(
         inside = labels == label
         right, before = candidate[inside] == label, champion[inside] == label
         drops[label] = float(before.mean() - right.mean())
-        p = mcnemar(int((right & ~before).sum()), int((before & ~right).sum()))
+        p = mcnemar_p_value(int((right & ~before).sum()), int((before & ~right).sum()))
         told[label] = f"{slugs[label]} {before.mean():.2f} → {right.mean():.2f} on {inside.sum()} images (p = {p:.2g})"
         if drops[label] > settings.recall_drop and p < settings.chance / len(classes):
             refused.append(label)
@@ -282,7 +282,7 @@ def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, sett
     if n == 0:
         return not_measured("flips", f"no reliable object of the sample is there; {left_out}")
     share, limit = changed / n, settings.max_flips
-    p = exceeds(changed, n, limit)
+    p = binomial_p_value(changed, n, limit)
     words = f"{changed} of {n} reliable labels change; probability of so many at {_percent(limit)}: {p:.2g}; {left_out}"
     return GateCheck(
         name="flips",
