@@ -25,7 +25,7 @@ LOSSES = {
 
 
 def drawn(n: int, loss: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of about n images, and predictions of a candidate that is worse by `loss` and of the champion: int64 (m,)."""
+    """Labels of about n images, predictions of a candidate that is worse by `loss`, and of the champion: int64 (m,)."""
     rng = np.random.default_rng([seed, n])
     share = np.array([one.galaxy10_count for one in GALAXY10_CLASSES], dtype=np.float64)
     counts = np.maximum(1, np.round(share / share.sum() * n)).astype(np.int64)

@@ -17,7 +17,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.drift.monitor import latest_alarms
 from pipeline.ingest.readiness import ReadyPlan
-from pipeline.promotion.retraining_trigger import differing, label_set, learned_labels, reports
+from pipeline.promotion.retraining_trigger import count_changed_labels, label_set, learned_labels, reports
 from pipeline.runs.locks import LockHolder, holder, retraining_lock, survey_lock
 from pipeline.survey.run import Run, make_plan, missing_of, roots_of, start_run, tiles_in
 
@@ -105,7 +105,11 @@ def _tiles(workspace: Workspace, run: Run) -> tuple[dict[str, int], list[str]]:
 def _labels(workspace: Workspace) -> dict[str, Any]:
     now, name = label_set(workspace), champion(workspace.models)
     learned = learned_labels(load_card(workspace.models, name))[0] if name else ""
-    return {"version": now.version, "labels": now.labels, "not_learned": differing(workspace, now.version, learned)}
+    return {
+        "version": now.version,
+        "labels": now.labels,
+        "not_learned": count_changed_labels(workspace, now.version, learned),
+    }
 
 
 def _runs(workspace: Workspace) -> list[dict[str, Any]]:
