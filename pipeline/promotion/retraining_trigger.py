@@ -88,11 +88,8 @@ def due(workspace: Workspace) -> LabelSet | None:
     version, learned = learned_labels(load_card(workspace.models, name))
     if now.digest == learned:
         return None
-    return (
-        now
-        if count_changed_labels(workspace, now.version, version) >= workspace.settings.retraining.min_labels
-        else None
-    )
+    changed = count_changed_labels(workspace, now.version, version)
+    return now if changed >= workspace.settings.retraining.min_labels else None
 
 
 def learned_labels(card: ModelCard) -> tuple[str, str]:

@@ -43,7 +43,7 @@ def test_equal_skies_raise_no_alarm(tmp_path: Path) -> None:
     release(tmp_path, 1, nights)
     report = drift(tmp_path, settings)
     assert report.alarms == [] and report.tests > 41 * 20
-    found = [d.chance for region in report.regions[1:] for d in region.differences if d.chance is not None]
+    found = [d.p_value for region in report.regions[1:] for d in region.differences if d.p_value is not None]
     assert len(found) > 40 * 5 and np.mean(np.array(found) < 0.05) < 0.08
 
 
@@ -140,7 +140,7 @@ def test_it_says_why_there_is_nothing_to_compare(tmp_path: Path) -> None:
     assert "Fewer than 100 objects" in few.remark and few.alarms == [] and few.tests == 0
     assert "| 50 | 360 | too few objects |" in few.to_markdown()
     release(tmp_path, 2, nights)
-    assert drift(tmp_path, SETTINGS).remark == "No sky tile came since release 2026.11.1."
+    assert drift(tmp_path, SETTINGS).remark == "No sky tile was added since release 2026.11.1."
 
 
 def test_releases_are_compared_with_what_readers_saw_before(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_real_releases_are_compared(tmp_path: Path) -> None:
 
 
 def test_long_reports_are_cut_for_people() -> None:
-    difference = DriftDifference("high_ood", 0.3, 0.1, 0.2, 0.05, 900, 9000, chance=1e-9, alarm=True)
+    difference = DriftDifference("high_ood", 0.3, 0.1, 0.2, 0.05, 900, 9000, p_value=1e-9, alarm=True)
     regions = [DriftRegion(None, None, None, 100, 1000, (difference,))]
     regions += [DriftRegion(i, float(i), -1.0, 100, 1000, (difference,)) for i in range(60)]
     report = DriftReport("r", "m", "q", 5, tests=9, regions=tuple(regions))
