@@ -163,15 +163,15 @@ def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, samp
         return not_measured("flips", "the models have different classes")
     if not _field(candidate.recipe) == _field(champion.recipe) == _field(sample.recipe):
         return not_measured("flips", "the models, or that of the sample, need different fields of view or renderings")
-    fields = sample.fields(workspace)
+    catalog = sample.pixels(workspace)
     scales = sample.rows["pixscale"].to_numpy()
     new, old = (
-        predictor.predict(fields.pixels(predictor.recipe, scales, fields.taken)).probabilities
+        predictor.predict(catalog.pixels(predictor.recipe, scales, catalog.taken)).probabilities
         for predictor in (candidate, champion)
     )
     reliable = old.max(axis=1) >= RELIABLE_CONFIDENCE
-    counts = {**fields.left_out(), f"{champion.card.model_id} is unsure": int((~reliable).sum())}
-    left_out = f"of {len(fields.fates)} objects of release {sample.release} left out: " + ", ".join(
+    counts = {**catalog.left_out(), f"{champion.card.model_id} is unsure": int((~reliable).sum())}
+    left_out = f"of {len(catalog.fates)} objects of release {sample.release} left out: " + ", ".join(
         f"{reason} {count}" for reason, count in counts.items()
     )
     new_labels, old_labels = new.argmax(axis=1)[reliable], old.argmax(axis=1)[reliable]

@@ -21,7 +21,7 @@ from pipeline.evaluation.evaluate import benchmark
 from pipeline.promotion.compare import compare
 from pipeline.promotion.decision import Decision
 from pipeline.promotion.promote import promote, rollback_from, was_promoted
-from pipeline.promotion.retraining_trigger import LabelSet, Retraining
+from pipeline.promotion.retraining_trigger import LabelSet, RetrainingResult
 from pipeline.training.human_labels import usable
 from pipeline.training.train import can_start_from, split_of, train
 
@@ -65,7 +65,9 @@ def measure(workspace: Workspace, images: ImageSet, model_id: str) -> Path:
     return path
 
 
-def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str) -> tuple[Retraining, Decision]:
+def decide(
+    workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str
+) -> tuple[RetrainingResult, Decision]:
     """Compare a candidate with the champion and promote it if it passes, once for each verdict; writes the report.
 
     A candidate that a person has rolled back is not promoted again.
@@ -77,12 +79,12 @@ def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: 
     if promoted:
         reason = f"retrained on {labels.labels} labels of version {labels.version}; {verdict.why}"
         promote(workspace, candidate, verdict, by="retraining", reason=reason)
-    result = Retraining(labels, before, candidate, verdict.passed, promoted, verdict.why, verdict.key)
+    result = RetrainingResult(labels, before, candidate, verdict.passed, promoted, verdict.why, verdict.key)
     _report(workspace, result)
     return result, verdict
 
 
-def _report(workspace: Workspace, result: Retraining) -> None:
+def _report(workspace: Workspace, result: RetrainingResult) -> None:
     path = workspace.reports / f"retraining-{result.candidate}-{result.verdict}.json"
     if path.is_file() and not result.promoted:
         return  # the report of the promotion stays

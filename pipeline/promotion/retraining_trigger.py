@@ -32,7 +32,7 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
-class Retraining:
+class RetrainingResult:
     """The result of retraining on a label set.
 
     `why` is the verdict in a sentence, `verdict` its key; `promoted` : whether this run promoted the candidate.

@@ -56,7 +56,7 @@ class SkySample:
         """Whether any object was simulated."""
         return any(self.rows["simulated"].to_pylist())
 
-    def fields(self, workspace: Workspace) -> CatalogPixels:
+    def pixels(self, workspace: Workspace) -> CatalogPixels:
         """The pixels of the objects as they are now. Raises what `load_catalog_pixels` raises."""
         return load_catalog_pixels(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
 

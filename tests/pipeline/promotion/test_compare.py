@@ -180,7 +180,7 @@ def test_objects_that_are_gone_are_counted(ring: Ring, passed: Decision) -> None
     try:
         sample = sky_sample(ring.workspace)
         assert isinstance(sample, SkySample)
-        fates = sample.fields(ring.workspace).fates
+        fates = sample.pixels(ring.workspace).fates
     finally:
         away.rename(moved)
     assert np.bincount(fates, minlength=3).tolist() == [1, 0, GALAXIES - 1]
