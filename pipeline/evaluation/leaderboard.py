@@ -25,10 +25,21 @@ from pipeline.evaluation.measured_experiment import METRICS, MeasuredExperiment
 from pipeline.evaluation.published_results import public_benchmark
 from pipeline.evaluation.statistics import AccuracyDifference, compare_accuracy
 
-_SHARED = (  # by the experiments of an entry
-    *("label", "variant", "layout", "recipe", "seeds", "models", "parameters", "image_size", "epochs", "batch_size"),
-    *("coverage_target", "devices", "reported_percent"),
-)
+_ENTRY_COLUMNS = [
+    "label",
+    "variant",
+    "layout",
+    "recipe",
+    "seeds",
+    "models",
+    "parameters",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "coverage_target",
+    "devices",
+    "reported_percent",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +98,7 @@ class Leaderboard:
             "models": groups.model_id.agg(list),
             "devices": groups.device.agg(lambda names: sorted(set(names))),
         }
-        return groups.first().assign(**lists)[list(_SHARED)]
+        return groups.first().assign(**lists)[_ENTRY_COLUMNS]
 
     @property
     def reference_label(self) -> str:
@@ -214,7 +225,7 @@ def read_leaderboard(folder: Path, models: Path) -> Leaderboard:
     experiments = table.drop(columns="position")
     reference = _reference(experiments, record)
     correct = {
-        entry: np.stack([each.correct for each, of in zip(measured, experiments.index, strict=True) if of == entry])
+        entry: np.stack([measured[i].correct for i in np.flatnonzero(experiments.index == entry)])
         for entry in experiments.index.unique()
     }
     return Leaderboard(
@@ -240,7 +251,7 @@ def _read_measured(folder: Path, models: Path, record: GridRecord) -> tuple[list
     lost: dict[str, str] = {}
     for path in sorted((folder / PREDICTIONS).glob("*.parquet")):
         if not (models / path.stem / "card.json").is_file():
-            lost[path.stem] = "its predictions are here, but the model is gone"
+            lost[path.stem] = "its predictions exist, but the model is gone"
             continue
         try:
             run = PredictedSplit.load(path)
@@ -260,8 +271,8 @@ def _check_same_test_images(
     for found in ((run.image_set, run.split), (card.data["digest"], card.split_digest)):
         if found != expected:
             raise UserError(
-                f"{path}: of images {found[0]} and split {found[1]}, the board is of {expected[0]} and {expected[1]}: "
-                "different ones cannot stand on one board; move the file away"
+                f"{path}: of images {found[0]} and split {found[1]}, the leaderboard is of {expected[0]} and "
+                f"{expected[1]}: different ones cannot share a leaderboard; move the file away"
             )
     if not (np.array_equal(run.rows, first.run.rows) and np.array_equal(run.labels, first.run.labels)):
         raise UserError(f"{path}: not the test images of {first.card.model_id}; delete it and run the benchmark again")

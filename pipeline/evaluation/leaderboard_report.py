@@ -1,7 +1,7 @@
 """The files of a leaderboard: Markdown and figures for people, JSON and Parquet for programs.
 
 `cells.parquet` has a row for each trained network with every number; `recall.parquet`, `confusion.parquet` and
-`scales.parquet` are long tables of classes, pairs of classes and pixel scales. The predictions lie beside them already.
+`scales.parquet` are long tables of classes, pairs of classes and pixel scales. The predictions are in the same folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Accuracies that others have published, with their sources and how far to trust them. They are never mixed with ours.
 
-The figures stand in `published_results.csv`. Those of the paper are from its tables (R. Dagli, arXiv 2304.05350, 2023).
+The figures are in `published_results.csv`. Those of the paper are from its tables (R. Dagli, arXiv 2304.05350, 2023).
 Those of other networks come from public records; their sources were not checked again.
 """
 

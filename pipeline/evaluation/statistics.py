@@ -110,9 +110,9 @@ def _score_statistic(gained: int, lost: int, n: int, truth: float) -> float:
 # --- one model against another: macro-F1 --------------------------------------------------------------------------
 
 
-def macro_f1(labels: np.ndarray, called: np.ndarray) -> float:
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean F1 over the classes among labels int (n,), as in `models.metrics.evaluate`."""
-    triples, counts = _triples(labels, called, called)
+    triples, counts = _triples(labels, predicted, predicted)
     return float(_macro_f1(triples, counts[None], 1)[0])
 
 
@@ -138,7 +138,7 @@ def bootstrap_f1_gains(labels: np.ndarray, candidate: np.ndarray, champion: np.n
 def f1_p_value(labels: np.ndarray, candidate: np.ndarray, champion: np.ndarray, seed: int) -> float:
     """Probability that chance alone gives so large a loss of macro-F1 or a larger one: a paired randomisation test.
 
-    For equal models a coin may decide which of them made which of the two predictions of an image. At a significance of
+    For equal models a coin may decide which model gave which of the two predictions of an image. At a significance of
     1 % this refused 1.0 % of equal models with 60 test images, the bootstrap alone 5.5 % (400 draws).
     """
     triples, counts = _triples(labels, candidate, champion)
@@ -164,10 +164,10 @@ def _macro_f1(triples: np.ndarray, counts: np.ndarray, which: int) -> np.ndarray
     """Macro-F1 float64 (r,) of the predictions in column `which` of triples (k, 3), for counts (r, k)."""
     classes = np.unique(triples[:, 0])
     true = (triples[:, 0, None] == classes).astype(np.float64)  # (k, C); products of integers are not BLAS's
-    called = (triples[:, which, None] == classes).astype(np.float64)
+    predicted = (triples[:, which, None] == classes).astype(np.float64)
     weights = counts.astype(np.float64)
-    both, truths = weights @ (true * called), weights @ true  # (r, C)
-    either = truths + weights @ called
+    both, truths = weights @ (true * predicted), weights @ true  # (r, C)
+    either = truths + weights @ predicted
     f1 = np.divide(2 * both, either, out=np.zeros_like(both), where=either > 0)
     return f1.sum(axis=1) / (truths > 0).sum(axis=1)
 

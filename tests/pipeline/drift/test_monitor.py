@@ -36,7 +36,7 @@ def of(report: DriftReport, cell: int | None) -> dict[str, DriftDifference]:
 
 
 def test_equal_skies_raise_no_alarm(tmp_path: Path) -> None:
-    """Every difference is tested, in 40 regions, each drawn anew, whose tiles scatter: chance is told rightly."""
+    """Every difference is tested, in 40 regions, each drawn again, whose tiles scatter: the p-values are right."""
     settings = DriftSettings(min_objects=100, classes=0, confidence=0, novelty=0, share=0)
     nights = [night(f"run-{i}", range(0, 160, 4), i, alike=0.4, tiles=6, objects=30) for i in range(3)]
     release(tmp_path, 0, nights[:2])

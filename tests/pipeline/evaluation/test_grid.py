@@ -142,7 +142,7 @@ def test_a_grid_that_was_killed_goes_on_where_it_was(ran: RanGrid, small: Small,
 
     with progress_display(listen):
         board = run_grid(cut, ran.source, grid)
-    assert len(epochs) == 2  # the one that was there is told again, the other trained
+    assert len(epochs) == 2  # the first is reported again, the second is trained
     assert {p: p.stat().st_mtime_ns for p in (cut.models / finished).iterdir()} == before
     assert numbers(board.folder) == numbers(run_grid(whole, ran.source, grid).folder)
 

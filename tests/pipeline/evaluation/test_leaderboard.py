@@ -142,7 +142,7 @@ def test_other_splits_stay_off_the_leaderboard(ran: RanGrid, tmp_path: Path) -> 
     run = PredictedSplit.load(path)
     for other in (replace(run, split="0123"), replace(run, image_set="0123")):
         other.save(path)
-        with pytest.raises(UserError, match=r"0123.*cannot stand on one board"):
+        with pytest.raises(UserError, match=r"0123.*cannot share a leaderboard"):
             read_leaderboard(folder, models)
     replace(run, rows=run.rows[::-1].copy()).save(path)
     with pytest.raises(UserError, match=r"not the test images of"):

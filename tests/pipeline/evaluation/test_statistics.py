@@ -70,10 +70,10 @@ def calls(rng: np.random.Generator, labels: np.ndarray, accuracy: float) -> np.n
 
 def test_macro_f1_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(2)
-    labels = rng.integers(0, 3, 50)  # class 3 is called, and never true
-    called = calls(rng, labels, 0.6)
-    expected = f1_score(labels, called, labels=np.unique(labels), average="macro")
-    assert macro_f1(labels, called) == pytest.approx(expected)
+    labels = rng.integers(0, 3, 50)  # class 3 is predicted, and never true
+    predicted = calls(rng, labels, 0.6)
+    expected = f1_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert macro_f1(labels, predicted) == pytest.approx(expected)
 
 
 def test_the_bootstrap_of_macro_f1_keeps_the_classes_and_its_seed() -> None:
