@@ -20,7 +20,7 @@ from catalogs.schema import QualityFlag
 from pipeline.config.drift import DriftSettings
 from pipeline.config.workspace import open_workspace
 from pipeline.drift.monitor import drift, earlier_releases, has_report, latest_alarms, write_drift
-from pipeline.drift.report import DriftDifference, DriftRegion, DriftReport
+from pipeline.drift.report import DriftDifference, DriftReport
 from tests.catalogs.conftest import MODEL, SLUGS
 from tests.catalogs.released import commit_rows, with_column
 from tests.pipeline.skies import night, release, stamps_of
@@ -199,13 +199,3 @@ def test_real_releases_are_compared(tmp_path: Path) -> None:
     assert {"confidence", "high_ood"} <= {name for name, found in of(report, HERE).items() if found.alarm}
     assert of(report, HERE)["quarantined"].new == pytest.approx(2 / 802)
     assert drift(tmp_path, SETTINGS, report.against).remark.startswith("The first release")
-
-
-def test_long_reports_are_cut_for_people() -> None:
-    difference = DriftDifference("high_ood", 0.3, 0.1, 0.2, 0.05, 900, 9000, p_value=1e-9, alarm=True)
-    regions = [DriftRegion(None, None, None, 100, 1000, (difference,))]
-    regions += [DriftRegion(i, float(i), -1.0, 100, 1000, (difference,)) for i in range(60)]
-    report = DriftReport("r", "m", "q", 5, tests=9, regions=tuple(regions))
-    assert len(report.alarms) == 61 and "high_ood 10.0% → 30.0% (900 new and 9,000 earlier objects" in report.alarms[1]
-    text = report.to_markdown()
-    assert "* and 41 more" in text and "and 20 more regions" in text
