@@ -55,9 +55,9 @@ class Measure:
 class RegionSums:
     """Sums by region and measure, float64 (R, M), over the members of the measure's population.
 
-    `cells` int64 (R,), ascending: HEALPix cells, `NOWHERE` among them. With n members in a tile, of whom the numbers
-    x add up to y: `tiles` with any member, `n`, `n2` of n², `total` of x, `squares` of x², `total2` of y², `total_n` of
-    y n.
+    cells : int64 (R,), ascending: HEALPix cells, `NOWHERE` among them.
+    tiles : number of tiles with any member; n : number of members; total, squares : sums of x and of x² over members.
+    n2, total2, total_n : sums of n², y² and y n over tiles, for n members of a tile whose x add up to y.
     """
 
     cells: np.ndarray
@@ -160,10 +160,10 @@ def region_sums(
     """
     sql = _statement(measures, order, releases, newly_predicted)
     try:
-        answer = select(layout, sql, beside={"watched": tiles})
+        sums = select(layout, sql, beside={"watched": tiles})
     except FileNotFoundError as error:  # the list of its partitions
         raise CatalogError(f"{error.filename}: missing; `morphcat release verify` checks a release") from error
-    columns = {name: answer[name].to_numpy().astype(np.float64) for name in answer.column_names[1:]}
+    columns = {name: sums[name].to_numpy().astype(np.float64) for name in sums.column_names[1:]}
     populations = [measure.population for measure in measures]
 
     def by_population(name: str) -> np.ndarray:
@@ -173,7 +173,7 @@ def region_sums(
         return np.stack([columns[f"{name}{i}"] for i in range(len(measures))], axis=1)
 
     return RegionSums(
-        cells=answer["cell"].to_numpy().astype(np.int64),
+        cells=sums["cell"].to_numpy().astype(np.int64),
         tiles=by_population("tiles"),
         n=by_population("n"),
         n2=by_population("nn"),
@@ -185,7 +185,11 @@ def region_sums(
 
 
 def _statement(measures: Sequence[Measure], order: int, releases: int, newly_predicted: bool) -> str:
-    """One SELECT: sums over each tile and cell, then over the tiles of the youngest releases in each cell."""
+    """One SELECT: sums over each tile and cell, then over the tiles of the youngest releases in each cell.
+
+    Columns of measure i within a tile are y{i}, the sum of its numbers, and q{i}, that of their squares (the same as
+    y{i} for a share); n_{population} counts members. Over tiles, yy{i}, yn{i} and nn_{population} are sums of products.
+    """
     predicted = "label_id >= 0" + (" AND rows.run_id = watched.run_id" if newly_predicted else "")
     member = {Population.PREDICTED: predicted, Population.READ: "true"}
     within = [f"count(*) FILTER ({condition}) AS n_{population}" for population, condition in member.items()]
