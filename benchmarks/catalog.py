@@ -68,7 +68,7 @@ def build(catalog: Path, workers: int, exports: bool) -> dict[str, Any]:
     from pipeline.config.workers import WorkerSettings
     from pipeline.survey.publish import on_workers
 
-    where = WorkerSettings(kind="local", n=workers) if workers else WorkerSettings()
+    where = WorkerSettings(kind="local", count=workers) if workers else WorkerSettings()
     info = publish(catalog, MODEL, max_rows=MAX_ROWS, exports=exports, run_units=on_workers(where))
     assert info is not None
     return {"release": info.release, "objects": info.objects, "partitions": info.partitions}

@@ -55,7 +55,7 @@ def begin(root: Path) -> None:
 
 def train(root: Path, case: str) -> TrainingResult:
     """One of the trainings, from its last finished epoch on."""
-    workspace = open_workspace(root, [*_SETTINGS, f"workers.gang={2 if case.startswith('two') else 1}"])
+    workspace = open_workspace(root, [*_SETTINGS, f"workers.train_processes={2 if case.startswith('two') else 1}"])
     images = open_galaxy10(root / "galaxy10.h5", workspace.settings.input)
     job, parts, _ = plan(workspace, images)
     job = replace(job, folder=root / case.replace(",", "").replace(" ", "-"))

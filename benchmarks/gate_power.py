@@ -62,11 +62,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=400)
-    parser.add_argument("--chance", type=float, default=GateSettings().chance)
+    parser.add_argument("--chance", type=float, default=GateSettings().significance)
     parser.add_argument("--images", type=int, nargs="*", default=list(LOSSES))
     arguments = parser.parse_args()
-    settings = GateSettings(chance=arguments.chance)
-    print(f"SIMULATED predictions, {arguments.trials} trials a row, gate.chance {settings.chance}\n")
+    settings = GateSettings(significance=arguments.chance)
+    print(f"SIMULATED predictions, {arguments.trials} trials a row, gate.significance {settings.significance}\n")
     print("| test images | true loss, points | refused by accuracy | by macro-F1 | by recall | by any |")
     print("|---|---|---|---|---|---|")
     for n in arguments.images:

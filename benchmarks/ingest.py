@@ -38,7 +38,7 @@ from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.simulation import write_bricks, write_cutout_tile
-from pipeline.survey.classify import model_pixels
+from pipeline.survey.rendering import render_stamps
 
 BANDS = "grz"
 SIDE = 256
@@ -126,10 +126,10 @@ def images_alone(folder: Path) -> None:
 def ours(place: Path) -> int:
     """Stamps as the survey reads and renders them."""
     recipe, count = Preprocessing(), 0
-    for tile in discover([place], 10_000, EVERYTHING):
+    for tile in discover([place], 10_000, EVERYTHING).tiles:
         for batch in read_tile(tile, EVERYTHING, 64):
             if batch.stamps:
-                count += len(model_pixels(batch, recipe, torch.device("cpu")))
+                count += len(render_stamps(batch, recipe, torch.device("cpu")))
     return count
 
 

@@ -31,7 +31,8 @@ from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.execution.task import set_torch_threads
 from pipeline.simulation import simulate, write_galaxy10
-from pipeline.survey import run as survey
+from pipeline.survey.plan import find_inputs, make_plan, start_run
+from pipeline.survey.run import classify_tiles, release_catalogue
 from pipeline.training.train import plan, train
 from pipeline.training.training_set import LABELLED
 
@@ -112,12 +113,12 @@ def _steps(workspace: Workspace, images: ImageSet) -> int:
 
 def _survey(workspace: Workspace) -> None:
     """Classify the sky with the champion and publish a release."""
-    run = survey.start_run(workspace, champion(workspace.models))
-    tiles = survey.find_tiles(workspace, [])
-    todo = survey.make_plan(workspace, run, tiles)
-    if failed := survey.classify_tiles(workspace, run, todo):
+    run = start_run(workspace, champion(workspace.models))
+    tiles = find_inputs(workspace, []).tiles
+    todo = make_plan(workspace, run, tiles)
+    if failed := classify_tiles(workspace, run, todo):
         raise RuntimeError(f"sky tiles failed: {failed}")
-    survey.release_catalogue(workspace, run, tiles)
+    release_catalogue(workspace, run, tiles)
 
 
 def _measured(workspace: Workspace, images: ImageSet, test: ImageSet, card: ModelCard) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     arguments = parser.parse_args()
-    local = WorkerSettings(kind="local", n=arguments.workers, threads=1)
+    local = WorkerSettings(kind="local", count=arguments.workers, threads=1)
     inline = WorkerSettings(threads=1)
     cases = {
         f"{arguments.workers} local workers, no work": (local, do_nothing),

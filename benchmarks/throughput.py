@@ -111,12 +111,12 @@ def make_step(network: nn.Module, case: Case, device: torch.device) -> Callable[
         with torch.autocast(device.type, torch.bfloat16):
             loss = F.cross_entropy(forward(images), labels)
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     if not training:
         return infer
-    optimiser = torch.optim.AdamW(weight_decay_groups(network, 0.05), lr=1e-4, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(weight_decay_groups(network, 0.05), lr=1e-4, fused=device.type == "cuda")
     return train
 
 

@@ -1,8 +1,8 @@
 """The working store: one committed Parquet file for each sky tile, whose footer says what it was made from.
 
-That file is the only ledger. "Done" is a committed file whose stamp matches what is wanted (input fingerprint, model,
-recipe); there is no second record that could drift apart from it. A tile that cannot be read
-commits zero rows and the reason.
+The file is the only record that a tile is done: its metadata match what is wanted (input fingerprint, model,
+preprocessing). There is no second record that could disagree with it. A tile that cannot be read commits zero rows and
+the reason.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from catalogs.schema import arrow_schema, count_classified
 
 _log = logging.getLogger(__name__)
 
-_STAMP_KEY = b"morphcat.stamp"
+_METADATA_KEY = b"morphcat.stamp"
 _ROW_GROUP = 65_536
 
-
-DUPLICATE, OUTSIDE = "duplicate_object_id", "out_of_footprint"  # reasons that are counted by themselves
+# Reasons of quarantine that have counts of their own.
+DUPLICATE, OUTSIDE = "duplicate_object_id", "out_of_footprint"
 
 
 class QuarantineEntry(BaseModel):
-    """One input that got no row: which file and object, a reason code, and the details for a person.
+    """One input that has no row: its file and object, a reason code, and details for a person.
 
-    `exception` names what a parser raised, if one did. `attempts` counts how often it was tried, `first_seen` and
-    `last_seen` say when (ISO 8601, UTC).
+    `exception` names what a parser raised, if one did. `attempts` counts how often the input was tried, `first_seen`
+    and `last_seen` say when (ISO 8601, UTC).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,11 +54,11 @@ class TileMetadata(BaseModel):
     inputs = classified + unclassified + quarantined + out of footprint + duplicates. The last three are counted from
     the entries in `quarantine`, by their reasons.
 
-    `source` is the stable name of the folder or file, `origin` where it lay: relative to the folder that holds the
-    catalogue when it lies below it, so that a workspace can be moved. `set_aside` counts rows of a survey
-    catalogue that the target selection left out, by reason: they are no inputs. `found` is how many inputs and rows set
-    aside the source was seen to hold, counted before any was read; −1 where that cannot be told. `remarks` are about
-    the tile as a whole; `reused` rows were taken over from the commit before, because their pixels were the same.
+    `source` is the stable name of the folder or file. `origin` is where it was: relative to the folder that holds the
+    catalogue if it was below it, so that a workspace can be moved. `set_aside` counts, by reason, the rows of a survey
+    catalogue that the target selection left out; they are not inputs. `found` is the number of inputs and rows set
+    aside, counted before any was read, or −1 if it is unknown. `remarks` concern the tile as a whole. `reused` is the
+    number of rows whose prediction was kept from the previous commit, because their pixels were the same.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,58 +111,74 @@ def tile_path(catalog: Path, model_id: str, tile_id: str) -> Path:
     return catalog / "tiles" / model_id / shard / f"{tile_id}.parquet"
 
 
-def commit(catalog: Path, table: pa.Table, stamp: TileMetadata) -> Path:
-    """Write a tile's rows and stamp atomically: beside the data, read back, synced, renamed.
+def with_history(entries: list[QuarantineEntry], previous: TileMetadata | None, utc: str) -> list[QuarantineEntry]:
+    """Entries of a new commit, with the attempts and dates of the same objects and reasons in the commit it replaces.
+
+    An entry that was there counts one attempt more; any other is seen for the first time at `utc` (ISO 8601).
+    """
+    known = {(entry.source_name, entry.reason): entry for entry in previous.quarantine} if previous else {}
+    continued = []
+    for entry in entries:
+        last = known.get((entry.source_name, entry.reason))
+        attempts, first_seen = (last.attempts + 1, last.first_seen or utc) if last else (1, utc)
+        continued.append(entry.model_copy(update={"attempts": attempts, "first_seen": first_seen, "last_seen": utc}))
+    return continued
+
+
+def commit(catalog: Path, table: pa.Table, metadata: TileMetadata) -> Path:
+    """Write the rows and metadata of a tile atomically: to a temporary file, read back, synced, renamed.
 
     Raises
     ------
-    CatalogError : the rows or inputs do not add up with the stamp, the rows have other columns than the catalogue, or
-        what was written does not read back.
+    CatalogError : the rows or inputs do not add up with the metadata, the rows have other columns than the catalogue,
+        or what was written does not read back.
     """
-    path = tile_path(catalog, stamp.model_id, stamp.tile_id)
-    if table.num_rows != stamp.classified + stamp.unclassified:
-        raise CatalogError(
-            f"tile {stamp.tile_id}: {table.num_rows} rows, but {stamp.classified} + {stamp.unclassified} counted"
-        )
-    if not table.schema.equals(arrow_schema(stamp.class_slugs)):
-        raise CatalogError(f"tile {stamp.tile_id}: its columns are not those of catalogs.schema, in their order")
-    if count_classified(table) != stamp.classified:
-        raise CatalogError(
-            f"tile {stamp.tile_id}: {count_classified(table)} rows have a label, but {stamp.classified} are counted"
-        )
-    stamped = table.replace_schema_metadata({_STAMP_KEY: stamp.model_dump_json().encode()})
-    accounted = stamp.inputs + sum(stamp.set_aside.values())
-    if stamp.found >= 0 and stamp.found != accounted:
-        raise CatalogError(f"tile {stamp.tile_id}: {stamp.found} inputs were found, but {accounted} are accounted for")
-    with atomic_write(path) as beside:
-        pq.write_table(stamped, beside, compression="zstd", row_group_size=_ROW_GROUP)
-        if _stamp_in(beside) != stamp or pq.read_metadata(beside).num_rows != table.num_rows:
+    _check_counts(table, metadata)
+    path = tile_path(catalog, metadata.model_id, metadata.tile_id)
+    table = table.replace_schema_metadata({_METADATA_KEY: metadata.model_dump_json().encode()})
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=_ROW_GROUP)
+        if _metadata_of(temporary) != metadata or pq.read_metadata(temporary).num_rows != table.num_rows:
             raise CatalogError(f"{path}: what was written does not read back; is the disk full or failing?")
     return path
 
 
+def _check_counts(table: pa.Table, metadata: TileMetadata) -> None:
+    """Every row and input is accounted for, and the columns are those of the catalogue."""
+    tile, rows, labelled = f"tile {metadata.tile_id}", table.num_rows, count_classified(table)
+    if rows != metadata.classified + metadata.unclassified:
+        raise CatalogError(f"{tile}: {rows} rows, but {metadata.classified} + {metadata.unclassified} counted")
+    if not table.schema.equals(arrow_schema(metadata.class_slugs)):
+        raise CatalogError(f"{tile}: its columns are not those of catalogs.schema, in their order")
+    if labelled != metadata.classified:
+        raise CatalogError(f"{tile}: {labelled} rows have a label, but {metadata.classified} are counted")
+    accounted = metadata.inputs + sum(metadata.set_aside.values())
+    if metadata.found >= 0 and metadata.found != accounted:
+        raise CatalogError(f"{tile}: {metadata.found} inputs were found, but {accounted} are accounted for")
+
+
 def read_tile_metadata(path: Path) -> TileMetadata | None:
-    """The stamp of a committed tile; None when there is no file or it cannot be trusted (it is then made again)."""
+    """The metadata of a committed tile; None if there is no file, or a damaged one, so that the tile is done again."""
     try:
-        return _stamp_in(path)
+        return _metadata_of(path)
     except (OSError, pa.ArrowException, ValidationError, KeyError):
         return None
 
 
-def _stamp_in(path: Path) -> TileMetadata:
-    metadata = pq.read_metadata(path).metadata or {}
-    return TileMetadata.model_validate_json(metadata[_STAMP_KEY])
+def _metadata_of(path: Path) -> TileMetadata:
+    footer = pq.read_metadata(path).metadata or {}
+    return TileMetadata.model_validate_json(footer[_METADATA_KEY])
 
 
 def committed(catalog: Path, model_id: str) -> Iterator[tuple[Path, TileMetadata]]:
-    """Every committed tile of a model with its stamp, in the order of tile ids.
+    """Every committed tile of a model with its metadata, in the order of tile ids.
 
     Files that no commit put there (damaged, foreign, a copy under another name) are left out with a warning.
     """
     paths = (catalog / "tiles" / model_id).glob("??/*.parquet")
     for path in sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.stem):
-        stamp = read_tile_metadata(path)
-        if stamp is None or path != tile_path(catalog, stamp.model_id, stamp.tile_id):
-            _log.warning("%s is no committed tile (damaged, or not written by morphcat); it is left out", path)
+        metadata = read_tile_metadata(path)
+        if metadata is None or path != tile_path(catalog, metadata.model_id, metadata.tile_id):
+            _log.warning("%s is not a committed tile (damaged, or not written by morphcat); it is left out", path)
             continue
-        yield path, stamp
+        yield path, metadata

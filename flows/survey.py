@@ -19,13 +19,22 @@ from flows.runtime.retries import if_transient
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import NoTiles
 from pipeline.drift.monitor import write_drift
+from pipeline.ingest.discovery import Discovery
 from pipeline.ingest.readiness import ReadyPlan
 from pipeline.runs.locks import AlreadyRunning, exclusive, survey_lock
 from pipeline.runs.run_log import log_path, logging_to
-from pipeline.survey import run as story
+from pipeline.survey.plan import (
+    Run,
+    find_inputs,
+    make_plan,
+    remaining_plan,
+    start_run,
+    survey_roots,
+    tiles_to_retry,
+)
 from pipeline.survey.quarantine import reasons_of
-from pipeline.survey.run import Run
-from pipeline.survey.summary import Summary
+from pipeline.survey.run import already_done, classify_tiles, release_catalogue
+from pipeline.survey.summary import Summary, summarize, write_report
 from pipeline.tiles.sky_tile import SkyTile
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
@@ -40,26 +49,26 @@ class TilesFailed(Exception):
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, retry_condition_fn=if_transient)
-def discover(workspace: Workspace, roots: list[Path]) -> list[SkyTile]:
-    return story.find_tiles(workspace, roots)
+def discover(workspace: Workspace, roots: list[Path]) -> Discovery:
+    return find_inputs(workspace, roots)
 
 
 @task(cache_policy=NO_CACHE)
 def plan(workspace: Workspace, run: Run, tiles: list[SkyTile], again: frozenset[str]) -> ReadyPlan:
-    return story.make_plan(workspace, run, tiles, again)
+    return make_plan(workspace, run, tiles, again)
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
 def classify(workspace: Workspace, run: Run, todo: ReadyPlan) -> dict[str, str]:
     if runtime.task_run.run_count > 1:  # the cluster was lost: what is committed by now need not be done again
-        todo = story.still_to_do(workspace, run, todo)
+        todo = remaining_plan(workspace, run, todo)
     with kept_by_prefect():
-        return story.classify_tiles(workspace, run, todo)
+        return classify_tiles(workspace, run, todo)
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=if_transient)
 def release(workspace: Workspace, run: Run, tiles: list[SkyTile]) -> ReleaseInfo | None:
-    return story.release_catalogue(workspace, run, tiles)
+    return release_catalogue(workspace, run, tiles)
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
@@ -71,9 +80,9 @@ def drift(workspace: Workspace, release: str) -> None:
 
 @task(cache_policy=NO_CACHE)
 def summarise(workspace: Workspace, summary: Summary) -> None:
-    report = story.write_report(workspace, summary)
+    report = write_report(workspace, summary)
     create_markdown_artifact(summary.to_markdown(), key="survey-totals", description="totals of this run")
-    failed = [{"tile": tile, "error": error} for tile, error in summary.last_words()[:_MOST_FAILED]]
+    failed = [{"tile": tile, "error": error} for tile, error in summary.error_lines()[:_MOST_FAILED]]
     said = f"{len(summary.failed)} sky tiles failed in {summary.run_id}"
     create_table_artifact(failed, key="failed-tiles", description=said)
     files = {"report": report, "log": log_path(workspace, "survey", summary.run_id)}
@@ -117,9 +126,9 @@ def survey(
     pipeline.runs.locks.AlreadyRunning : another survey of this workspace is under way.
     """
     place = open_workspace(Path(workspace), overrides or [])
-    run = story.start_run(place, model)
+    run = start_run(place, model)
     try:
-        if scheduled and story.already_done(place, run, [Path(root) for root in tiles or []]):
+        if scheduled and already_done(place, run, [Path(root) for root in tiles or []]):
             message = "every sky tile that has arrived is done"
             return Completed(name="Nothing to do", message=message)  # type: ignore[return-value]  # the run's state
         with (
@@ -136,21 +145,18 @@ def survey(
 def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> dict[str, Any]:
     """The steps of a survey, by one process at a time."""
     logger = get_run_logger()
-    roots = story.roots_of(place, run, roots)
     reasons = reasons_of(again) if again else frozenset()
-    found = discover(place, roots)
-    if reasons:
-        found = story.to_try_again(place, run, found, reasons)
-    todo = plan(place, run, found, reasons)
-    counts = (len(found), len(todo.todo), len(todo.done), len(todo.waiting))
+    found = discover(place, survey_roots(place, run, roots))
+    tiles = tiles_to_retry(place, run, found.tiles, reasons) if reasons else found.tiles
+    todo = plan(place, run, tiles, reasons)
+    counts = (len(tiles), len(todo.todo), len(todo.done), len(todo.waiting))
     logger.info("%d sky tiles: %d to do, %d done, %d still arriving", *counts)
     before = current_release(place.catalog)
     failed = classify(place, run, todo)
-    info = release(place, run, found)
+    info = release(place, run, tiles)
     if info:
         drift(place, info.release)
-    others = story.files_passed_over(place, roots)
-    summary = story.sum_up(place, run, found, len(todo.done), failed, info, before, others, todo.waiting)
+    summary = summarize(place, run, tiles, len(todo.done), failed, info, before, found.skipped, todo.waiting)
     summarise(place, summary)
     if summary.alarm:
         logger.error(summary.alarm)

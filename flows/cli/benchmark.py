@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.common import Subparsers, bars, flow_ready, make_root, short, simulated_mark, workspace_of
+from flows.cli.common import RenamedOption, Subparsers, bars, flow_ready, make_root, short, simulated_mark, workspace_of
 from flows.cli.display import print_json, print_message, print_table
 from flows.cli.images import image_options, image_source
 from pipeline.config.workspace import Workspace
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.grid import GridPlan
 
 EXIT_CELLS_FAILED = 3
-_AXES = ("variants", "layouts", "recipes", "seeds")
+_AXES = {"variants": "variants", "layouts": "layouts", "presets": "recipes", "seeds": "seeds"}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -31,7 +31,8 @@ def add(subparsers: Subparsers) -> None:
     grid.add_argument("--grid", metavar="NAME", help="ablation, recipes, peers, or full: all of them")
     grid.add_argument("--variants", metavar="A,B", help="networks: astroformer_0, timm/resnet50, …")
     grid.add_argument("--layouts", metavar="A,B", help="such as CCCT,CCTT; a network of timm has none")
-    grid.add_argument("--recipes", metavar="A,B", help="presets of the training: galaxy, plain, paper, …")
+    grid.add_argument("--presets", metavar="A,B", help="presets of the training: galaxy, plain, paper, …")
+    grid.add_argument("--recipes", action=RenamedOption, dest="presets", new_name="--presets")
     grid.add_argument("--seeds", metavar="A,B", help="0,1,2 unless given")
     grid.add_argument("--split", metavar="FILE", help="a split that `galaxy10 split --out` wrote (one is made)")
     grid.add_argument("--dry-run", action="store_true", help="list the trainings and which are done, and train nothing")
@@ -115,7 +116,7 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
 def _grid(workspace: Workspace, arguments: argparse.Namespace) -> Grid:
     from pipeline.evaluation.experiments import Axes, make_grid
 
-    chosen = {axis: _list(getattr(arguments, axis)) for axis in _AXES if getattr(arguments, axis)}
+    chosen = {axis: _list(getattr(arguments, option)) for option, axis in _AXES.items() if getattr(arguments, option)}
     try:
         axes = Axes.model_validate(chosen)
     except ValueError as error:

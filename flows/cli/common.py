@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from flows.cli.display import print_message, progress_bar
 from flows.runtime import environment as prefect_home
@@ -59,6 +60,31 @@ def short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+class RenamedOption(argparse.Action):
+    """An option by its old name, which is accepted for a release: `new_name` takes the value."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, new_name: str) -> None:
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self._new_name = new_name
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest, None) is not None:
+            parser.error(f"{option_string} is the old name of {self._new_name}: give one of them")
+        warn_of_old_name(str(option_string), self._new_name)
+        setattr(namespace, self.dest, values)
+
+
+def warn_of_old_name(old: str, new: str) -> None:
+    """Say on the error stream that a name of the command line has changed."""
+    print_message(f"{old} is now called {new}; the old name works for this release only")
 
 
 def count(text: str) -> int:

@@ -40,8 +40,7 @@ def explain(arguments: argparse.Namespace) -> None:
     """Print what there is to say about an object, and write the page."""
     from catalogs.atomic import atomic_write
     from pipeline.inspection.explain import explain as gather
-    from pipeline.inspection.explain import to_text
-    from pipeline.inspection.explain_html import page
+    from pipeline.inspection.explain_report import to_html, to_text
 
     workspace = workspace_of(arguments)
     with bars():
@@ -54,13 +53,13 @@ def explain(arguments: argparse.Namespace) -> None:
         )
     if arguments.out:
         with atomic_write(arguments.out) as beside:
-            beside.write_text(page(told), encoding="utf-8")
+            beside.write_text(to_html(told), encoding="utf-8")
     if arguments.json:
         print_json(
             {
-                **asdict(told.thing),
+                **asdict(told.entry),
                 "same_input": told.same_input,
-                "calibration": told.honesty,
+                "calibration": told.calibration,
                 "classes": [asdict(one) for one in told.classes],
                 "flags": [name for name, _, _ in told.flags],
                 "views": [asdict(one) for one in told.views],
@@ -72,7 +71,7 @@ def explain(arguments: argparse.Namespace) -> None:
             }
         )
         return
-    print("\n".join(to_text(told)))
+    print(to_text(told), end="")
     if arguments.out:
         print(f"page: {short(arguments.out)}")
 

@@ -6,7 +6,7 @@ import argparse
 import getpass
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.common import Subparsers, bars, simulated_mark, workspace_of
+from flows.cli.common import Subparsers, bars, simulated_mark, warn_of_old_name, workspace_of
 from flows.cli.display import print_json, print_message, print_table
 from flows.cli.images import image_options, image_source
 
@@ -20,27 +20,29 @@ EXIT_REFUSED = 6
 
 def add(subparsers: Subparsers) -> None:
     """Declare `models` and its verbs; without one it lists."""
-    parser = subparsers.add_parser("models", help="trained models: list, show, judge, promote, roll back, history")
+    parser = subparsers.add_parser("models", help="trained models: list, show, evaluate, promote, roll back, history")
     parser.set_defaults(run=list_all)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     verbs.add_parser("list", help="all models, oldest first (the same as no verb)").set_defaults(run=list_all)
     shown = verbs.add_parser("show", help="the card of a model, its verdicts, when it was champion")
     shown.set_defaults(run=show)
-    judged = verbs.add_parser("judge", help="let the gate judge a model against the champion, and promote nothing")
+    evaluated = verbs.add_parser("evaluate", help="let the gate compare a model with the champion, and promote nothing")
+    evaluated.set_defaults(run=evaluate)
+    judged = verbs.add_parser("judge")  # the old name, without a line in the help
     judged.set_defaults(run=judge)
-    promoted = verbs.add_parser("promote", help="make a model champion if it passes the gate (judged where it was not)")
+    promoted = verbs.add_parser("promote", help="make a model champion if it passes the gate (evaluated if it was not)")
     promoted.add_argument("--override", action="store_true", help="whatever the gate says; takes a --reason")
     promoted.set_defaults(run=promote)
     back = verbs.add_parser("rollback", help="put the champion before back, or a named one that has been champion")
     back.set_defaults(run=roll_back)
     verbs.add_parser("history", help="every change of the champion, oldest first").set_defaults(run=show_history)
-    for verb in (shown, judged, promoted):
+    for verb in (shown, evaluated, judged, promoted):
         verb.add_argument("model", metavar="ID", help="a model, as `models list` shows it")
     back.add_argument("model", metavar="ID", nargs="?", help="that champion (the one before the present one)")
     for verb in (promoted, back):
         verb.add_argument("--reason", metavar="TEXT", default="", help="why, for the history", required=verb is back)
         verb.add_argument("--by", metavar="NAME", help="who, for the history (the name you are logged in with)")
-    for verb in (judged, promoted):
+    for verb in (evaluated, judged, promoted):
         image_options(verb)
 
 
@@ -102,9 +104,15 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def judge(arguments: argparse.Namespace) -> int:
-    """Judge a model; the exit status tells whether it passed."""
+    """`evaluate` by its old name."""
+    warn_of_old_name("models judge", "models evaluate")
+    return evaluate(arguments)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Let the gate decide on a model; the exit status tells whether it passed."""
     workspace = workspace_of(arguments)
-    verdict = _judged(workspace, arguments)
+    verdict = _evaluated(workspace, arguments)
     if arguments.json:
         print_json({**verdict.model_dump(), "why": verdict.why})
     else:
@@ -119,7 +127,7 @@ def promote(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     verdict = _stored(workspace, arguments.model)
     if verdict is None and not arguments.override:
-        verdict = _judged(workspace, arguments)
+        verdict = _evaluated(workspace, arguments)
     if verdict and not verdict.passed and not arguments.override:
         if arguments.json:
             print_json({"promoted": False, "verdict": verdict.model_dump(), "why": verdict.why})
@@ -173,7 +181,7 @@ def _stored(workspace: Workspace, model: str) -> Decision | None:
     return fit[-1] if fit else None
 
 
-def _judged(workspace: Workspace, arguments: argparse.Namespace) -> Decision:
+def _evaluated(workspace: Workspace, arguments: argparse.Namespace) -> Decision:
     from models.artifacts.registry import load_card
     from pipeline.datasets.loading import open_images, source_or_benchmark
     from pipeline.promotion.compare import compare as ask_the_gate

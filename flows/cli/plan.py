@@ -52,20 +52,20 @@ def _print(found: SurveyEstimate, kind: str) -> None:
         return
     print("to do: " + ", ".join(f"{count} {kind}" for kind, count in sorted(found.kinds.items())))
     print(f"stamps to classify: {found.stamps:,}{_how_counted(found)}; to read: {_bytes(found.read_bytes)}")
-    if found.trial is None:
+    if found.pilot is None:
         return
-    for tile, error in sorted(found.trial.failed.items()):
+    for tile, error in sorted(found.pilot.failed.items()):
         print(f"  could not be tried, {tile}: {error}")
     if found.seconds is None or found.read_bytes_per_second is None:
         print("no forecast: nothing could be tried within this time, or nothing of it classified")
         return
-    trial = found.trial
+    pilot = found.pilot
     print(
-        f"tried on this machine: {trial.stamps:,} stamps of {len(trial.tiles)} sky tiles, "
-        f"{trial.stamps_per_second:.3g} stamps/s, {_bytes(found.read_bytes_per_second)}/s"
-        + (f" by {trial.workers} workers" if trial.workers > 1 else "")
+        f"tried on this machine: {pilot.stamps:,} stamps of {len(pilot.tiles)} sky tiles, "
+        f"{pilot.stamps_per_second:.3g} stamps/s, {_bytes(found.read_bytes_per_second)}/s"
+        + (f" by {pilot.workers} workers" if pilot.workers > 1 else "")
     )
-    print(f"forecast from these {trial.stamps:,} stamps: {_span(found.seconds)}{_for_whom(found, kind)}")
+    print(f"forecast from these {pilot.stamps:,} stamps: {_span(found.seconds)}{_for_whom(found, kind)}")
     if found.tile_bytes is not None and found.release_bytes is not None:
         print(
             f"disk: {_bytes(found.tile_bytes)} for committed tiles, {_bytes(found.release_bytes)} for the release; "

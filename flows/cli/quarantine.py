@@ -39,11 +39,11 @@ def add(subparsers: Subparsers) -> None:
 
 def list_entries(arguments: argparse.Namespace) -> None:
     """Print what is in quarantine."""
-    from pipeline.survey.quarantine import listing
+    from pipeline.survey.quarantine import quarantine_entries
 
     workspace = workspace_of(arguments)
     model = _model(workspace, arguments)
-    entries = listing(workspace, model, arguments.reason, arguments.tile)
+    entries = quarantine_entries(workspace, model, arguments.reason, arguments.tile)
     if arguments.json:
         print_json([{"tile_id": stamp.tile_id, **entry.model_dump()} for stamp, entry in entries])
         return
@@ -60,21 +60,28 @@ def list_entries(arguments: argparse.Namespace) -> None:
 
 def retry(arguments: argparse.Namespace) -> int:
     """Survey sky tiles with inputs in quarantine once more, and say how many came good."""
-    from pipeline.survey.quarantine import RetryPlan, RetryResult, listing, outcome, plan_retry, reasons_of
+    from pipeline.survey.quarantine import (
+        RetryPlan,
+        RetryResult,
+        plan_retry,
+        quarantine_entries,
+        reasons_of,
+        retry_result,
+    )
 
     workspace = workspace_of(arguments)
     reasons, model = reasons_of(arguments.reason), _model(workspace, arguments)
-    entries = listing(workspace, model, arguments.reason)
+    entries = quarantine_entries(workspace, model, arguments.reason)
     places = plan_retry(workspace, model, entries) if not arguments.tiles else RetryPlan()
-    for tile, why in sorted(places.passed_over.items()):
+    for tile, why in sorted(places.skipped.items()):
         print_message(f"note: passed over, {tile}: {why}")
     roots = [Path(root).absolute() for root in arguments.tiles] or places.roots
     summary, status, result = None, 0, RetryResult()
     if entries and roots:
         summary, status = run_flow(workspace, arguments, roots, model, sorted(reasons))
-        result = outcome(workspace, model, entries, summary["run_id"])
+        result = retry_result(workspace, model, entries, summary["run_id"])
     if arguments.json:
-        print_json({**asdict(result), "passed_over": places.passed_over, "survey": summary})
+        print_json({**asdict(result), "passed_over": places.skipped, "survey": summary})
         return status
     if summary is None:
         print("nothing to try again")

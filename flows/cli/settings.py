@@ -29,6 +29,6 @@ def config(arguments: argparse.Namespace) -> None:
         path.write_text(to_toml(workspace.settings))
         print_message(f"wrote {path}")
     elif arguments.json:
-        print_json(workspace.settings.model_dump())
+        print_json(workspace.settings.model_dump(by_alias=False))
     else:
         print(to_toml(workspace.settings), end="")

@@ -51,10 +51,11 @@ def survey(arguments: argparse.Namespace) -> int:
 
 def run_survey(workspace: Workspace, arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """The totals of a survey and the exit status. Where there is nothing to do, no flow is started for it."""
-    from pipeline.survey import run as story
+    from pipeline.survey.plan import start_run
+    from pipeline.survey.run import already_done
 
     roots = [Path(root).absolute() for root in arguments.tiles]
-    summary = story.already_done(workspace, story.start_run(workspace, arguments.model), roots)
+    summary = already_done(workspace, start_run(workspace, arguments.model), roots)
     if summary is not None:
         return _told(summary.to_dict())
     return run_flow(workspace, arguments, roots, arguments.model, [])

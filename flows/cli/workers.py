@@ -67,7 +67,7 @@ def _asked(workspace: Workspace) -> list[WorkerReport]:
         reads=[workspace.models],
         inputs=[workspace.incoming],
     )
-    expected = settings.n if settings.kind in ("local", "slurm") else 1
+    expected = settings.count if settings.kind in ("local", "slurm") else 1
     print_message(f"waiting for the workers ({settings.kind}) …")
     with open_cluster(settings) as client:
         return ask_workers(client, standard, expected=expected, gpu_only=needs_gpu(settings))

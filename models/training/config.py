@@ -8,17 +8,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class LoopSettings(BaseModel):
-    """What the training loop does. Every setting enters the model id."""
+    """What the training loop does.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Every setting enters the model id, under its alias where it has one: the name that it had when ids were first made.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
 
     epochs: int = Field(30, ge=1, description="passes over the training images")
     batch_size: int = Field(64, ge=2, multiple_of=2, description="images a step, over all processes together")
     accumulate: int = Field(
         1, ge=1, description="parts that a batch is computed in, one after the other, to save memory"
     )
-    optimiser: Literal["adamw", "lookahead_radam"] = Field(
-        "adamw", description="adamw, or RAdam inside lookahead (the paper's text names both)"
+    optimizer: Literal["adamw", "lookahead_radam"] = Field(
+        "adamw", alias="optimiser", description="adamw, or RAdam inside lookahead (the paper's text names both)"
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     warmup_epochs: float = Field(3.0, ge=0, description="epochs of linear warm-up before the cosine decay")

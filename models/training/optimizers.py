@@ -1,4 +1,4 @@
-"""The optimisers of the training loop: AdamW, or RAdam inside lookahead."""
+"""The optimizers of the training loop: AdamW, or RAdam inside lookahead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Lookahead:
 
     @torch.no_grad()
     def step(self) -> None:
-        """To be called after each step of the fast optimiser."""
+        """To be called after each step of the fast optimizer."""
         self._steps += 1
         if self._steps % _STEPS == 0:
             torch._foreach_lerp_(self._slow, self._fast, _SHARE)
@@ -38,8 +38,8 @@ class Lookahead:
 
 
 def optimizer_for(network: nn.Module, settings: LoopSettings) -> tuple[torch.optim.Optimizer, Lookahead | None]:
-    """The optimiser that the settings name, and lookahead where it belongs to it."""
+    """The optimizer that the settings name, and lookahead where it belongs to it."""
     groups = weight_decay_groups(network, settings.weight_decay)
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate), None
     return torch.optim.RAdam(groups, lr=settings.learning_rate, decoupled_weight_decay=True), Lookahead(network)

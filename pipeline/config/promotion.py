@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from pipeline.config.renamed import RENAMED_FIELDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -12,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class GateSettings(BaseModel):
     """The policy of the gate. It is part of every verdict: another policy makes another verdict."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = RENAMED_FIELDS
 
     require: Literal["not_worse", "better"] = Field(
         "not_worse", description="of a candidate: not shown to be worse than the champion, or shown to be better"
@@ -23,8 +25,12 @@ class GateSettings(BaseModel):
         le=0.5,
         description="loss of accuracy or macro-F1 that is tolerated; with better: the gain to be shown",
     )
-    chance: float = Field(
-        0.01, gt=0, lt=0.5, description="probability of each check by chance to refuse a model that deserves to pass"
+    significance: float = Field(
+        0.01,
+        alias="chance",
+        gt=0,
+        lt=0.5,
+        description="probability of each check by chance to refuse a model that deserves to pass",
     )
     min_macro_f1: Share = Field(0.0, description="least macro-F1 on the test split")
     min_recall: dict[str, Share] = Field({}, description="least recall on the test split, by class")

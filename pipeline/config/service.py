@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.config.renamed import RENAMED_FIELDS
+
 
 class ServeSettings(BaseModel):
     """When flows run by themselves; an empty schedule switches one off."""
@@ -27,9 +29,11 @@ class ServeSettings(BaseModel):
 class RetrainingSettings(BaseModel):
     """How corrected labels become a candidate for the champion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = RENAMED_FIELDS
 
-    quiet: float = Field(60.0, ge=0, description="seconds without new labels before a retraining begins")
+    quiet_seconds: float = Field(
+        60.0, alias="quiet", ge=0, description="seconds without new labels before a retraining begins"
+    )
     min_labels: int = Field(1, ge=1, description="labels that must differ from those the champion learned from")
     recipe: Literal["champion", "settings"] = Field(
         "champion", description="train as the champion was trained, or as the section training says"

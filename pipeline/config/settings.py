@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.config.drift import DriftSettings
 from pipeline.config.inputs import BrickSettings, InputSettings, ReadingSettings
 from pipeline.config.promotion import GateSettings
+from pipeline.config.renamed import old_names, warn_of_old_name
 from pipeline.config.service import RetrainingSettings, ServeSettings
 from pipeline.config.survey import FolderSettings, ReleaseSettings, SurveySettings
 from pipeline.config.training import TrainingSettings
@@ -66,8 +67,7 @@ def read_settings(path: Path, overrides: Iterable[str] = ()) -> Settings:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not a TOML file ({error})") from error
-    _check_names(values, str(path))
-    return _validated(values, overrides)
+    return _validated(_current_names(values, str(path)), overrides)
 
 
 def to_toml(settings: Settings) -> str:
@@ -90,8 +90,7 @@ def _as_toml(value: Any) -> str:
 def _validated(values: dict[str, Any], overrides: Iterable[str]) -> Settings:
     for override in overrides:
         section, key, value = _split(override)
-        _check_names({section: {key: value}}, "--set")
-        values.setdefault(section, {})[key] = value
+        values.setdefault(section, {}).update(_current_names({section: {key: value}}, "--set")[section])
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -104,7 +103,7 @@ def _split(override: str) -> tuple[str, str, Any]:
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
-        raise UserError(f"--set {override!r}: expected section.key=value, such as workers.n=2")
+        raise UserError(f"--set {override!r}: expected section.key=value, such as workers.count=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -112,19 +111,43 @@ def _split(override: str) -> tuple[str, str, Any]:
     return section, key, value
 
 
-def _check_names(values: dict[str, Any], where: str) -> None:
-    known = set(_names())
+def _current_names(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same settings under their present names; UserError for a name that is unknown or given twice."""
+    current: dict[str, Any] = {}
+    sections = dict(_sections())
     for section, keys in values.items():
-        names = [f"{section}.{key}" for key in keys] if isinstance(keys, dict) else [section]
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]}?" if near else "`morphcat config` lists all settings"
-                raise UserError(f"{where}: unknown setting {name!r} ({hint})")
+        if not isinstance(keys, dict):
+            raise _unknown(section, where)
+        if section not in sections:
+            raise _unknown(".".join([section, *list(keys)[:1]]), where)
+        model = sections[section]
+        renamed = old_names(model)
+        current[section] = {}
+        for key, value in keys.items():
+            name = renamed.get(key, key)
+            if name not in model.model_fields:
+                raise _unknown(f"{section}.{key}", where)
+            if name in current[section]:
+                raise UserError(f"{where}: {section}.{name} is given twice, by its old name too; keep {section}.{name}")
+            if key in renamed:
+                warn_of_old_name(where, f"{section}.{key}", f"{section}.{name}")
+            current[section][name] = value
+    return current
+
+
+def _unknown(name: str, where: str) -> UserError:
+    near = difflib.get_close_matches(name, list(_names()), n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else "`morphcat config` lists all settings"
+    return UserError(f"{where}: unknown setting {name!r} ({hint})")
 
 
 def _names() -> Iterator[str]:
+    for section, model in _sections():
+        yield from (f"{section}.{key}" for key in model.model_fields)
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     for section, field in Settings.model_fields.items():
         model = field.annotation
         assert isinstance(model, type) and issubclass(model, BaseModel)
-        yield from (f"{section}.{key}" for key in model.model_fields)
+        yield section, model

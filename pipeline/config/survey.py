@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.config.renamed import RENAMED_FIELDS
+
 
 class SurveySettings(BaseModel):
     """How sky tiles are cut into units of work."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = RENAMED_FIELDS
 
     rows: int = Field(1024, ge=1, description="most objects a sky tile; larger folders and files become several tiles")
     batch: int = Field(64, ge=1, description="stamps read and classified at a time by a worker")
-    settle: float = Field(
-        0.0, ge=0, description="seconds that the files of a tile must be unchanged before it is taken; 0: at once"
+    settle_seconds: float = Field(
+        0.0,
+        alias="settle",
+        ge=0,
+        description="seconds that the files of a tile must be unchanged before it is taken; 0: at once",
     )
     alarm: float = Field(0.2, ge=0, le=1, description="alarm when more than this share of the inputs is quarantined")
 

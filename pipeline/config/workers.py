@@ -6,7 +6,9 @@ import os
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
+
+from pipeline.config.renamed import RENAMED_FIELDS
 
 _QUEUE_PATIENCE = 86400.0  # seconds; jobs of SLURM wait for their turn
 _PATIENCE = 120.0
@@ -16,16 +18,18 @@ _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d{2}):(?
 class WorkerSettings(BaseModel):
     """Where units of work run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = RENAMED_FIELDS
 
     kind: Literal["inline", "local", "cuda", "slurm", "connect"] = Field(
         "inline",
         description="inline: this process; local: processes of this machine; cuda: one for each of its GPUs; "
         "slurm: jobs of SLURM; connect: workers of a Dask scheduler that runs already",
     )
-    n: int = Field(2, ge=1, description="processes of local, jobs of slurm; the other kinds have their own number")
+    count: int = Field(
+        2, alias="n", ge=1, description="processes of local, jobs of slurm; the other kinds have their own number"
+    )
     adaptive_max: int = Field(
-        0, ge=0, description="local, slurm: most workers; above n they come and go with the work; 0: always n"
+        0, ge=0, description="local, slurm: most workers; above count they come and go with the work; 0: always count"
     )
     threads: int = Field(
         0,
@@ -33,18 +37,26 @@ class WorkerSettings(BaseModel):
         description="torch threads a process; 0 shares the cores among the processes, and leaves workers that "
         "others started as they are",
     )
-    gang: int = Field(1, ge=1, description="processes that train one network together, a GPU each where there are any")
+    train_processes: int = Field(
+        1, alias="gang", ge=1, description="processes that train one network together, a GPU each where there are any"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="torch device; auto: a GPU where one is usable")
     retries: int = Field(2, ge=0, description="further tries after a failure of the system (disk, network)")
-    deaths: int = Field(2, ge=0, description="further tries, alone, of a unit whose worker died")
+    max_worker_deaths: int = Field(
+        2, alias="deaths", ge=0, description="further tries, alone, of a unit whose worker died"
+    )
     unit_seconds: float = Field(
         1800.0, ge=0, description="a worker ends itself when a unit takes longer; 0: never; inline has no limit"
     )
-    give_up: int = Field(
-        20, ge=0, description="stop when so many units in a row fail by the system, as on a full disk; 0: never"
+    max_consecutive_failures: int = Field(
+        20,
+        alias="give_up",
+        ge=0,
+        description="stop when so many units in a row fail by the system, as on a full disk; 0: never",
     )
-    patience: float = Field(
+    patience_seconds: float = Field(
         0.0,
+        alias="patience",
         ge=0,
         description="seconds without any worker after which a stage ends; 0: 120, for slurm a day, as jobs may queue",
     )
@@ -75,7 +87,7 @@ class WorkerSettings(BaseModel):
 
     def torch_threads(self) -> int:
         """Threads of this process, or of each process of a cluster on this machine."""
-        processes = max(self.n, self.adaptive_max) if self.kind == "local" else 1
+        processes = max(self.count, self.adaptive_max) if self.kind == "local" else 1
         return self.threads or max(1, len(os.sched_getaffinity(0)) // processes)
 
     def worker_threads(self) -> int:
@@ -87,9 +99,9 @@ class WorkerSettings(BaseModel):
         """The torch device of units: `auto` is decided by each worker, for the driver may have other hardware."""
         return "cuda" if (self.kind, self.device) == ("cuda", "auto") else self.device
 
-    def patience_seconds(self) -> float:
-        """How long no worker may be there."""
-        return self.patience or (_QUEUE_PATIENCE if self.kind == "slurm" else _PATIENCE)
+    def longest_absence(self) -> float:
+        """Seconds without any worker after which a stage ends."""
+        return self.patience_seconds or (_QUEUE_PATIENCE if self.kind == "slurm" else _PATIENCE)
 
     def walltime_seconds(self) -> int:
         """The longest life of a job of SLURM."""

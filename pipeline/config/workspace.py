@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.config.renamed import by_present_names
 from pipeline.config.settings import Settings, read_settings
 
 FILE_NAME = "morphcat.toml"
@@ -22,10 +23,10 @@ class Workspace(BaseModel):
     settings: Settings
 
     def changed(self, **sections: dict[str, Any]) -> Workspace:
-        """The same with other values of some settings, by section and name."""
-        values = self.settings.model_dump()
+        """The same with other values of some settings, by section and name (present or old)."""
+        values = self.settings.model_dump(by_alias=False)
         for section, changes in sections.items():
-            values[section].update(changes)
+            values[section].update(by_present_names(type(getattr(self.settings, section)), changes))
         return Workspace(root=self.root, settings=Settings.model_validate(values))
 
     @property

@@ -105,11 +105,11 @@ def plan_grid(workspace: Workspace, source: ImageSource, grid: Grid, split_file:
     ModelError : an unknown network.
     """
     workers = workspace.settings.workers
-    if workers.kind != "inline" and workers.gang > 1:
+    if workers.kind != "inline" and workers.train_processes > 1:
         raise UserError(
-            f"workers.gang = {workers.gang} with workers.kind = {workers.kind!r}: experiments that run at the same "
-            "time cannot have several processes each; set workers.kind=inline to train one experiment at a time with "
-            "several processes, or workers.gang=1"
+            f"workers.train_processes = {workers.train_processes} with workers.kind = {workers.kind!r}: experiments "
+            "that run at the same time cannot have several processes each; set workers.kind=inline to train one "
+            "experiment at a time with several processes, or workers.train_processes=1"
         )
     images = open_images(source, workspace.settings.input)
     split_path = str(split_file.absolute()) if split_file else ""

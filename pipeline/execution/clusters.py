@@ -82,7 +82,7 @@ def _wait_for_workers(client: Any, settings: WorkerSettings, wanted: int) -> Non
 
     UserError when none came.
     """
-    start, patience, reminder = time.monotonic(), settings.patience_seconds(), _FIRST_REMINDER
+    start, patience, reminder = time.monotonic(), settings.longest_absence(), _FIRST_REMINDER
     while (there := _count(client, settings)) < wanted:
         waited = time.monotonic() - start
         if waited > patience:
@@ -113,7 +113,7 @@ def _nobody_came(client: Any, settings: WorkerSettings, seconds: float) -> str:
         "connect": f"start some with `dask worker {address} --nthreads 1`",
         "slurm": "`squeue --me` and the logs of the jobs tell why; `morphcat workers script` shows what they run",
     }
-    return f"no worker of the scheduler {address} within {seconds:.0f} s (workers.patience): " + advice.get(
+    return f"no worker of the scheduler {address} within {seconds:.0f} s (workers.patience_seconds): " + advice.get(
         settings.kind, "look for what keeps processes from starting"
     )
 
@@ -131,7 +131,7 @@ def local_cluster(
     from distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT  # of the machine, or of the container
 
-    least, most = min(settings.n, jobs), min(max(settings.n, settings.adaptive_max), jobs)
+    least, most = min(settings.count, jobs), min(max(settings.count, settings.adaptive_max), jobs)
     with _ours(settings.torch_threads()) as stack:
         cluster = LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=0,  # it would wait for them without end
@@ -200,7 +200,7 @@ def _slurm_cluster(settings: WorkerSettings, jobs: int) -> Iterator[Any]:
         )
         stack.callback(_remove_keys, cluster)
         stack.callback(_end, cluster)
-        least = min(settings.n, jobs)
+        least = min(settings.count, jobs)
 
         async def submit() -> None:
             while len(cluster.worker_spec) < least:

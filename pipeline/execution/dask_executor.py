@@ -5,7 +5,7 @@ flat and clusters may grow and shrink. Each future is released as soon as its re
 when their worker dies. Units that were on a worker as it died are lost. They run once more at the end, apart: each
 pinned to a worker that has nothing else, so that one that kills its worker takes no other along.
 
-Every wait ends: a scheduler that is gone, or no worker for `workers.patience` seconds, is `ClusterLost`.
+Every wait ends: a scheduler that is gone, or no worker for `workers.patience_seconds` seconds, is `ClusterLost`.
 Knows nothing of what units do, nor of how the cluster was started.
 """
 
@@ -82,7 +82,7 @@ class _Lost(Generic[Job]):
 
     job: Job
     tries: int = 0
-    why: str = "KilledWorker: its worker died; workers.deaths = 0 leaves it at that"
+    why: str = "KilledWorker: its worker died; workers.max_worker_deaths = 0 leaves it at that"
 
 
 class DaskExecutor(Generic[Job, Receipt]):
@@ -144,13 +144,13 @@ class DaskExecutor(Generic[Job, Receipt]):
         tried: dict[str, _Lost[Job]] = {}
         while self._lost or self._under_way:
             self._look(0.0)  # a unit must not be pinned to a worker that is gone
-            if self._lost and self._lost[0].tries >= self._settings.deaths:
+            if self._lost and self._lost[0].tries >= self._settings.max_worker_deaths:
                 lost = self._lost.popleft()
                 yield TaskResult(lost.job.name, None, lost.why)
                 continue
             busy = {unit.worker for unit in self._under_way.values()}
             for worker in self._workers.keys() - busy:
-                if self._lost and self._lost[0].tries < self._settings.deaths:
+                if self._lost and self._lost[0].tries < self._settings.max_worker_deaths:
                     lost = self._lost.popleft()
                     tried[self._submit(lost.job, worker)] = lost
             for unit in self._next_ended() + self._stranded():
@@ -235,8 +235,8 @@ class DaskExecutor(Generic[Job, Receipt]):
         self._looked = time.monotonic()
         if self._workers:
             self._seen = now
-        elif now - self._seen > self._settings.patience_seconds():
-            raise self._cluster_lost(f"{missing} for {now - self._seen:.0f} s (workers.patience)")
+        elif now - self._seen > self._settings.longest_absence():
+            raise self._cluster_lost(f"{missing} for {now - self._seen:.0f} s (workers.patience_seconds)")
 
     def _cluster_lost(self, why: str) -> ClusterLost:
         return ClusterLost(
@@ -246,11 +246,11 @@ class DaskExecutor(Generic[Job, Receipt]):
 
     def _stop_dying(self, lost_in_a_row: int, window: int) -> None:
         """Stop when more units in a row are lost than one event takes along, with all workers."""
-        if self._settings.give_up and lost_in_a_row > self._settings.give_up + window:
+        if self._settings.max_consecutive_failures and lost_in_a_row > self._settings.max_consecutive_failures + window:
             raise UserError(
                 f"{lost_in_a_row} units in a row lost their worker, and none has ended meanwhile; {self._done} of "
                 f"{len(self._jobs)} are done and stay. Workers that take more memory than there is are killed so: use "
-                "fewer (workers.n) or a smaller survey.batch; then run again, which goes on from there"
+                "fewer (workers.count) or a smaller survey.batch; then run again, which goes on from there"
             )
 
     def _why(self, unit: _UnderWay[Job], tries: int) -> str:

@@ -41,7 +41,7 @@ def run_tasks(
             yield outcome
             ended += 1
             in_a_row = in_a_row + 1 if outcome.by_system else 0
-            if settings.give_up and in_a_row >= settings.give_up:
+            if settings.max_consecutive_failures and in_a_row >= settings.max_consecutive_failures:
                 raise UserError(_given_up(outcome, in_a_row, ended, len(jobs)))
     if ended != len(jobs):
         raise RuntimeError(f"{ended} outcomes of {len(jobs)} units")
@@ -72,6 +72,6 @@ def _given_up(last: TaskResult[Any], in_a_row: int, ended: int, jobs: int) -> st
     return (
         f"the last {in_a_row} units all failed by the system, at last {last.name}: "
         f"{last.error.strip().splitlines()[-1]}. {ended} of {jobs} units have ended; what is committed stays. Put it "
-        "right (room on the disk, the network), then run again, which goes on from there; workers.give_up sets how "
-        "many failures in a row are too many"
+        "right (room on the disk, the network), then run again, which goes on from there; "
+        "workers.max_consecutive_failures sets how many failures in a row are too many"
     )

@@ -76,8 +76,8 @@ def run_process_group(
     """Run `function(job, seat)` in `world` processes at the same time; returns the receipt of rank 0.
 
     A world of one with kind "inline" is this very process; anything else is a cluster of `world` processes on this
-    machine that share its cores, whatever `settings.n` says; `function` lives in an importable module. After a death
-    the gang starts again, up to `settings.deaths` times.
+    machine that share its cores, whatever `settings.count` says; `function` is in an importable module. After a death
+    the group starts again, up to `settings.max_worker_deaths` times.
 
     `while_waiting` is called in this thread about once a second and once more when all have ended; in a world of one
     in this process, once at the end.
@@ -95,7 +95,7 @@ def run_process_group(
         if while_waiting:
             while_waiting()
         return receipt
-    attempts = settings.deaths + 1
+    attempts = settings.max_worker_deaths + 1
     losses: list[str] = []
     while len(losses) < attempts:
         try:
@@ -106,7 +106,7 @@ def run_process_group(
     raise UserError(
         f"{job.name}: its {world} processes lost a member in each of {attempts} attempts, at last: {losses[-1]}. "
         "A process that takes more memory than there is, is killed so: use fewer processes or smaller batches. "
-        "workers.deaths sets how often it is tried again"
+        "workers.max_worker_deaths sets how often it is tried again"
     )
 
 
@@ -156,7 +156,7 @@ def _attempt(
 
     Without Dask's memory limit: it counts pages of mapped files, which the system takes back when it needs them.
     """
-    share = settings.model_copy(update={"kind": "local", "n": world, "adaptive_max": 0})
+    share = settings.model_copy(update={"kind": "local", "count": world, "adaptive_max": 0})
     with local_cluster(share, world, limit_memory=False, silent_below=logging.CRITICAL) as client:
         client.run(set_torch_threads, share.torch_threads())
         seats = _seats(client, job, world)

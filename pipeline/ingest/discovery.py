@@ -1,33 +1,37 @@
-"""Which sky tiles there are: a walk through the places where sky arrives."""
+"""Which sky tiles there are: one walk through the folders where they arrive."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput, UserError
-from pipeline.tiles.brick_files import bricks_in, source_of_brick, tables_of_brick
-from pipeline.tiles.sky_tile import (
-    FOLDER_KINDS,
-    SkyTile,
-    TileKind,
-    files_of,
-    fingerprint,
-    inputs_in,
-    kind_of,
-    role_of,
-    source_of,
-)
+from pipeline.tiles.brick_files import source_of_brick, tables_of_brick
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, bricks_in, inputs_in, kind_of, role_of
+from pipeline.tiles.sky_tile import SkyTile, files_of, fingerprint, source_of
 
-_AS_IT_COMES = ReadingSettings()
+_DEFAULTS = ReadingSettings()
+_BELONGS_TO_INPUTS = (".csv", "manifest", "catalogue")
 
 
-def discover(roots: Iterable[Path], rows: int, reading: ReadingSettings = _AS_IT_COMES) -> list[SkyTile]:
-    """All sky tiles under the roots, in the order of paths, with at most `rows` inputs each (a brick is always one).
+@dataclass(frozen=True)
+class Discovery:
+    """What a walk of the roots found.
+
+    `tiles` are in the order of paths. `skipped` counts the files that are no input by their names, by what they are or
+    by extension; tables (CSV) of pictures, catalogues of bricks, manifests and hidden files are not among them.
+    """
+
+    tiles: list[SkyTile]
+    skipped: dict[str, int]
+
+
+def discover(roots: Iterable[Path], rows: int, reading: ReadingSettings = _DEFAULTS) -> Discovery:
+    """Walk through the roots once: all sky tiles, with at most `rows` inputs each (a brick is always one).
 
     The settings of reading enter every fingerprint: they change what the readers make of the same files.
 
@@ -35,69 +39,32 @@ def discover(roots: Iterable[Path], rows: int, reading: ReadingSettings = _AS_IT
     ------
     UserError : a root is no folder or file, or two folders would give tiles of the same name.
     """
-    tiles: list[SkyTile] = []
-    seen: dict[str, str] = {}
+    tiles: dict[str, SkyTile] = {}
+    skipped: Counter[str] = Counter()
     for root in roots:
-        if not root.exists():
-            raise UserError(f"{root}: no such folder or file; give sky tiles with --tiles DIR")
-        for tile in _under(root.resolve(), rows, reading):
-            if seen.setdefault(tile.tile_id, tile.path) != tile.path:
-                raise UserError(
-                    f"{tile.path} and {seen[tile.tile_id]} have the same name, objects could not be told apart: "
-                    "rename one of the folders"
-                )
-            tiles.append(tile)
-    unique = {tile.tile_id: tile for tile in tiles}
-    return list(unique.values())
+        for folder, names in _inputs_under(root):
+            skipped.update(_what_is_skipped(names))
+            for tile in _tiles_of(folder, names, rows, reading):
+                same = tiles.setdefault(tile.tile_id, tile)
+                if same.path != tile.path:
+                    raise UserError(
+                        f"{tile.path} and {same.path} have the same name, objects could not be told apart: "
+                        "rename one of the folders"
+                    )
+    return Discovery(list(tiles.values()), dict(sorted(skipped.items())))
 
 
-def skipped_files(roots: Iterable[Path]) -> dict[str, int]:
-    """How many files under the roots are no input by their names: by what they are, or by extension.
-
-    Tables (CSV) that go with pictures, catalogues that go with bricks, manifests and hidden files are left out.
-    """
-    names = (name for root in roots if root.is_dir() for _, names in walked(root.resolve()) for name in names)
-    others = Counter(
-        role_of(name) or Path(name).suffix.lower() or "none"
-        for name in names
-        if kind_of(name) is None and not name.startswith(".")
-    )
-    return {what: count for what, count in sorted(others.items()) if what not in (".csv", "manifest", "catalogue")}
-
-
-def brick_tile(folder: Path, brick: str, reading: ReadingSettings, table: Path | None = None) -> SkyTile:
-    """The tile of a brick in a folder, with the survey's catalogue of it, or with a table of positions instead."""
-    tables = (table,) if table else tables_of_brick(folder, brick)
-    source = source_of_brick(folder, brick) + (f"@{Path(reading.bricks.catalogue).name}" if table else "")
-    kind = TileKind.BRICK
-    tile = SkyTile(kind, str(folder), source, 0, 0, -1, "", brick, tuple(str(t.resolve()) for t in tables))
-    return with_fingerprint(tile, [], reading)
-
-
-def with_fingerprint(tile: SkyTile, names: list[str], reading: ReadingSettings) -> SkyTile:
-    """The tile with the fingerprint of its files as they are now; `names` are those of a folder's inputs."""
-    bricks = tile.kind in (TileKind.BRICK, TileKind.POSITIONS)
-    files = files_of(tile, names, edges=reading.bricks.complete_edges)
-    return replace(tile, fingerprint=fingerprint(files, f"{tile.start}:{tile.stop}:{reading.salt(bricks=bricks)}"))
-
-
-def _under(root: Path, rows: int, reading: ReadingSettings) -> Iterator[SkyTile]:
-    if root.is_file():
-        if kind_of(root.name) not in (TileKind.HDF5, TileKind.ARCHIVE):
-            raise UserError(
-                f"{root}: give a folder of bricks, cutouts or pictures, an archive of cutouts or an HDF5 file"
-            )
-        yield from _file_tiles(root, rows, reading)
-        return
-    for folder, names in walked(root):
-        kinds = {kind_of(name) for name in names}
-        for kind in FOLDER_KINDS:
-            if kind in kinds:
-                yield from _folder_tiles(folder, kind, rows, reading)
-        for brick in bricks_in(names):
-            yield brick_tile(folder, brick, reading)
-        for name in sorted(n for n in names if kind_of(n) in (TileKind.HDF5, TileKind.ARCHIVE)):
-            yield from _file_tiles(folder / name, rows, reading)
+def _inputs_under(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder under a root with the names in it; of a root that is a file, its folder with its own name."""
+    if not root.exists():
+        raise UserError(f"{root}: no such folder or file; give sky tiles with --tiles DIR")
+    root = root.resolve()
+    if not root.is_file():
+        yield from walked(root)
+    elif kind_of(root.name) in (TileKind.HDF5, TileKind.ARCHIVE):
+        yield root.parent, [root.name]
+    else:
+        raise UserError(f"{root}: give a folder of bricks, cutouts or pictures, an archive of cutouts or an HDF5 file")
 
 
 def walked(root: Path, seen: set[str] | None = None) -> Iterator[tuple[Path, list[str]]]:
@@ -118,6 +85,25 @@ def _unreadable(error: OSError) -> None:
     """A folder that cannot be listed must not vanish from the run without a word."""
     if not isinstance(error, FileNotFoundError):  # that one was moved away a moment ago
         raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); give access or move it away")
+
+
+def _what_is_skipped(names: list[str]) -> list[str]:
+    """For each name in a folder that is no input: what it is, or its extension."""
+    others = (name for name in names if kind_of(name) is None and not name.startswith("."))
+    what = (role_of(name) or Path(name).suffix.lower() or "none" for name in others)
+    return [each for each in what if each not in _BELONGS_TO_INPUTS]
+
+
+def _tiles_of(folder: Path, names: list[str], rows: int, reading: ReadingSettings) -> Iterator[SkyTile]:
+    """The sky tiles of one folder: of its cutouts and pictures, its bricks, and each file that holds many inputs."""
+    kinds = {kind_of(name) for name in names}
+    for kind in FOLDER_KINDS:
+        if kind in kinds:
+            yield from _folder_tiles(folder, kind, rows, reading)
+    for brick in bricks_in(names):
+        yield brick_tile(folder, brick, reading)
+    for name in sorted(name for name in names if kind_of(name) in (TileKind.HDF5, TileKind.ARCHIVE)):
+        yield from _file_tiles(folder / name, rows, reading)
 
 
 def _folder_tiles(folder: Path, kind: TileKind, rows: int, reading: ReadingSettings) -> Iterator[SkyTile]:
@@ -153,3 +139,19 @@ def _count_inputs(path: Path, kind: TileKind) -> int:
         return len(list_members(path))
     except BadInput:
         return 0
+
+
+def brick_tile(folder: Path, brick: str, reading: ReadingSettings, table: Path | None = None) -> SkyTile:
+    """The tile of a brick in a folder, with the survey's catalogue of it, or with a table of positions instead."""
+    tables = (table,) if table else tables_of_brick(folder, brick)
+    source = source_of_brick(folder, brick) + (f"@{Path(reading.bricks.catalogue).name}" if table else "")
+    kind = TileKind.BRICK
+    tile = SkyTile(kind, str(folder), source, 0, 0, -1, "", brick, tuple(str(t.resolve()) for t in tables))
+    return with_fingerprint(tile, [], reading)
+
+
+def with_fingerprint(tile: SkyTile, names: list[str], reading: ReadingSettings) -> SkyTile:
+    """The tile with the fingerprint of its files as they are now; `names` are those of a folder's inputs."""
+    bricks = tile.kind in (TileKind.BRICK, TileKind.POSITIONS)
+    files = files_of(tile, names, edges=reading.bricks.complete_edges)
+    return replace(tile, fingerprint=fingerprint(files, f"{tile.start}:{tile.stop}:{reading.salt(bricks=bricks)}"))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from catalogs.tiles import TileMetadata, committed, read_tile_metadata, tile_path
 from pipeline.core.errors import UserError
-from pipeline.core.object_ids import printable
-from pipeline.tiles.sky_tile import SkyTile
+from pipeline.tiles.sky_tile import SkyTile, origin_of
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,6 @@ def plan(
     current = {t.tile_id for t in tiles}
     retired = [path for path, s in committed(catalog, model_id) if s.source in sources and s.tile_id not in current]
     return Plan(todo, done, retired)
-
-
-def origin_of(tile: SkyTile, catalog: Path) -> str:
-    """Where a tile's source lies: relative to the folder that holds the catalogue when it lies below it."""
-    path, home = Path(tile.path), catalog.parent.resolve()
-    return printable(str(path.relative_to(home) if path.is_relative_to(home) else path))
 
 
 def _is_done(stamp: TileMetadata, tile: SkyTile, model_id: str, recipe_digest: str, again: frozenset[str]) -> bool:

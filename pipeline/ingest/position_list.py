@@ -14,7 +14,8 @@ from pipeline.core.object_ids import printable
 from pipeline.ingest.discovery import brick_tile, with_fingerprint
 from pipeline.readers.stamps import on_sky
 from pipeline.tiles.brick_grid import brick_ids, brick_name, neighbours
-from pipeline.tiles.sky_tile import SkyTile, TileKind
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import SkyTile
 
 
 def for_positions(tiles: Sequence[SkyTile], catalogue: Path, folder: Path, reading: ReadingSettings) -> list[SkyTile]:

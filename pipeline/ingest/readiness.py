@@ -14,9 +14,9 @@ from pathlib import Path
 
 from catalogs.tiles import read_tile_metadata
 from pipeline.ingest.planning import Plan
-from pipeline.tiles.brick_files import brick_of_file
 from pipeline.tiles.checksums import Checksums, checksums
-from pipeline.tiles.sky_tile import FOLDER_KINDS, MANIFEST, SkyTile, TileKind, files_of, kind_of, names_of, role_of
+from pipeline.tiles.file_names import FOLDER_KINDS, MANIFEST, TileKind, brick_of_file, kind_of, role_of
+from pipeline.tiles.sky_tile import SkyTile, files_of, names_of
 
 
 @dataclass(frozen=True)

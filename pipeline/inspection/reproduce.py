@@ -1,6 +1,6 @@
-"""One object of the catalogue once more: its pixels from the sky tile, and what its model says of them.
+"""One object of the catalogue classified again: its pixels from the sky tile, and the prediction of its model.
 
-`reproduce` compares that with what the catalogue holds. Nothing is written.
+`reproduce` compares both with what the catalogue holds. Nothing is written.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from models.artifacts.registry import ModelCard, load_card
 from models.artifacts.weights import preprocessing_of
 from models.errors import ModelError
 from models.inference.ensemble import Ensemble
-from models.inference.predictions import Prediction, UncertaintyModel
+from models.inference.predictions import UncertaintyModel
 from models.inference.predictor import chosen_device, load_ensemble
 from models.preprocessing import Preprocessing
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp, StampBatch
-from pipeline.survey.classify import model_pixels, pixel_digests
-from pipeline.survey.run import tiles_in
+from pipeline.survey.plan import tiles_in
+from pipeline.survey.rendering import pixel_digests, render_stamps
 
 TOLERANCE = 3e-4  # of a probability; they are rounded to 1e-4, and another batch size alone changes them by up to 2e-4
 
 
 @dataclass(frozen=True)
 class CataloguedObject:
-    """A row of a release: its columns by name, where its sky tile lay (`origin`), and what its run was made with."""
+    """A row of a release: its columns by name, where its sky tile lay (`origin`), and the record of its run."""
 
     release: str
     row: dict[str, Any]
@@ -60,9 +60,10 @@ class ReloadedStamp:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How an object comes out when it is done again. `differences` are sentences; none when all is equal.
+    """An object as the catalogue has it and as it is classified again; `differences` are sentences, none when equal.
 
-    `largest` is the largest difference of a probability, NaN where none were compared.
+    `largest` is the largest difference of a probability, NaN where none were compared. `digest_again` is None, and
+    `label_again` empty, where the input or the model is gone.
     """
 
     object_id: int
@@ -85,9 +86,9 @@ def find_object(workspace: Workspace, object_id: int, release: str | None = None
     catalogs.errors.CatalogError : there is no (such) release.
     """
     info, layout = find_release(workspace.catalog, release)
-    place = find(layout, object_id)
-    leaf = [Partition(*place, rows=0)] if place else []
-    rows = select(layout, f"SELECT * FROM morphology WHERE object_id = {object_id:d}", among=leaf).to_pylist()
+    pixel = find(layout, object_id)
+    partitions = [Partition(*pixel, rows=0)] if pixel else []
+    rows = select(layout, f"SELECT * FROM morphology WHERE object_id = {object_id:d}", among=partitions).to_pylist()
     if not rows:
         raise UserError(
             f"object {object_id} is not in release {info.release}; `morphcat cone` finds objects at a position, "
@@ -100,33 +101,34 @@ def find_object(workspace: Workspace, object_id: int, release: str | None = None
     return CataloguedObject(info.release, row, tiles[0]["origin"] if tiles else "", runs[0] if runs else {})
 
 
-def reload_pixels(workspace: Workspace, thing: CataloguedObject, recipe: Preprocessing) -> ReloadedStamp:
-    """Read the pixels of an object from its sky tile, through a recipe.
+def reload_pixels(workspace: Workspace, entry: CataloguedObject, preprocessing: Preprocessing) -> ReloadedStamp:
+    """Read the pixels of an object from its sky tile, and prepare them for a network.
 
     Raises
     ------
     UserError : the tile or the object in it is gone, or cannot be read; the message says which.
     """
-    stamp = _stamp(workspace, thing)
-    pixels = model_pixels(StampBatch([stamp]), recipe, torch.device("cpu"))
+    stamp = _read_stamp(workspace, entry)
+    pixels = render_stamps(StampBatch([stamp]), preprocessing, torch.device("cpu"))
     return ReloadedStamp(pixels, int(pixel_digests(pixels)[0]))
 
 
-def _stamp(workspace: Workspace, thing: CataloguedObject) -> Stamp:
-    place = workspace.catalog.parent / thing.origin
-    if not thing.origin or not place.exists():
-        raise UserError(f"input gone: {place} is not there any more")
-    tile_id = thing.row["tile_id"]
-    tile = next((t for t in tiles_in(workspace, [place]) if t.tile_id == tile_id), None)
+def _read_stamp(workspace: Workspace, entry: CataloguedObject) -> Stamp:
+    """The stamp of an object, read from its sky tile as it is now."""
+    origin = workspace.catalog.parent / entry.origin
+    if not entry.origin or not origin.exists():
+        raise UserError(f"input gone: {origin} is no longer there")
+    tile_id = entry.row["tile_id"]
+    tile = next((t for t in tiles_in(workspace, [origin]) if t.tile_id == tile_id), None)
     if tile is None:
         raise UserError(
-            f"input gone: {place} does not hold sky tile {tile_id} any more; were survey.rows or bricks.catalogue "
-            "others when it was classified?"
+            f"input gone: {origin} no longer holds sky tile {tile_id}; were survey.rows or bricks.catalogue different "
+            "when it was classified?"
         )
     try:
         for batch in read_tile(tile, workspace.settings.reading, workspace.settings.survey.batch):
             for stamp in batch.stamps:
-                if stamp.object_id == thing.object_id:
+                if stamp.object_id == entry.object_id:
                     return stamp
     except (BadInput, InputChanged) as bad:
         raise UserError(f"input cannot be read: {bad}") from bad
@@ -134,35 +136,30 @@ def _stamp(workspace: Workspace, thing: CataloguedObject) -> Stamp:
         if is_transient(error):
             raise
         raise UserError(f"input cannot be read: {error}") from error
-    raise UserError(f"input gone: {place} does not hold {thing.row['source_name']} any more")
+    raise UserError(f"input gone: {origin} no longer holds {entry.row['source_name']}")
 
 
-def model_of(workspace: Workspace, thing: CataloguedObject) -> tuple[ModelCard, Preprocessing]:
-    """The card and recipe of the model that classified an object.
+def model_of(workspace: Workspace, entry: CataloguedObject) -> tuple[ModelCard, Preprocessing]:
+    """The card and preprocessing of the model that classified an object.
 
     Raises
     ------
     UserError : it is gone, or this version cannot use it.
     """
     try:
-        card = load_card(workspace.models, thing.row["model_id"])
+        card = load_card(workspace.models, entry.row["model_id"])
         return card, preprocessing_of(card)
     except ModelError as error:
         raise UserError(f"model gone: {error}") from error
 
 
 def load_ensemble_for(workspace: Workspace, card: ModelCard) -> Ensemble:
-    """The networks of a model, as they serve."""
+    """The networks of a model, as a survey uses them; UserError when they are gone."""
     device = torch.device(chosen_device(workspace.settings.workers.device))
     try:
         return load_ensemble(workspace.models, card, device, workspace.settings.survey.batch)
     except ModelError as error:
         raise UserError(f"model gone: {error}") from error
-
-
-def predict_again(panel: Ensemble, card: ModelCard, pixels: Tensor) -> Prediction:
-    """What a model says of model-ready pixels uint8 (N, 3, S, S)."""
-    return UncertaintyModel(card.temperature, card.conformal, card.novelty).of(panel.passes(pixels))
 
 
 def reproduce(
@@ -174,48 +171,49 @@ def reproduce(
     ------
     UserError : there is no such object.
     """
-    thing = find_object(workspace, object_id, release)
-    row = thing.row
+    entry = find_object(workspace, object_id, release)
+    row = entry.row
     result = Reproduction(
-        thing.object_id, thing.release, row["model_id"], row["label"], "", int(row["input_digest"]), None
+        entry.object_id, entry.release, row["model_id"], row["label"], "", int(row["input_digest"]), None
     )
     try:
-        card, recipe = model_of(workspace, thing)
-        seen = reload_pixels(workspace, thing, recipe)
-        panel = load_ensemble_for(workspace, card) if thing.classified else None
+        card, preprocessing = model_of(workspace, entry)
+        stamp = reload_pixels(workspace, entry, preprocessing)
+        ensemble = load_ensemble_for(workspace, card) if entry.classified else None
     except UserError as problem:
         result.differences.append(str(problem))
         return result
-    again = replace(result, digest_again=seen.digest)
-    if seen.digest != result.digest:
-        again.differences.append(
-            f"input changed: the model-ready pixels have digest {seen.digest}, the catalogue has {result.digest}"
+    result = replace(result, digest_again=stamp.digest)
+    if stamp.digest != result.digest:
+        result.differences.append(
+            f"input changed: the model-ready pixels have digest {stamp.digest}, the catalogue has {result.digest}"
         )
-    if panel is None:
-        return again
-    p = predict_again(panel, card, seen.pixels).probabilities[0]
+    if ensemble is None:
+        return result
+    model = UncertaintyModel(card.temperature, card.conformal, card.novelty)
+    p = model.of(ensemble.passes(stamp.pixels)).probabilities[0]
     label = card.class_slugs[int(p.argmax())]
-    largest, differences = _compared(row, p, label, card.class_slugs, tolerance)
-    return replace(again, label_again=label, largest=largest, differences=again.differences + differences)
+    largest, differences = _compare(row, p, label, card.class_slugs, tolerance)
+    return replace(result, label_again=label, largest=largest, differences=result.differences + differences)
 
 
-def _compared(
+def _compare(
     row: dict[str, Any], p: np.ndarray, label: str, slugs: list[str], tolerance: float
 ) -> tuple[float, list[str]]:
     """The largest difference of a probability, and what differs by more than the tolerance."""
-    before = np.array([row[f"p_{slug}"] for slug in slugs], dtype=np.float64)
-    away = np.abs(p.astype(np.float64) - before)
+    catalogued = np.array([row[f"p_{slug}"] for slug in slugs], dtype=np.float64)
+    distance = np.abs(p.astype(np.float64) - catalogued)
     differences = [
-        f"numbers differ: p_{slug} is {now:.4f}, the catalogue has {then:.4f}"
-        for slug, now, then, far in zip(slugs, p, before, away, strict=True)
-        if not far <= tolerance
+        f"numbers differ: p_{slug} is {now:.4f}, the catalogue has {before:.4f}"
+        for slug, now, before, far in zip(slugs, p, catalogued, distance, strict=True)
+        if not far <= tolerance  # true for NaN
     ]
     # Two classes that are equally probable within the tolerance may change places.
     if label != row["label"] and not row["confidence"] - row[f"p_{label}"] <= 2 * tolerance:
         differences.append(f"label differs: {label}, the catalogue has {row['label']}")
-    return float(away.max()), differences
+    return float(distance.max()), differences
 
 
 def _literal(text: str) -> str:
-    """A text in SQL."""
+    """A text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,7 +1,7 @@
 """The checks of the gate: from the predictions of two models for the same images to verdicts with numbers and reasons.
 
 Arrays in, checks out: no files, no networks. A candidate is refused where the numbers show that it is bad, not where
-they are too few to show that it is good: each comparison allows for chance, at the significance that the settings name.
+they are too few to show that it is good: each comparison allows for chance, with probability `gate.significance`.
 Floors are strict.
 """
 
@@ -117,7 +117,7 @@ def _recall_floors(numbers: Evaluation, slugs: Sequence[str], settings: GateSett
 
 def _calibration(numbers: Evaluation, candidate: HeldOutPredictions, settings: GateSettings) -> GateCheck:
     value = numbers.ece_equal_count
-    honest = ece_limit(candidate.probabilities.max(axis=1), settings.chance, _BINS, _SEED)
+    honest = ece_limit(candidate.probabilities.max(axis=1), settings.significance, _BINS, _SEED)
     limit = max(settings.max_ece, honest)
     return GateCheck(
         name="calibration",
@@ -125,7 +125,7 @@ def _calibration(numbers: Evaluation, candidate: HeldOutPredictions, settings: G
         value=value,
         limit=limit,
         words=f"{value:.3f} on {numbers.n} images; gate.max_ece is {settings.max_ece:.3f}, and honest confidences stay "
-        f"below {honest:.3f} with a probability of {_percent(1 - settings.chance)}",
+        f"below {honest:.3f} with a probability of {_percent(1 - settings.significance)}",
     )
 
 
@@ -135,7 +135,7 @@ def _coverage(numbers: Evaluation, candidate: HeldOutPredictions, settings: Gate
     p = coverage_p_value(round(rate * numbers.n), numbers.n, limit, candidate.calibrated_on)
     return GateCheck(
         name="coverage",
-        passed=rate >= limit or p >= settings.chance,
+        passed=rate >= limit or p >= settings.significance,
         value=rate,
         limit=limit,
         words=f"sets hold the true class of {_percent(rate)} of {numbers.n} images, {_percent(candidate.coverage)} are "
@@ -155,7 +155,10 @@ def check_against_champion(
 ) -> list[GateCheck]:
     """What compares a candidate with the champion on the same images: accuracy, macro-F1, recall; labels int64 (n,)."""
     new, old = candidate.classes, champion.classes
-    gains = [_accuracy_gain(labels, new, old, settings.chance), _macro_f1_gain(labels, new, old, settings.chance)]
+    gains = [
+        _accuracy_gain(labels, new, old, settings.significance),
+        _macro_f1_gain(labels, new, old, settings.significance),
+    ]
     checks = [_not_worse(gain, settings) for gain in gains]
     if settings.require == "better":
         checks.append(_better(gains, settings))
@@ -228,7 +231,7 @@ def _not_worse(gain: _PairedGain, settings: GateSettings) -> GateCheck:
     Both must show it: the interval, which takes account of the margin, and the exact test, which keeps its level
     however few the images are.
     """
-    worse = gain.high < -settings.margin and gain.p_worse < settings.chance
+    worse = gain.high < -settings.margin and gain.p_worse < settings.significance
     return GateCheck(
         name=gain.name,
         passed=not worse,
@@ -245,7 +248,7 @@ def _better(gains: Sequence[_PairedGain], settings: GateSettings) -> GateCheck:
     A candidate as good as the champion passes by chance with a probability of up to twice the significance, as two
     measures are tested.
     """
-    shown = [gain for gain in gains if gain.low > settings.margin and gain.p_better < settings.chance]
+    shown = [gain for gain in gains if gain.low > settings.margin and gain.p_better < settings.significance]
     best = max(shown or gains, key=lambda gain: gain.low)
     result = "a gain" if shown else f"no gain of more than {settings.margin:.3f}"
     note = "" if shown else " (gate.require = better)"
@@ -276,7 +279,7 @@ def _recall_kept(
         new, old = recalls[label] = float(right.mean()), float(before.mean())
         p = mcnemar_p_value(int((right & ~before).sum()), int((before & ~right).sum()))
         texts[label] = f"{slugs[label]} {old:.2f} → {new:.2f} on {inside.sum()} images (p = {p:.2g})"
-        if old - new > settings.recall_drop and p < settings.chance / len(classes):
+        if old - new > settings.recall_drop and p < settings.significance / len(classes):
             refused.append(label)
     worst = max(refused or classes, key=lambda label: recalls[label][1] - recalls[label][0])
     new, old = recalls[worst]
@@ -306,7 +309,7 @@ def check_flips(candidate: np.ndarray, champion: np.ndarray, left_out: str, sett
     p = binomial_p_value(changed, n, limit)
     return GateCheck(
         name="flips",
-        passed=share <= limit or p >= settings.chance,
+        passed=share <= limit or p >= settings.significance,
         value=share,
         limit=limit,
         words=f"{changed} of {n} reliable labels change; probability of so many at {_percent(limit)}: {p:.2g}; "

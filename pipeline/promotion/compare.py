@@ -59,7 +59,7 @@ def compare(workspace: Workspace, images: ImageSet, candidate: str, champion: st
     card = load_card(workspace.models, candidate)
     present = champion if champion is not None else registry.champion(workspace.models)
     if present == candidate:
-        raise UserError(f"{candidate} is the champion itself; judge another model against it")
+        raise UserError(f"{candidate} is the champion itself; compare another model with it")
     before = load_card(workspace.models, present) if present else None
     sample = sky_sample(workspace)
     policy = workspace.settings.gate.model_dump()
@@ -166,12 +166,12 @@ def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, samp
     catalog = sample.pixels(workspace)
     scales = sample.rows["pixscale"].to_numpy()
     new, old = (
-        predictor.predict(catalog.pixels(predictor.recipe, scales, catalog.taken)).probabilities
+        predictor.predict(catalog.pixels(predictor.recipe, scales, catalog.usable)).probabilities
         for predictor in (candidate, champion)
     )
     reliable = old.max(axis=1) >= RELIABLE_CONFIDENCE
     counts = {**catalog.left_out(), f"{champion.card.model_id} is unsure": int((~reliable).sum())}
-    left_out = f"of {len(catalog.fates)} objects of release {sample.release} left out: " + ", ".join(
+    left_out = f"of {len(catalog.status)} objects of release {sample.release} left out: " + ", ".join(
         f"{reason} {count}" for reason, count in counts.items()
     )
     new_labels, old_labels = new.argmax(axis=1)[reliable], old.argmax(axis=1)[reliable]

@@ -109,7 +109,7 @@ def read_decision(path: Path) -> Decision:
     except ValidationError as error:
         raise UserError(
             f"{path}: not a verdict of this version ({error.error_count()} problems, the first: "
-            f"{error.errors()[0]['msg']}); delete it, and `morphcat models judge` makes a new one"
+            f"{error.errors()[0]['msg']}); delete it, and `morphcat models evaluate` makes a new one"
         ) from error
 
 

@@ -50,11 +50,11 @@ def promote(
 def _objection(models: Path, candidate: str, verdict: Decision | None, present: str | None) -> str:
     """Why a candidate may not be promoted without an override; empty where nothing speaks against it."""
     if verdict is None:
-        return f"{candidate} was not judged: `morphcat models judge {candidate}`"
+        return f"{candidate} was not evaluated: `morphcat models evaluate {candidate}`"
     if verdict.champion != present:
         return (
             f"the verdict {verdict.key} is against {verdict.champion or 'no champion'}, but {present or 'nobody'} is "
-            "champion by now: judge again"
+            "champion by now: evaluate it again"
         )
     if not verdict.passed:
         return verdict.why

@@ -105,8 +105,8 @@ def count_changed_labels(workspace: Workspace, version: str, other: str) -> int:
 
 
 def wait_until_quiet(workspace: Workspace, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return when no label has arrived for `retraining.quiet` seconds, so that ten files in a minute train once."""
-    quiet = workspace.settings.retraining.quiet
+    """Return when no label has arrived for `retraining.quiet_seconds`, so that ten files in a minute train once."""
+    quiet = workspace.settings.retraining.quiet_seconds
     head = workspace.labels / "HEAD"
     changed, quiet_for = None, 0.0
     while quiet_for < quiet:

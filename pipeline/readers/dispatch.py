@@ -6,21 +6,16 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import ReadingSettings
-from pipeline.core.errors import BadInput, InputChanged
+from pipeline.core.errors import InputChanged
 from pipeline.core.object_ids import printable
-from pipeline.readers.stamps import Item, StampBatch, in_batches, quarantine_entry
-from pipeline.tiles.checksums import check_sum, check_sums, sums_of
-from pipeline.tiles.sky_tile import (
-    FOLDER_KINDS,
-    SkyTile,
-    TileKind,
-    check_unchanged,
-    files_of,
-    names_of,
-    table_of,
-    touched,
-)
+from pipeline.readers.stamps import Item, Stamp, StampBatch, TileNote, quarantine_entry
+from pipeline.tiles.checksums import verify
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import SkyTile, names_of, table_of, unchanged
+
+_WAITING_BYTES = 256 << 20  # most pixels that wait for a batch: 64 stamps of 1024 px are 800 MB
 
 
 def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[StampBatch]:
@@ -34,47 +29,13 @@ def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[S
     """
     names = names_of(tile)
     salt = reading.salt(bricks=tile.kind in (TileKind.BRICK, TileKind.POSITIONS))
-    edges = reading.bricks.complete_edges
-    files = files_of(tile, names, edges=edges)
-    before = touched(files)
-    check_unchanged(tile, names, salt, edges=edges)
-    try:
-        sound, differing = _sound(tile, names, reading)
-        yield from in_batches(chain(differing, _items(tile, sound, reading)), batch)
-    except BadInput:
-        _check_untouched(tile, files, before)
-        raise
-    _check_untouched(tile, files, before)
-    check_unchanged(tile, names, salt, edges=edges)
-
-
-def _check_untouched(tile: SkyTile, files: list[Path], before: list[tuple[int, int] | None]) -> None:
-    """Make sure that files were not even away for an instant while they were read; raises InputChanged."""
-    if touched(files) != before:
-        raise InputChanged(f"{tile.path}: files were moved or written while they were read; run again")
-
-
-def _sound(tile: SkyTile, names: list[str], reading: ReadingSettings) -> tuple[list[str], list[Item]]:
-    """The inputs of a folder whose checksums agree, where there are any, and entries for the others.
-
-    A file that holds many objects, or one of a brick's own files, that differs makes the tile unusable: BadInput.
-    """
-    if not reading.input.verify_sums:
-        return names, []
-    if tile.kind not in FOLDER_KINDS:
-        check_sums(files_of(tile, names, edges=False))
-        return names, []
-    sound: list[str] = []
-    differing: list[Item] = []
-    sums, folder = sums_of(Path(tile.path)), Path(tile.path)
-    for name in names:
-        try:
-            if name in sums:
-                check_sum(folder / name, sums[name])
-            sound.append(name)
-        except BadInput as bad:
-            differing.append(quarantine_entry(folder / name, printable(f"{tile.source}/{name}"), bad))
-    return sound, differing
+    with unchanged(tile, names, salt, edges=reading.bricks.complete_edges):
+        sound, differing = verify(tile, names) if reading.input.verify_sums else (names, {})
+        refused = (
+            quarantine_entry(Path(tile.path) / name, printable(f"{tile.source}/{name}"), bad)
+            for name, bad in differing.items()
+        )
+        yield from in_batches(chain(refused, _items(tile, sound, reading)), batch)
 
 
 def _items(tile: SkyTile, names: list[str], reading: ReadingSettings) -> Iterator[Item]:
@@ -110,3 +71,27 @@ def _items(tile: SkyTile, names: list[str], reading: ReadingSettings) -> Iterato
             from pipeline.readers.images import read_pictures
 
             return read_pictures(path, names, table_of(path), tile.source, reading.input)
+
+
+def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
+    """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
+    waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
+    refused: list[QuarantineEntry] = []
+    notes: list[TileNote] = []
+    count = memory = 0
+    for item in items:
+        if not isinstance(item, Stamp):
+            refused.append(item) if isinstance(item, QuarantineEntry) else notes.append(item)
+            continue
+        waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
+        count, memory = count + 1, memory + item.pixels.nbytes
+        if count >= size or memory >= _WAITING_BYTES:
+            group = waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
+            count, memory = count - len(group), memory - sum(stamp.pixels.nbytes for stamp in group)
+            yield StampBatch(group, refused, notes)
+            refused, notes = [], []
+    for group in waiting.values():
+        yield StampBatch(group, refused, notes)
+        refused, notes = [], []
+    if refused or notes:
+        yield StampBatch([], refused, notes)

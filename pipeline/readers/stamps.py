@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from catalogs.schema import QualityFlag
 from catalogs.tiles import QuarantineEntry
+from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput
 from pipeline.core.object_ids import NO_SURVEY_KEYS, hashed_id, printable, target_id
 
 BANDS = ("g", "r", "z")
 MAX_SIDE = 4096  # pixels; a larger picture is no cutout of one galaxy
 _EDGE_FRACTION = 0.01  # of a band; single blank pixels are no edge
-_WAITING_BYTES = 256 << 20  # most pixels that wait for a batch: 64 stamps of 1024 px are 800 MB
 
 
 @dataclass(frozen=True)
@@ -95,30 +95,6 @@ class StampBatch:
         return np.array([s.pixscale for s in self.stamps], dtype=np.float64)
 
 
-def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
-    """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
-    waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
-    refused: list[QuarantineEntry] = []
-    notes: list[TileNote] = []
-    count = memory = 0
-    for item in items:
-        if not isinstance(item, Stamp):
-            refused.append(item) if isinstance(item, QuarantineEntry) else notes.append(item)
-            continue
-        waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
-        count, memory = count + 1, memory + item.pixels.nbytes
-        if count >= size or memory >= _WAITING_BYTES:
-            group = waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
-            count, memory = count - len(group), memory - sum(stamp.pixels.nbytes for stamp in group)
-            yield StampBatch(group, refused, notes)
-            refused, notes = [], []
-    for group in waiting.values():
-        yield StampBatch(group, refused, notes)
-        refused, notes = [], []
-    if refused or notes:
-        yield StampBatch([], refused, notes)
-
-
 def quarantine_entry(path: Path, source_name: str, bad: BadInput) -> QuarantineEntry:
     """The quarantine entry of an input that gave no stamp."""
     return QuarantineEntry(
@@ -194,3 +170,33 @@ def examine_flux(flux: np.ndarray, present: tuple[bool, ...] = (True, True, True
     if ((share > _EDGE_FRACTION) & (share < 1)).any():
         quality |= QualityFlag.EDGE_OR_OFF_FOOTPRINT
     return flux, int(quality), float(bad.mean())
+
+
+def central_aperture(height: int, width: int, pixscale: float, radius: float) -> np.ndarray:
+    """Which pixels lie within `radius` arcsec of the centre: bool (height, width); the central ones always do."""
+    y, x = np.ogrid[:height, :width]
+    distance = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
+    return np.asarray(distance <= max(radius / pixscale, 1.0))
+
+
+def bits_within(maskbits: np.ndarray, pixscale: float, settings: InputSettings) -> int:
+    """The bits of MASKBITS, integers (H, W), OR-ed over the central aperture."""
+    height, width = maskbits.shape
+    inside = central_aperture(height, width, pixscale, settings.aperture)
+    return int(np.bitwise_or.reduce(maskbits[inside].astype(np.int64), initial=0)) & 0x7FFFFFFF
+
+
+def mask_flags(maskbits: int, settings: InputSettings) -> int:
+    """Quality bits for the bits of MASKBITS at an object; none where they are unknown (−1)."""
+    if maskbits < 0:
+        return 0
+    quality = 0
+    for bits, flag in (
+        (settings.saturated_bits, QualityFlag.SATURATED),
+        (settings.bright_star_bits, QualityFlag.BRIGHT_STAR),
+        (settings.large_galaxy_bits, QualityFlag.LARGE_GALAXY_MASK),
+        (settings.cluster_bits, QualityFlag.CLUSTER_MASK),
+    ):
+        if any(maskbits >> bit & 1 for bit in bits):
+            quality |= int(flag)
+    return quality

@@ -115,7 +115,7 @@ def _made_with(workspace: Workspace, run_id: str, started: datetime, model_id: s
 
 def _place(workers: WorkerSettings) -> dict[str, Any]:
     """Where the units run, and how many workers there are, where the settings decide that."""
-    number = {"inline": 1, "local": workers.n, "slurm": workers.n}.get(workers.kind)
+    number = {"inline": 1, "local": workers.count, "slurm": workers.count}.get(workers.kind)
     return {"kind": workers.kind, "workers": number}
 
 

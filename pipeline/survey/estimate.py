@@ -1,7 +1,8 @@
-"""What a survey would do now, and how long it would take on this machine: counted, then tried on a few of its tiles.
+"""What a survey would do now, and how long it would take on this machine: `morphcat plan`.
 
-Nothing of the workspace changes. Times are those of this machine as it is now; the range comes from the scatter between
-the tiles that were tried.
+Tiles, stamps and bytes are counted; times and sizes are extrapolated from a pilot run on some of the tiles (`pilot`).
+Nothing of the workspace changes. Times are those of this machine as it is now; their range comes from the scatter
+between the tiles of the pilot run.
 """
 
 from __future__ import annotations
@@ -19,36 +20,21 @@ from typing import TYPE_CHECKING, Any
 from catalogs.export.writers import VOTABLE_ROWS
 from catalogs.releases.registry import current_release
 from pipeline.config.inputs import ReadingSettings
-from pipeline.config.workers import WorkerSettings
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import BadInput
 from pipeline.readers.bricks.reader import selection_of
-from pipeline.survey import run as survey
-from pipeline.tiles.sky_tile import FOLDER_KINDS, SkyTile, TileKind, files_of, inputs_in
+from pipeline.survey.plan import find_inputs, make_plan, start_run, survey_roots
+from pipeline.survey.run import classify_jobs
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, inputs_in
+from pipeline.tiles.sky_tile import SkyTile, files_of
 
 if TYPE_CHECKING:
     from pipeline.survey.pilot import PilotResult, PilotTile
 
-_MOST_CATALOGUES = 50  # of bricks, read to count their objects
+_MAX_CATALOGUES = 50  # of bricks, read to count their objects
 _CATALOGUE_SECONDS = 20.0  # after which no more are read
-_LEAST_ERROR = 0.1  # of a time: a machine is not twice the same
-_ALONE_ERROR = 0.5  # of a time that a single tile tells
-
-
-@dataclass(frozen=True)
-class StampCounts:
-    """How many stamps there are to classify, by kind of tile; `read` of `bricks` catalogues were read to tell.
-
-    Bricks whose catalogue was not read are taken to have as many objects as the others have on average.
-    """
-
-    stamps: dict[TileKind, float]
-    bricks: int = 0
-    read: int = 0
-
-    @property
-    def total(self) -> int:
-        return round(sum(self.stamps.values()))
+_MIN_ERROR = 0.1  # relative, of a time: the same machine is not always equally fast
+_SINGLE_TILE_ERROR = 0.5  # relative, of a time estimated from a single tile
 
 
 @dataclass(frozen=True)
@@ -62,13 +48,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class SurveyEstimate:
-    """What a survey would do. Sizes in bytes, times in seconds; None where there was no trial, or it told nothing.
+    """What a survey would do. Sizes in bytes, times in seconds; None without a pilot run, or where it gave nothing.
 
     tiles, done, waiting, to_do : sky tiles found; `kinds` are those to do by kind.
+    stamps : to classify, about; of `bricks` to do, the catalogues of `catalogues_read` were read to count them.
     read_bytes : size of the files that belong to the tiles to do; of bricks without their neighbours.
-    workers : processes that the forecast is for, each like one of the trial.
+    workers : processes that the estimate is for, each like one of the pilot run.
     seconds : from the start of the workers to the release.
-    read_bytes_per_second : of the tiles that were tried, by all workers together, from wherever the system had them.
+    read_bytes_per_second : of the pilot run, by all workers together, from wherever the system had the files.
     tile_bytes, release_bytes : what the run adds under `catalog/`; unchanged files of a release take no room again.
     free_bytes : room on the disk of the catalogue.
     """
@@ -89,31 +76,48 @@ class SurveyEstimate:
     tile_bytes: int | None = None
     release_bytes: int | None = None
     read_bytes_per_second: float | None = None
-    trial: PilotResult | None = None
+    pilot: PilotResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a script."""
+        """Plain values for a script; the pilot run is named `trial`."""
         values = asdict(self)
-        if self.trial:
-            values["trial"] |= {"stamps": self.trial.stamps, "stamps_per_second": self.trial.stamps_per_second}
+        values["trial"] = values.pop("pilot")
+        if self.pilot:
+            values["trial"] |= {"stamps": self.pilot.stamps, "stamps_per_second": self.pilot.stamps_per_second}
         return values
 
 
+@dataclass(frozen=True)
+class StampCounts:
+    """How many stamps there are to classify, by kind of tile.
+
+    Of `bricks` bricks the catalogues of `read` were read; the others are taken to have as many objects on average.
+    """
+
+    stamps: dict[TileKind, float]
+    bricks: int = 0
+    read: int = 0
+
+    @property
+    def total(self) -> int:
+        return round(sum(self.stamps.values()))
+
+
 def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], seconds: float) -> SurveyEstimate:
-    """Say what a survey of these roots would do; `seconds` is how long tiles are tried, 0 not at all.
+    """Estimate what a survey of these roots would do, from a pilot run of about so many seconds; 0 for none.
 
     Raises
     ------
     UserError, ModelError, CatalogError : as the survey would before its first tile.
     """
-    run = survey.start_run(workspace, model_id)
-    with tempfile.TemporaryDirectory(prefix="morphcat-plan-") as name:
-        scratch = Path(name)
-        place = workspace.changed(folders={"cache": str(scratch / "cache")})  # tables cut from a list of positions
-        tiles = survey.find_tiles(place, survey.roots_of(place, run, roots))
-        plan = survey.make_plan(place, run, tiles)
-        sizes = sizes_of(plan.todo, tiles)
-        expected = expected_stamps(plan.todo, place.settings.reading)
+    run = start_run(workspace, model_id)
+    with tempfile.TemporaryDirectory(prefix="morphcat-plan-") as scratch:
+        # Tables cut from a list of positions go into the cache, classified tiles into the catalogue.
+        copy = workspace.changed(folders={"cache": f"{scratch}/cache"})
+        settings = copy.settings
+        tiles = find_inputs(copy, survey_roots(copy, run, roots)).tiles
+        plan = make_plan(copy, run, tiles)
+        sizes, stamps = input_sizes(plan.todo, tiles), expected_stamps(plan.todo, settings.reading)
         counted = SurveyEstimate(
             model_id=run.card.model_id,
             tiles=len(tiles),
@@ -121,56 +125,45 @@ def estimate(workspace: Workspace, model_id: str | None, roots: Sequence[Path], 
             waiting=len(plan.waiting),
             to_do=len(plan.todo),
             kinds=dict(Counter(str(tile.kind) for tile in plan.todo)),
-            stamps=expected.total,
-            bricks=expected.bricks,
-            catalogues_read=expected.read,
+            stamps=stamps.total,
+            bricks=stamps.bricks,
+            catalogues_read=stamps.read,
             read_bytes=round(sum(sizes.values())),
-            workers=_processes(place.settings.workers),
-            free_bytes=_free(workspace.catalog),
+            workers=settings.workers.count if settings.workers.kind in ("local", "slurm") else 1,
+            free_bytes=_free_bytes(workspace.catalog),
         )
         if not plan.todo or seconds <= 0:
             return counted
-        released = _released_rows(workspace, run.card.model_id)
-        settings = place.settings
-        from pipeline.survey.pilot import run_pilot  # torch only where tiles are tried
+        from pipeline.survey.pilot import run_pilot  # loads torch, which counting does not need
 
-        trial = run_pilot(
-            survey.jobs_of(place.changed(folders={"catalog": str(scratch / "catalog")}), run, plan.todo),
+        release = current_release(workspace.catalog)
+        kept_rows = release.objects if release and release.model_id == run.card.model_id else 0
+        pilot = run_pilot(
+            classify_jobs(copy.changed(folders={"catalog": f"{scratch}/catalog"}), run, plan.todo),
             seconds,
             settings.workers,
             exports=settings.release.exports,
-            votable=released + expected.total <= VOTABLE_ROWS,
+            votable=kept_rows + stamps.total <= VOTABLE_ROWS,
         )
-    return _extrapolated(counted, trial, expected, sizes, released)
+    return _extrapolate(counted, pilot, stamps, sizes, kept_rows)
 
 
-def _processes(workers: WorkerSettings) -> int:
-    """Workers that a forecast is for: their number where the settings tell it, else one."""
-    return workers.n if workers.kind in ("local", "slurm") else 1
+def _free_bytes(folder: Path) -> int:
+    """Room on the disk where a folder is, or will be."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
-def _free(folder: Path) -> int:
-    """Bytes free where a folder is, or will be."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    return shutil.disk_usage(there).free
-
-
-def _released_rows(workspace: Workspace, model_id: str) -> int:
-    """Rows that the model has in the current release, and that will be in the next one too."""
-    release = current_release(workspace.catalog)
-    return release.objects if release and release.model_id == model_id else 0
-
-
-def sizes_of(todo: Iterable[SkyTile], found: Iterable[SkyTile]) -> dict[str, float]:
+def input_sizes(todo: Iterable[SkyTile], found: Iterable[SkyTile]) -> dict[str, float]:
     """Bytes of the files of each tile to do, by tile id; a file that several need counts for the first.
 
-    Of a file that is several tiles each has its share by rows. `found` are all tiles, done or not.
+    A file that is several tiles is shared among them by rows. `found` are all tiles, done or not.
     """
     rows: dict[str, int] = defaultdict(int)
     for tile in found:
         rows[tile.path] = max(rows[tile.path], tile.stop)
     names: dict[tuple[str, TileKind], list[str]] = {}
-    seen: set[Path] = set()
+    counted: set[Path] = set()
     sizes: dict[str, float] = {}
     for tile in todo:
         if tile.kind in (TileKind.HDF5, TileKind.ARCHIVE):
@@ -180,8 +173,8 @@ def sizes_of(todo: Iterable[SkyTile], found: Iterable[SkyTile]) -> dict[str, flo
         if tile.kind in FOLDER_KINDS and (tile.path, tile.kind) not in names:
             names[tile.path, tile.kind] = inputs_in(Path(tile.path), tile.kind)
         inputs = names.get((tile.path, tile.kind), [])[tile.start : tile.stop]
-        files = set(files_of(tile, inputs, edges=False)) - seen
-        seen |= files
+        files = set(files_of(tile, inputs, edges=False)) - counted
+        counted |= files
         sizes[tile.tile_id] = sum(map(_size, files))
     return sizes
 
@@ -194,7 +187,7 @@ def _size(path: Path) -> int:
 
 
 def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> StampCounts:
-    """How many stamps there are to classify: known of all tiles but bricks, of these from catalogues of some."""
+    """How many stamps there are to classify; those of bricks are estimated from the catalogues of some."""
     stamps: dict[TileKind, float] = defaultdict(float)
     bricks = [tile for tile in todo if tile.kind is TileKind.BRICK]
     for tile in todo:
@@ -202,8 +195,8 @@ def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> StampC
             stamps[tile.kind] += max(tile.stop - tile.start, 0)
     counts: list[int] = []
     began = time.monotonic()
-    for tile in bricks[:: math.ceil(len(bricks) / _MOST_CATALOGUES) or 1]:
-        counts.append(_objects_of(tile, reading))
+    for tile in bricks[:: math.ceil(len(bricks) / _MAX_CATALOGUES) or 1]:
+        counts.append(_count_objects(tile, reading))
         if time.monotonic() - began > _CATALOGUE_SECONDS:
             break
     if bricks:
@@ -211,57 +204,57 @@ def expected_stamps(todo: Sequence[SkyTile], reading: ReadingSettings) -> StampC
     return StampCounts(dict(stamps), len(bricks), len(counts))
 
 
-def _objects_of(tile: SkyTile, reading: ReadingSettings) -> int:
+def _count_objects(tile: SkyTile, reading: ReadingSettings) -> int:
     try:
         return len(selection_of(tile, reading).targets)
     except (BadInput, OSError):  # no catalogue, or one that cannot be read: no stamps
         return 0
 
 
-def _extrapolated(
-    counted: SurveyEstimate, trial: PilotResult, expected: StampCounts, sizes: Mapping[str, float], released: int
+def _extrapolate(
+    counted: SurveyEstimate, pilot: PilotResult, stamps: StampCounts, sizes: Mapping[str, float], kept_rows: int
 ) -> SurveyEstimate:
-    """The forecast with what the trial tells."""
-    if not trial.tiles:
-        return replace(counted, trial=trial)
-    read = sum(tile.share * sizes[tile.tile_id] for tile in trial.tiles)
-    rows = expected.total * sum(tile.rows for tile in trial.tiles) / max(trial.stamps, 1)
-    tile_size, release_size = trial.tile_size, trial.release_size
+    """Add times and sizes from the pilot run; the next release has `kept_rows` more rows than the run gives."""
+    if not pilot.tiles:
+        return replace(counted, pilot=pilot)
+    read_bytes = sum(tile.share * sizes[tile.tile_id] for tile in pilot.tiles)
+    rows = stamps.total * sum(tile.rows for tile in pilot.tiles) / max(pilot.stamps, 1)
+    tile_size, release_size = pilot.tile_size, pilot.release_size
     return replace(
         counted,
-        seconds=_time(counted, trial, expected),
-        read_bytes_per_second=trial.workers * read / trial.busy,
+        seconds=_duration(counted, pilot, stamps),
+        read_bytes_per_second=pilot.workers * read_bytes / pilot.classification_seconds,
         tile_bytes=round(tile_size.fixed * counted.to_do + tile_size.per_row * rows) if tile_size else None,
-        release_bytes=round(release_size.of(released + rows)) if release_size else None,
-        trial=trial,
+        release_bytes=round(release_size.fixed + release_size.per_row * (kept_rows + rows)) if release_size else None,
+        pilot=pilot,
     )
 
 
-def _time(counted: SurveyEstimate, trial: PilotResult, expected: StampCounts) -> Interval:
+def _duration(counted: SurveyEstimate, pilot: PilotResult, stamps: StampCounts) -> Interval:
     """Seconds that a survey takes: the start, every kind of tile by itself, shared by the workers, and the release."""
     total = variance = 0.0
     for kind, tiles in counted.kinds.items():
-        of_kind = [tile for tile in trial.tiles if tile.kind == kind] or trial.tiles
-        value, error = ratio_estimate(of_kind, expected.stamps.get(TileKind(kind), 0.0), tiles)
-        total += value
+        of_kind = [tile for tile in pilot.tiles if tile.kind == kind] or pilot.tiles
+        seconds, error = ratio_estimate(of_kind, stamps.stamps.get(TileKind(kind), 0.0), tiles)
+        total += seconds
         variance += error**2
-    error = max(2 * math.sqrt(variance), _LEAST_ERROR * total)
+    error = max(2 * math.sqrt(variance), _MIN_ERROR * total)
     workers = min(counted.workers, counted.to_do)
-    once = trial.start + trial.release
-    low, high = max(total - error, 0.0), total + error
-    return Interval(once + total / workers, once + low / workers, once + high / workers)
+    once = pilot.start + pilot.release
+    value, low, high = (once + seconds / workers for seconds in (total, max(total - error, 0.0), total + error))
+    return Interval(value, low, high)
 
 
-def ratio_estimate(tried: Sequence[PilotTile], stamps: float, tiles: int) -> tuple[float, float]:
-    """Seconds that so many tiles with so many stamps take, and their standard error, from tiles of the same kind.
+def ratio_estimate(sample: Sequence[PilotTile], stamps: float, tiles: int) -> tuple[float, float]:
+    """Seconds that so many tiles with so many stamps take, and their standard error, from a sample of the same kind.
 
     The ratio estimator of survey sampling (Cochran, Sampling Techniques, 1977, chapter 6), without the correction for
     a finite population; tiles without stamps count by their number.
     """
-    seconds, seen = sum(tile.seconds for tile in tried), sum(tile.stamps for tile in tried)
-    whole = seconds / seen * stamps if seen else seconds / len(tried) * tiles
-    if len(tried) == 1:
-        return whole, _ALONE_ERROR * whole
-    rest = [tile.seconds - seconds * (tile.stamps / seen if seen else 1 / len(tried)) for tile in tried]
-    alike = stamps * len(tried) / seen if seen else tiles  # so many tiles of the size of those tried
-    return whole, alike * math.sqrt(sum(r**2 for r in rest) / (len(tried) - 1) / len(tried))
+    seconds, sampled = sum(tile.seconds for tile in sample), sum(tile.stamps for tile in sample)
+    total = seconds / sampled * stamps if sampled else seconds / len(sample) * tiles
+    if len(sample) == 1:
+        return total, _SINGLE_TILE_ERROR * total
+    residuals = [tile.seconds - seconds * (tile.stamps / sampled if sampled else 1 / len(sample)) for tile in sample]
+    equal_tiles = stamps * len(sample) / sampled if sampled else tiles  # how many of the sample's mean size
+    return total, equal_tiles * math.sqrt(sum(r**2 for r in residuals) / (len(sample) - 1) / len(sample))

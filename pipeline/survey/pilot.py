@@ -1,7 +1,7 @@
-"""A trial of a survey: some of its sky tiles classified on this machine, to learn what the others will take.
+"""A pilot run of a survey: some of its sky tiles, classified on this machine to measure how long the others will take.
 
-Everything is written into a scratch folder; of a workspace nothing changes. Which tiles there are, and what follows for
-all of them, is known elsewhere (`forecast`).
+Everything is written into a scratch folder; a workspace does not change. `estimate` chooses the tiles that could be
+tried, and extrapolates to all of them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from pipeline.config.workers import WorkerSettings
 from pipeline.execution.executor import run_tasks
 from pipeline.ingest.discovery import with_fingerprint
 from pipeline.survey.classify import ClassifyJob, classify
-from pipeline.tiles.sky_tile import TileKind, names_of
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import names_of
 
-_TILES_A_WORKER = 8  # to be tried in the time that there is, so that their scatter tells something
+_TILES_PER_WORKER = 8  # to classify in the time that there is, so that their scatter can be measured
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,6 @@ class SizeModel:
 
     fixed: float
     per_row: float
-
-    def of(self, rows: float) -> float:
-        """Bytes with so many rows."""
-        return self.fixed + self.per_row * rows
 
 
 @dataclass(frozen=True)
@@ -84,19 +81,19 @@ class PilotResult:
         return sum(tile.stamps for tile in self.tiles)
 
     @property
-    def stamps_per_second(self) -> float:
-        """Inputs a second, by all workers together."""
-        return self.workers * self.stamps / self.busy
+    def classification_seconds(self) -> float:
+        """Seconds that the workers spent on classification, added up; never 0."""
+        return max(sum(tile.seconds for tile in self.tiles), 1e-9)
 
     @property
-    def busy(self) -> float:
-        """Seconds that the workers were classifying, added up."""
-        return max(sum(tile.seconds for tile in self.tiles), 1e-9)
+    def stamps_per_second(self) -> float:
+        """Inputs a second, by all workers together."""
+        return self.workers * self.stamps / self.classification_seconds
 
 
 @dataclass(frozen=True)
 class PilotJob:
-    """A tile to try; one with more than `seconds` of work is cut, unless it is a brick."""
+    """A tile to classify; one with more than `seconds` of work is cut, unless it is a brick."""
 
     job: ClassifyJob
     seconds: float
@@ -116,29 +113,34 @@ def run_pilot(
     jobs : one for each tile that could be tried; their `catalog` is a scratch folder.
     seconds : of classification. Starting workers, loading the model and the release come on top; a brick that was begun
         is finished.
-    workers : where; any kind but local is tried in this process.
+    workers : where; any kind but local runs in this process.
     exports : whether releases have exports; `votable`, whether a VOTable is among them.
 
     Raises what `pipeline.execution.executor.run_tasks` raises.
     """
-    where = workers if workers.kind == "local" else workers.model_copy(update={"kind": "inline"})
-    trial = _classified([PilotJob(job, seconds / _TILES_A_WORKER) for job in spread(jobs)], seconds, where)
-    if not any(tile.rows for tile in trial.tiles):
-        return trial
+    local = workers if workers.kind == "local" else workers.model_copy(update={"kind": "inline"})
+    result = _classify_sample([PilotJob(job, seconds / _TILES_PER_WORKER) for job in spread(jobs)], seconds, local)
+    if not any(tile.rows for tile in result.tiles):
+        return result
     catalog, model_id = Path(jobs[0].catalog), jobs[0].model_id
     tiles = list(committed(catalog, model_id))
     began = time.monotonic()
-    whole = _released(catalog, model_id, exports, votable)
-    took = time.monotonic() - began
-    fewer = catalog.with_name("fewer")
-    for path, stamp in tiles:  # a second release, of every other row, tells what does not grow with the rows
+    whole = _release_size(catalog, model_id, exports, votable)
+    release_seconds = time.monotonic() - began
+    # A second release, of every other row, shows what does not grow with the rows.
+    half_catalog = catalog.with_name("half")
+    for path, metadata in tiles:
         rows = pq.read_table(path).replace_schema_metadata(None)
         half = rows.take(np.arange(0, rows.num_rows, 2))
-        known = count_classified(half)
-        counts = {"classified": known, "unclassified": half.num_rows - known, "found": -1}
-        commit(fewer, half, stamp.model_copy(update=counts))
-    size = _line(_released(fewer, model_id, exports, votable), whole)
-    return replace(trial, tile_size=_tile_size([path for path, _ in tiles]), release_size=size, release=took)
+        classified = count_classified(half)
+        counts = {"classified": classified, "unclassified": half.num_rows - classified, "found": -1}
+        commit(half_catalog, half, metadata.model_copy(update=counts))
+    return replace(
+        result,
+        release=release_seconds,
+        tile_size=_fit_tile_size([path for path, _ in tiles]),
+        release_size=_fit_line(_release_size(half_catalog, model_id, exports, votable), whole),
+    )
 
 
 def spread(jobs: Sequence[ClassifyJob]) -> list[ClassifyJob]:
@@ -146,55 +148,56 @@ def spread(jobs: Sequence[ClassifyJob]) -> list[ClassifyJob]:
     kinds: dict[TileKind, list[ClassifyJob]] = defaultdict(list)
     for job in jobs:
         kinds[job.tile.kind].append(job)
-    in_turn = zip_longest(*(_far_apart(of_kind) for of_kind in kinds.values()))
+    in_turn = zip_longest(*(_bit_reversed(of_kind) for of_kind in kinds.values()))
     return [job for job in chain.from_iterable(in_turn) if job is not None]
 
 
-def _far_apart(jobs: list[ClassifyJob]) -> list[ClassifyJob]:
+def _bit_reversed(jobs: list[ClassifyJob]) -> list[ClassifyJob]:
     """The middle first, then the middles of the halves, and so on: numbers with their bits reversed."""
     bits = len(jobs).bit_length()
-    places = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1, 2**bits))
-    order = dict.fromkeys(place * len(jobs) >> bits for place in places)
-    return [jobs[place] for place in order]
+    fractions = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1, 2**bits))
+    order = dict.fromkeys(fraction * len(jobs) >> bits for fraction in fractions)
+    return [jobs[index] for index in order]
 
 
-def _classified(jobs: list[PilotJob], seconds: float, where: WorkerSettings) -> PilotResult:
+def _classify_sample(jobs: list[PilotJob], seconds: float, workers: WorkerSettings) -> PilotResult:
     """Classify one job after the other until the time is over."""
-    measured: list[PilotTile] = []
+    tiles: list[PilotTile] = []
     failed: dict[str, str] = {}
     began, ready = time.monotonic(), 0.0
-    with closing(run_tasks(measure, jobs, where)) as outcomes:  # type: ignore[type-var]  # it is a generator
-        for outcome in outcomes:
+    with closing(run_tasks(measure, jobs, workers)) as results:  # type: ignore[type-var]  # it is a generator
+        for result in results:
             now = time.monotonic()
-            if outcome.receipt is None:
-                failed[outcome.name] = outcome.error.strip().splitlines()[-1]
+            if result.receipt is None:
+                failed[result.name] = result.error.strip().splitlines()[-1]
             else:
-                measured.append(outcome.receipt)
-            loading = outcome.receipt.loading if outcome.receipt else 0.0
-            ready = ready or now - outcome.seconds + loading
+                tiles.append(result.receipt)
+            loading = result.receipt.loading if result.receipt else 0.0
+            ready = ready or now - result.seconds + loading
             if now - ready >= seconds:
                 break
-    workers = min(where.n, len(jobs)) if where.kind == "local" else 1
-    return PilotResult(workers, ready - began, measured, failed)
+    processes = min(workers.count, len(jobs)) if workers.kind == "local" else 1
+    return PilotResult(processes, ready - began, tiles, failed)
 
 
-def measure(trial: PilotJob) -> PilotTile:
-    """Classify a tile, or as much of it as can be done in the seconds of the trial, and say how long it took.
+def measure(pilot: PilotJob) -> PilotTile:
+    """Classify a tile, or as much of it as its seconds allow, and measure how long that takes.
 
     Raises what `pipeline.survey.classify.classify` raises.
     """
-    job, began = trial.job, time.monotonic()
+    job, began = pilot.job, time.monotonic()
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
     side = predictor.recipe.image_size
     predictor.predict(torch.zeros((2, 3, side, side), dtype=torch.uint8, device=predictor.device))
     loading = time.monotonic() - began
     inputs = job.tile.stop - job.tile.start
     if inputs > job.batch:
+        # The time of a first batch shows how many inputs there is time for.
         first = replace(_cut(job, job.batch), catalog=f"{job.catalog}-first")
         began = time.monotonic()
         classify(first)
-        most = int(job.batch * trial.seconds / (time.monotonic() - began))
-        job = _cut(job, max(job.batch, min(most, inputs)))
+        affordable = int(job.batch * pilot.seconds / (time.monotonic() - began))
+        job = _cut(job, max(job.batch, min(affordable, inputs)))
     began = time.monotonic()
     receipt = classify(job)
     seconds = time.monotonic() - began
@@ -204,36 +207,36 @@ def measure(trial: PilotJob) -> PilotTile:
 
 
 def _cut(job: ClassifyJob, inputs: int) -> ClassifyJob:
-    """The same for the first inputs of the tile only."""
+    """The same job for the first inputs of its tile only."""
     tile = replace(job.tile, stop=job.tile.start + inputs)
     return replace(job, tile=with_fingerprint(tile, names_of(tile), job.reading))
 
 
-def _tile_size(paths: Sequence[Path]) -> SizeModel:
-    """Of committed tiles: what belongs to their columns grows with the rows, the rest of a file does not."""
+def _fit_tile_size(paths: Sequence[Path]) -> SizeModel:
+    """The size of committed tiles: what belongs to their columns grows with the rows, the rest of a file does not."""
     fixed = in_columns = rows = 0
     for path in paths:
-        metadata = pq.read_metadata(path)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        footer = pq.read_metadata(path)
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         columns = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
         fixed += path.stat().st_size - columns
         in_columns += columns
-        rows += metadata.num_rows
+        rows += footer.num_rows
     return SizeModel(fixed / len(paths), in_columns / rows)
 
 
-def _released(catalog: Path, model_id: str, exports: bool, votable: bool) -> tuple[int, int]:
-    """Rows and bytes of a release of what is committed."""
+def _release_size(catalog: Path, model_id: str, exports: bool, votable: bool) -> tuple[int, int]:
+    """Rows and bytes of a release that is built of what is committed."""
     release = publish(catalog, model_id, exports=exports)
     assert release is not None  # tiles are committed
     layout = layout_of(catalog, release.release)
-    left_out = [] if votable else list(layout.export.glob("*.vot"))
-    return release.objects, folder_size(layout.root) - sum(path.stat().st_size for path in left_out)
+    omitted = [] if votable else list(layout.export.glob("*.vot"))
+    return release.objects, folder_size(layout.root) - sum(path.stat().st_size for path in omitted)
 
 
-def _line(less: tuple[int, int], more: tuple[int, int]) -> SizeModel:
+def _fit_line(half: tuple[int, int], whole: tuple[int, int]) -> SizeModel:
     """The straight line through two releases, each as rows and bytes; all is per row where there is only one row."""
-    if more[0] == less[0]:
-        return SizeModel(0.0, more[1] / more[0])
-    slope = max(more[1] - less[1], 0) / (more[0] - less[0])
-    return SizeModel(more[1] - slope * more[0], slope)
+    if whole[0] == half[0]:
+        return SizeModel(0.0, whole[1] / whole[0])
+    per_row = max(whole[1] - half[1], 0) / (whole[0] - half[0])
+    return SizeModel(whole[1] - per_row * whole[0], per_row)

@@ -1,7 +1,6 @@
-"""Releases of a workspace: their pixels mapped over the workers.
+"""Releases of a workspace: where the units of a release run, and how their progress and failures are shown.
 
-What a release is and how it is built stands in catalogs.releases.build; here is where its units run and how far
-they are.
+What a release is, and how it is built from committed tiles, is in `catalogs.releases.build`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pipeline.execution.task import TaskResult
 from pipeline.runs.records import run_records
 from pipeline.runs.run_log import log_result
 
-_TOLD_BY_SYSTEM = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<words>.*)\s*\Z", re.MULTILINE)
+_SYSTEM_ERROR = re.compile(r"^\w+: \[Errno (?P<number>\d+)\] (?P<message>.*)\s*\Z", re.MULTILINE)
 FEW_ROWS = 1_000_000  # done in this process in the time that a cluster takes to start
 
 
@@ -41,35 +40,37 @@ def build_release(workspace: Workspace, model_id: str) -> ReleaseInfo | None:
 
 
 def on_workers(settings: WorkerSettings, few_rows: int = FEW_ROWS) -> RunUnits:
-    """Runs units of a release where the settings say, in this process for few rows, and shows how far they are."""
+    """A function that runs units of a release on the workers, or in this process for few rows, and shows progress."""
     inline = settings.model_copy(update={"kind": "inline"})
 
     def run(what: str, function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]) -> Iterator[Receipt]:
+        workers = settings if sum(job.rows for job in jobs) > few_rows else inline
         with track(what, len(jobs)) as step:
-            where = settings if sum(job.rows for job in jobs) > few_rows else inline
-            for outcome in run_tasks(function, jobs, where, _standard(function, jobs)):
-                log_result(outcome)
-                if outcome.receipt is None:
-                    raise _failure(outcome)
-                step(1, outcome.name)
-                yield outcome.receipt
+            for result in run_tasks(function, jobs, workers, _worker_requirements(function, jobs)):
+                log_result(result)
+                if result.receipt is None:
+                    raise _failure(result)
+                step(1, result.name)
+                yield result.receipt
 
     return run
 
 
-def _standard(function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]) -> WorkerRequirements | None:
-    """What the workers of a release have to be like."""
+def _worker_requirements(
+    function: Callable[[PartitionJob], Receipt], jobs: Sequence[PartitionJob]
+) -> WorkerRequirements | None:
+    """What a worker needs to run these units."""
     if not jobs:
         return None
     return requirements(device="cpu", writes=Path(jobs[0].root).parent, module=function.__module__)
 
 
-def _failure(outcome: TaskResult[Receipt]) -> Exception:
-    """What failed a unit: in words when it is something that a person can put right, else with its traceback."""
-    _, raised, words = outcome.error.rpartition(f"{CatalogError.__module__}.{CatalogError.__name__}: ")
-    if raised:
-        return CatalogError(" ".join(words.split()))
-    told = _TOLD_BY_SYSTEM.search(outcome.error) if outcome.by_system else None
-    if told:  # such as a full disk: no bug, and worth another try
-        return OSError(int(told["number"]), f"{outcome.name}: {told['words']}")
-    return RuntimeError(f"{outcome.name}: {outcome.error}")
+def _failure(result: TaskResult[Receipt]) -> Exception:
+    """The exception for a unit that failed: with a message if a person can put it right, else with its traceback."""
+    _, is_catalog_error, message = result.error.rpartition(f"{CatalogError.__module__}.{CatalogError.__name__}: ")
+    if is_catalog_error:
+        return CatalogError(" ".join(message.split()))
+    system_error = _SYSTEM_ERROR.search(result.error) if result.by_system else None
+    if system_error:  # such as a full disk: no bug, and worth another try
+        return OSError(int(system_error["number"]), f"{result.name}: {system_error['message']}")
+    return RuntimeError(f"{result.name}: {result.error}")

@@ -1,6 +1,6 @@
-"""What is in quarantine, since when, and how often it was tried: read from the stamps of committed tiles.
+"""What is in quarantine, since when, how often it was tried, and where to try it again.
 
-The entries themselves stand in the stamps; there is no second record of them.
+The entries are those in the metadata of committed tiles; there is no second record of them.
 """
 
 from __future__ import annotations
@@ -17,45 +17,34 @@ from catalogs.tiles import QuarantineEntry, TileMetadata, committed, read_tile_m
 from models.artifacts.registry import champion
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason, UserError
-from pipeline.tiles.brick_files import is_brick
+from pipeline.survey.tile_status import last_commit
+from pipeline.tiles.file_names import is_brick
 from pipeline.tiles.sky_tile import SkyTile
 
 EVERY_REASON = frozenset(reason.value for reason in Reason)
-_OF_LIST = re.compile(r"(?:.*/\d{4}[pm]\d{3}|positions)@(.+)")
+_CUT_FROM_LIST = re.compile(r"(?:.*/\d{4}[pm]\d{3}|positions)@(.+)")
 
 
 @dataclass(frozen=True)
 class RetryPlan:
-    """Where the tiles lie that are to be tried again; `passed_over` says which are not, and why, by tile id."""
+    """Where the tiles lie that are to be tried again; `skipped` says which are not, and why, by tile id."""
 
     tiles: list[str] = field(default_factory=list)
     roots: list[Path] = field(default_factory=list)
-    passed_over: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RetryResult:
-    """What became of entries that were tried again; `gone` are inputs that are no longer there."""
+    """How many entries were tried again, and what became of them.
+
+    `good` have a row now, `still` are in quarantine again, and `gone` are inputs that are no longer there.
+    """
 
     tried: int = 0
     good: int = 0
     still: int = 0
     gone: int = 0
-
-
-def with_history(entries: list[QuarantineEntry], before: TileMetadata | None, now: str) -> list[QuarantineEntry]:
-    """Entries of a new commit, with what the commit before knew of the same objects and reasons.
-
-    `before` is the stamp that the commit replaces, whatever it was made from; `now` is an ISO time, UTC. An entry that
-    was there is one attempt more; one that was not is seen for the first time.
-    """
-    known = {(entry.source_name, entry.reason): entry for entry in before.quarantine} if before else {}
-    return [_continued(entry, known.get((entry.source_name, entry.reason)), now) for entry in entries]
-
-
-def _continued(entry: QuarantineEntry, last: QuarantineEntry | None, now: str) -> QuarantineEntry:
-    attempts, first_seen = (last.attempts + 1, last.first_seen or now) if last else (1, now)
-    return entry.model_copy(update={"attempts": attempts, "first_seen": first_seen, "last_seen": now})
 
 
 def reasons_of(names: Collection[str]) -> frozenset[str]:
@@ -72,12 +61,12 @@ def surveyed_model(workspace: Workspace) -> str | None:
     return release.model_id if release else champion(workspace.models)
 
 
-def listing(
+def quarantine_entries(
     workspace: Workspace, model_id: str, reasons: Collection[str] = (), tile: str = ""
 ) -> list[tuple[TileMetadata, QuarantineEntry]]:
-    """Entries of a model's tiles with the stamps they stand in, in the order of tile ids.
+    """Entries of a model's tiles, each with the metadata of its tile, in the order of tile ids.
 
-    `reasons` narrows them down, and `tile`, the id of a tile or the stable name of its source.
+    `reasons` narrows them down, and so does `tile`, the id of a tile or the stable name of its source.
 
     Raises
     ------
@@ -85,78 +74,79 @@ def listing(
     """
     wanted = reasons_of(reasons)
     return [
-        (stamp, entry)
-        for _, stamp in committed(workspace.catalog, model_id)
-        if tile in ("", stamp.tile_id, stamp.source)
-        for entry in stamp.quarantine
+        (metadata, entry)
+        for _, metadata in committed(workspace.catalog, model_id)
+        if tile in ("", metadata.tile_id, metadata.source)
+        for entry in metadata.quarantine
         if entry.reason in wanted
     ]
 
 
 def tiles_with(tiles: Iterable[SkyTile], catalog: Path, model_id: str, reasons: frozenset[str]) -> list[SkyTile]:
     """Those of the tiles whose last commit has an entry of one of these reasons."""
-    stamps = ((tile, read_tile_metadata(tile_path(catalog, model_id, tile.tile_id))) for tile in tiles)
-    return [tile for tile, stamp in stamps if stamp and any(e.reason in reasons for e in stamp.quarantine)]
+    commits = ((tile, last_commit(catalog, model_id, tile)) for tile in tiles)
+    return [tile for tile, commit in commits if commit and any(e.reason in reasons for e in commit.quarantine)]
 
 
-def list_of(source: str) -> str:
+def position_list_of(source: str) -> str:
     """The name of the list of positions that a tile was cut for; empty for a tile that was cut for none."""
-    match = _OF_LIST.fullmatch(source)
+    match = _CUT_FROM_LIST.fullmatch(source)
     return match[1] if match else ""
 
 
 def plan_retry(workspace: Workspace, model_id: str, entries: list[tuple[TileMetadata, QuarantineEntry]]) -> RetryPlan:
     """Where to look for the tiles of these entries.
 
-    Which brick a position is cut from depends on the bricks that are there: for a tile of a list of positions all
-    tiles of that list are looked for.
+    Which brick a position is cut from depends on the bricks that are there: to try one tile of a list of positions
+    again, all tiles of that list are looked for.
     """
     home = workspace.catalog.parent
-    given = Path(workspace.settings.bricks.catalogue).name
-    places: set[Path] = set()
+    configured_list = Path(workspace.settings.bricks.catalogue).name
+    roots: set[Path] = set()
     tiles: list[str] = []
-    passed_over: dict[str, str] = {}
-    for stamp in {stamp.tile_id: stamp for stamp, _ in entries}.values():
-        place, name = home / stamp.origin, list_of(stamp.source)
-        if name != given and (name or is_brick(stamp.source.rpartition("/")[2])):
-            passed_over[stamp.tile_id] = (
-                f'made for the list of positions {name}; give it with --set bricks.catalogue="…/{name}"'
-                if name
+    skipped: dict[str, str] = {}
+    for metadata in {metadata.tile_id: metadata for metadata, _ in entries}.values():
+        origin, own_list = home / metadata.origin, position_list_of(metadata.source)
+        if own_list != configured_list and (own_list or is_brick(metadata.source.rpartition("/")[2])):
+            skipped[metadata.tile_id] = (
+                f'made for the list of positions {own_list}; give it with --set bricks.catalogue="…/{own_list}"'
+                if own_list
                 else "made for the survey's own objects; try it without bricks.catalogue"
             )
-        elif not stamp.origin or not place.exists():
-            passed_over[stamp.tile_id] = f"{place} is no longer there; give its folder with --tiles"
+        elif not metadata.origin or not origin.exists():
+            skipped[metadata.tile_id] = f"{origin} is no longer there; give its folder with --tiles"
         else:
-            tiles.append(stamp.tile_id)
-            places.add(place)
-    if given and any(list_of(stamp.source) for stamp, _ in entries):
-        places |= {home / s.origin for _, s in committed(workspace.catalog, model_id) if list_of(s.source) == given}
-    return RetryPlan(tiles, sorted(p for p in places if p.exists() and not _is_list(p, given)), passed_over)
+            tiles.append(metadata.tile_id)
+            roots.add(origin)
+    if configured_list and any(position_list_of(metadata.source) for metadata, _ in entries):
+        roots |= {
+            home / metadata.origin
+            for _, metadata in committed(workspace.catalog, model_id)
+            if position_list_of(metadata.source) == configured_list
+        }
+    return RetryPlan(tiles, sorted(p for p in roots if p.exists() and not _is_list(p, configured_list)), skipped)
 
 
-def _is_list(place: Path, given: str) -> bool:
-    return bool(given) and place.name == given and place.is_file()
+def _is_list(path: Path, configured_list: str) -> bool:
+    return bool(configured_list) and path.name == configured_list and path.is_file()
 
 
-def outcome(
+def retry_result(
     workspace: Workspace, model_id: str, before: list[tuple[TileMetadata, QuarantineEntry]], run_id: str
 ) -> RetryResult:
-    """What became of entries in tiles that a run has tried again: read from the files that are committed now."""
+    """What became of the entries `before` in tiles that a run has tried again, by what is committed now."""
     good = still = tried = 0
-    for tile_id in sorted({stamp.tile_id for stamp, _ in before}):
+    for tile_id in sorted({metadata.tile_id for metadata, _ in before}):
         path = tile_path(workspace.catalog, model_id, tile_id)
-        stamp = read_tile_metadata(path)
-        if stamp is None or stamp.run_id != run_id:
+        commit = read_tile_metadata(path)
+        if commit is None or commit.run_id != run_id:
             continue
-        held, rows = {entry.source_name for entry in stamp.quarantine}, _names_in(path)
+        quarantined = {entry.source_name for entry in commit.quarantine}
+        rows = set(pq.read_table(path, columns=["source_name"])["source_name"].to_pylist())
         # A file that could not be opened at all is one entry; its objects are named after it.
-        known = rows | {name.partition("#")[0] for name in rows}
-        names = [entry.source_name for s, entry in before if s.tile_id == tile_id]
+        with_row = rows | {name.partition("#")[0] for name in rows}
+        names = [entry.source_name for metadata, entry in before if metadata.tile_id == tile_id]
         tried += len(names)
-        still += sum(name in held for name in names)
-        good += sum(name not in held and name in known for name in names)
+        still += sum(name in quarantined for name in names)
+        good += sum(name not in quarantined and name in with_row for name in names)
     return RetryResult(tried, good, still, tried - good - still)
-
-
-def _names_in(path: Path) -> set[str]:
-    return set(pq.read_table(path, columns=["source_name"])["source_name"].to_pylist())

@@ -1,9 +1,28 @@
-"""What a survey run found and did, in numbers and words. Knows nothing of how it is done."""
+"""What a survey run found and did: its totals, alarms and report, read back from the committed tiles."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from catalogs.atomic import atomic_write
+from catalogs.releases.registry import ReleaseInfo
+from catalogs.tiles import DUPLICATE, OUTSIDE, TileMetadata
+from pipeline.config.workspace import Workspace
+from pipeline.core.redaction import redact_values
+from pipeline.core.templates import render
+from pipeline.core.versions import software_versions
+from pipeline.drift.monitor import latest_alarms
+from pipeline.runs.run_log import log_only
+from pipeline.survey.model_transition import warnings
+from pipeline.survey.plan import Run, missing_for_release
+from pipeline.survey.tile_status import CLASSIFIED, UNCLASSIFIED, count_outcomes, current_commits
+from pipeline.tiles.sky_tile import SkyTile
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,7 @@ class Summary:
         """Whether every tile that has arrived was done before."""
         return self.skipped_tiles + len(self.waiting) == self.tiles and not self.failed
 
-    def last_words(self) -> list[tuple[str, str]]:
+    def error_lines(self) -> list[tuple[str, str]]:
         """The tiles that failed, in order, each with the last line of its error."""
         return [(tile, error.strip().splitlines()[-1]) for tile, error in sorted(self.failed.items())]
 
@@ -61,28 +80,101 @@ class Summary:
 
     def to_markdown(self) -> str:
         """The totals for people."""
-        rows = ["tiles", "skipped_tiles", "objects", "classified", "unclassified", "quarantined", "out_of_footprint"]
-        rows += ["duplicates", "duplicates_across_tiles", "reused"]
-        lines = [f"# Survey {self.run_id}", "", f"Model {self.model_id}, release {self.release}.", ""]
-        lines += [f"**Alarm: {self.alarm}**", ""] if self.alarm else []
-        lines += ["**Drift**", "", *(f"* {alarm}" for alarm in self.drift), ""] if self.drift else []
-        lines += ["| what | number |", "|---|---|", *(f"| {row} | {getattr(self, row)} |" for row in rows)]
-        lines += [f"| quarantined: {reason} | {count} |" for reason, count in sorted(self.reasons.items())]
-        lines += [f"| not selected: {reason} | {count} |" for reason, count in sorted(self.set_aside.items())]
-        lines += [f"| passed over, no input: {ending} | {count} |" for ending, count in self.passed_over.items()]
-        if self.simulated_objects:
-            lines += ["", f"**{self.simulated_objects} objects of the release are simulated.**"]
-        if self.failed:
-            lines += ["", "## Failed sky tiles", ""]
-            lines += [f"* `{tile}`: {error}" for tile, error in self.last_words()]
-        if self.waiting:
-            lines += [
-                "",
-                "## Still arriving",
-                "",
-                *(f"* `{tile}`: {why}" for tile, why in sorted(self.waiting.items())),
-            ]
-        if self.remarks:
-            said = ((tile, remark) for tile, remarks in sorted(self.remarks.items()) for remark in remarks)
-            lines += ["", "## Remarks", "", *(f"* `{tile}`: {remark}" for tile, remark in said)]
-        return "\n".join(lines) + "\n"
+        return render("pipeline.survey", "summary.md.j2", summary=self)
+
+
+def summarize(
+    workspace: Workspace,
+    run: Run,
+    tiles: Sequence[SkyTile],
+    done_before: int,
+    failed: dict[str, str],
+    release: ReleaseInfo | None,
+    before: ReleaseInfo | None,
+    skipped_files: dict[str, int] | None = None,
+    waiting: dict[str, str] | None = None,
+) -> Summary:
+    """Add up what is committed of the tiles of a run.
+
+    Parameters
+    ----------
+    tiles : all that the run has found; `done_before` counts those that needed no work.
+    failed : tiles that could not be finished, with their errors, by tile id.
+    release, before : the current release after the run, and the one before it.
+    skipped_files : files that are no input by their names, by extension.
+    waiting : why tiles are still arriving, by tile id.
+    """
+    commits = current_commits(workspace.catalog, run.card.model_id, tiles)
+    of_this_run = [commit for commit in commits if commit.run_id == run.run_id]
+    outcomes = count_outcomes(commits)
+    set_aside: Counter[str] = Counter()
+    for commit in commits:
+        set_aside.update(commit.set_aside)
+    reasons = _reasons(outcomes)
+    return Summary(
+        run_id=run.run_id,
+        model_id=run.card.model_id,
+        tiles=len(tiles),
+        skipped_tiles=done_before,
+        objects=outcomes.total(),
+        classified=outcomes[CLASSIFIED],
+        unclassified=outcomes[UNCLASSIFIED],
+        quarantined=sum(reasons.values()),
+        out_of_footprint=outcomes[OUTSIDE],
+        duplicates=outcomes[DUPLICATE],
+        reasons=reasons,
+        duplicates_across_tiles=release.duplicates_across_tiles if release else 0,
+        simulated_objects=release.simulated_objects if release else 0,
+        release=release.release if release else None,
+        catalog=str(workspace.catalog),
+        failed=failed,
+        warnings=warnings(run.card.model_id, release, before, missing_for_release(workspace, run, tiles)),
+        passed_over=skipped_files or {},
+        waiting=waiting or {},
+        set_aside=dict(set_aside),
+        remarks={commit.tile_id: commit.remarks for commit in commits if commit.remarks},
+        reused=sum(commit.reused for commit in of_this_run),
+        alarm=_quarantine_alarm(of_this_run or commits, workspace.settings.survey.alarm),
+        drift=latest_alarms(workspace),
+    )
+
+
+def _reasons(outcomes: Counter[str]) -> dict[str, int]:
+    """How many inputs are in quarantine, by reason; duplicates and positions without pixels are counted apart."""
+    apart = (CLASSIFIED, UNCLASSIFIED, DUPLICATE, OUTSIDE)
+    return {reason: count for reason, count in outcomes.items() if reason not in apart}
+
+
+def _quarantine_alarm(commits: Sequence[TileMetadata], limit: float) -> str:
+    """A sentence when more than this share of the inputs of some tiles is in quarantine, else nothing.
+
+    These are the tiles that a run has classified, so that a bad night is not lost in a large sky; a run that had none
+    to classify looks at all of its tiles.
+    """
+    outcomes = count_outcomes(commits)
+    reasons = _reasons(outcomes)
+    inputs, quarantined = outcomes.total(), sum(reasons.values())
+    if quarantined <= limit * inputs:
+        return ""
+    often = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common(3))
+    return (
+        f"{quarantined} of {inputs} inputs ({quarantined / inputs:.0%}) are in quarantine, more than "
+        f"survey.alarm = {limit:g} allows: {often}"
+    )
+
+
+def write_report(workspace: Workspace, summary: Summary) -> Path:
+    """Keep the summary, with the settings and versions of the run, under `reports/`."""
+    for alarm in [summary.alarm, *summary.drift]:
+        if alarm:
+            log_only(logging.ERROR, alarm)  # the command prints it at the terminal
+    path = workspace.reports / f"survey-{summary.run_id}.json"
+    record = {
+        **summary.to_dict(),
+        "settings": redact_values(workspace.settings.model_dump()),
+        "settings_digest": workspace.settings.digest(),
+        "versions": software_versions(),
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))
+    return path

@@ -1,8 +1,8 @@
 """Survey bricks on disk: which files belong to a brick, where its neighbours and its objects are.
 
-Works on names and folders alone; opens no file. Layout of the surveys: `coadd/AAA/<brick>/` beside `tractor/AAA/` and
-`sweep/`, AAA being the first three digits of the brick's name; a folder that holds the files of one or more bricks is
-taken as well.
+Works on names and folders alone; opens no file. The surveys lay their files out as `coadd/AAA/<brick>/` beside
+`tractor/AAA/` and `sweep/`, where AAA are the first three digits of the brick's name; a folder that holds the files of
+one or more bricks is accepted as well.
 """
 
 from __future__ import annotations
@@ -11,41 +11,11 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.tiles.brick_grid import bounds, brick_id, neighbours
+from pipeline.tiles.brick_grid import bounds, neighbours
+from pipeline.tiles.file_names import brick_of_file, product_of_file
 
-_BRICK = r"(?P<brick>\d{4}[pm]\d{3})"
-_FILE = re.compile(
-    rf"(?!tractor-|blobs-|sweep-)[A-Za-z0-9]+-{_BRICK}"
-    r"-(?P<product>[a-z0-9]+)(-(?P<band>[A-Za-z0-9]+))?\.fits(\.fz|\.gz)?$"
-)
 _SWEEP = re.compile(r"sweep-(\d{3})([pm])(\d{3})-(\d{3})([pm])(\d{3})[\w.-]*\.fits(\.gz)?$")
 _SUFFIXES = (".fits.fz", ".fits", ".fits.gz")
-
-
-def brick_of_file(name: str) -> str:
-    """The brick that a coadd file such as legacysurvey-1498p020-image-g.fits.fz belongs to; empty for other files."""
-    match = _FILE.match(name)
-    return match["brick"] if match and is_brick(match["brick"]) else ""
-
-
-@lru_cache(maxsize=4096)
-def is_brick(brick: str) -> bool:
-    """Whether the survey's grid has a brick of this name."""
-    try:
-        return brick_id(brick) > 0
-    except ValueError:
-        return False
-
-
-def product_of_file(name: str) -> tuple[str, str]:
-    """Product and band of a coadd file, such as ("image", "g") or ("maskbits", ""). Empty for other files."""
-    match = _FILE.match(name)
-    return (match["product"], match["band"] or "") if match else ("", "")
-
-
-def bricks_in(names: list[str]) -> list[str]:
-    """The bricks that have files among these names, sorted."""
-    return sorted({brick_of_file(name) for name in names} - {""})
 
 
 def brick_files(folder: Path, brick: str) -> list[Path]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.parsing import parsing
-from pipeline.tiles.sky_tile import MANIFEST
+from pipeline.tiles.file_names import FOLDER_KINDS, MANIFEST
+from pipeline.tiles.sky_tile import SkyTile, files_of
 
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-fA-F]{64})(?: [ *](?P<name>.+))?$")
 _MOST_BYTES = 64 << 20  # of a list of checksums: more than half a million files
@@ -42,6 +43,37 @@ def sums_of(folder: Path) -> dict[str, str]:
     for name in sorted(names, key=lambda name: (name == MANIFEST, name.endswith(".sha256"))):
         sums.update(checksums(folder / name).digests)
     return sums
+
+
+def verify(tile: SkyTile, names: list[str]) -> tuple[list[str], dict[str, BadInput]]:
+    """Compare the files of a tile with the checksums that lists in their folders give, where there are any.
+
+    Parameters
+    ----------
+    names : the input files of a folder (`names_of`); empty for other kinds of tiles.
+
+    Returns
+    -------
+    The names whose checksums agree, or that no list gives; and the error of each of the others.
+
+    Raises
+    ------
+    BadInput : a file that holds many objects, or one of a brick's own files, differs: nothing of the tile can be used.
+    OSError : the system failed.
+    """
+    if tile.kind not in FOLDER_KINDS:
+        check_sums(files_of(tile, names, edges=False))
+        return names, {}
+    folder = Path(tile.path)
+    sums = sums_of(folder)
+    differing: dict[str, BadInput] = {}
+    for name in names:
+        try:
+            if name in sums:
+                check_sum(folder / name, sums[name])
+        except BadInput as bad:
+            differing[name] = bad
+    return [name for name in names if name not in differing], differing
 
 
 def check_sums(files: Iterable[Path]) -> None:

@@ -1,8 +1,8 @@
 """Sky tiles: the unit that arrives, is processed, committed and redone as a whole.
 
 In the surveys "tile" means a telescope pointing; here a *sky tile* is a survey brick, a folder of cutouts, a folder of
-pictures, an archive (tar, zip) of cutouts or an HDF5 file, or a range of rows of one of the last four. Names hang on
-the last two parts of the path, so that a moved or renamed root above them keeps object ids.
+pictures, an archive (tar, zip) of cutouts or an HDF5 file, or a range of rows of one of the last four. Names depend on
+the last two parts of the path only, so that object ids survive when a root above them is moved or renamed.
 """
 
 from __future__ import annotations
@@ -10,49 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from pipeline.core.errors import InputChanged
+from pipeline.core.errors import BadInput, InputChanged
 from pipeline.core.object_ids import printable
-from pipeline.tiles.brick_files import brick_files, brick_of_file, neighbour_files
-
-_EXTENSIONS = {
-    ".fits": "cutouts",
-    ".fits.gz": "cutouts",
-    ".fits.fz": "cutouts",
-    ".fit": "cutouts",
-    ".jpg": "pictures",
-    ".jpeg": "pictures",
-    ".png": "pictures",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".tar": "archive",
-    ".tar.gz": "archive",
-    ".tgz": "archive",
-    ".zip": "archive",
-}
-# Files of the survey that hold no image of the sky to cut from.
-_CATALOGUE = re.compile(r"(tractor-\d{4}[pm]\d{3}|sweep-\d{3}[pm]\d{3}-\d{3}[pm]\d{3}[\w.-]*)\.fits(\.gz|\.fz)?$")
-_SURVEY_TABLE = re.compile(r"(survey-bricks|survey-ccds|ccds-annotated|blobs-\d{4}[pm]\d{3})[\w.-]*\.fits(\.gz|\.fz)?$")
-_PREVIEW = re.compile(r"[A-Za-z0-9]+-\d{4}[pm]\d{3}-[\w-]+\.(jpe?g|png)$")  # of a whole brick, for people
-MANIFEST = "manifest.sha256"
-
-
-class TileKind(StrEnum):
-    """What a sky tile is made of. `positions` holds what a list of positions asks for where there is no brick."""
-
-    BRICK = "brick"
-    CUTOUTS = "cutouts"
-    PICTURES = "pictures"
-    ARCHIVE = "archive"
-    HDF5 = "hdf5"
-    POSITIONS = "positions"
-
-
-FOLDER_KINDS = (TileKind.CUTOUTS, TileKind.PICTURES)
+from pipeline.tiles.brick_files import brick_files, neighbour_files
+from pipeline.tiles.file_names import FOLDER_KINDS, TileKind, inputs_in
 
 
 @dataclass(frozen=True)
@@ -82,35 +48,10 @@ class SkyTile:
         return f"{readable}-{unique}-{self.index:05d}"
 
 
-def kind_of(name: str) -> TileKind | None:
-    """The kind of tile a file belongs to by its name; None for files that are no input (tables, hidden files)."""
-    lower = name.lower()
-    if lower.startswith(".") or role_of(name):
-        return None
-    if brick_of_file(name):
-        return TileKind.BRICK
-    for extension, kind in _EXTENSIONS.items():
-        if lower.endswith(extension):
-            return TileKind(kind)
-    return None
-
-
-def role_of(name: str) -> str:
-    """What a file that is no input is by its name: catalogue, survey table, preview, manifest; empty for all others."""
-    if _CATALOGUE.match(name):
-        return "catalogue"
-    if _SURVEY_TABLE.match(name):
-        return "survey table"
-    if _PREVIEW.match(name):
-        return "preview"
-    return "manifest" if name.endswith((".sha256", ".sha256sum")) else ""
-
-
-def inputs_in(folder: Path, kind: TileKind) -> list[str]:
-    """Names of the input files of a kind in a folder, sorted. A link to nothing is one: it will be quarantined."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if kind_of(e.name) == kind and (_is_file(e.path) or _leads_nowhere(e))]
-    return sorted(names)
+def origin_of(tile: SkyTile, catalog: Path) -> str:
+    """Where a tile's source lies: relative to the folder that holds the catalogue when it lies below it."""
+    path, home = Path(tile.path), catalog.parent.resolve()
+    return printable(str(path.relative_to(home) if path.is_relative_to(home) else path))
 
 
 def names_of(tile: SkyTile) -> list[str]:
@@ -122,8 +63,8 @@ def names_of(tile: SkyTile) -> list[str]:
 
 def table_of(folder: Path) -> Path | None:
     """The table of positions that belongs to a folder of pictures: the first CSV in it or in the folder above."""
-    for place in (folder, folder.parent):
-        tables = sorted(p for p in place.glob("*.csv") if not p.name.startswith("."))
+    for parent in (folder, folder.parent):
+        tables = sorted(p for p in parent.glob("*.csv") if not p.name.startswith("."))
         if tables:
             return tables[0]
     return None
@@ -151,16 +92,51 @@ def files_of(tile: SkyTile, names: list[str], *, edges: bool = True) -> list[Pat
     return [path / name for name in names] + ([table] if table else [])
 
 
-def check_unchanged(tile: SkyTile, names: list[str], salt: str, *, edges: bool = True) -> None:
-    """Make sure that the inputs of a tile are those it was found with: what is committed must be what was read.
+@contextmanager
+def unchanged(tile: SkyTile, names: list[str], salt: str, *, edges: bool = True) -> Iterator[None]:
+    """Make sure that a tile is read from the inputs it was found with, and that they stay the same meanwhile.
 
-    `names` are those of its files as they are now (`names_of`).
+    Where reading ends with BadInput, the files must at least not have been touched: that error may be of a file that
+    was being replaced.
+
+    Parameters
+    ----------
+    names : those of its files as they are now (`names_of`).
+    salt : digest of the settings of the readers, part of the fingerprint.
 
     Raises
     ------
-    InputChanged : files were added, removed or written since.
+    InputChanged : files were added, removed or written since the tile was found, or touched while they were read.
     """
     files = files_of(tile, names, edges=edges)
+    before = [_touched(path) for path in files]
+    _check_fingerprint(tile, files, salt)
+    bad: BadInput | None = None
+    try:
+        yield
+    except BadInput as error:
+        bad = error
+    if [_touched(path) for path in files] != before:
+        raise InputChanged(f"{tile.path}: files were moved or written while they were read; run again") from bad
+    if bad is not None:
+        raise bad
+    _check_fingerprint(tile, files_of(tile, names, edges=edges), salt)
+
+
+def _touched(path: Path) -> tuple[int, int] | None:
+    """When a file was last touched in any way, and which file it is: ns and inode; None where there is none.
+
+    The system itself sets this time, so that a file that was moved away for an instant, or copied back with its old
+    time of change, does not look as before.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ctime_ns, stat.st_ino
+
+
+def _check_fingerprint(tile: SkyTile, files: list[Path], salt: str) -> None:
     if fingerprint(files, f"{tile.start}:{tile.stop}:{salt}") != tile.fingerprint:
         raise InputChanged(
             f"{tile.path} changed after it was found (is it still being copied?); run again when it is done"
@@ -179,28 +155,3 @@ def fingerprint(files: Iterable[Path], rest: str) -> str:
         except OSError:
             digest.update(os.fsencode(f"|{path.name}:gone"))
     return digest.hexdigest()[:16]
-
-
-def touched(files: Iterable[Path]) -> list[tuple[int, int] | None]:
-    """When each file was last touched in any way, and which file it is: ns and inode; None where there is none.
-
-    The system itself sets this time, so that a file that was moved away for an instant, or copied back with its old
-    time of change, does not look as before.
-    """
-    return [_touched(path) for path in files]
-
-
-def _touched(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ctime_ns, stat.st_ino
-
-
-def _is_file(path: str) -> bool:
-    return Path(path).is_file()  # False for a link to itself, where DirEntry.is_file raises
-
-
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not Path(entry.path).exists()

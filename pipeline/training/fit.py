@@ -83,7 +83,7 @@ def prepare(job: FitJob, labels: np.ndarray, train: np.ndarray, validation: np.n
 
 
 def fit(job: FitJob, workers: WorkerSettings) -> TrainingResult:
-    """Train, or go on from the last finished epoch: in `workers.gang` processes, or in those that torchrun started.
+    """Train, or go on from the last finished epoch, in `workers.train_processes` processes or those of torchrun.
 
     Raises
     ------
@@ -91,13 +91,13 @@ def fit(job: FitJob, workers: WorkerSettings) -> TrainingResult:
     ModelError : weights to start from that do not fit.
     """
     seat = rank_from_environment()
-    _check_processes(job, seat.world if seat else workers.gang)
+    _check_processes(job, seat.world if seat else workers.train_processes)
     with track(f"training {job.settings.variant}", job.settings.epochs * job.images_per_epoch) as step:
         progress = _Progress(job, step)
         if seat:
             return _train(job, seat, progress.images, progress.epoch)
-        if workers.gang > 1:
-            run_process_group(train_rank, job, workers, world=workers.gang, while_waiting=progress.look)
+        if workers.train_processes > 1:
+            run_process_group(train_rank, job, workers, world=workers.train_processes, while_waiting=progress.look)
         else:
             set_torch_threads(workers.torch_threads())
         # After a gang the checkpoint is complete: this reads it and does no further epoch.
@@ -119,7 +119,9 @@ def _check_processes(job: FitJob, world: int) -> None:
             f"batch in pairs of images; expected a multiple of {2 * world}, no larger than the training split"
         )
     if job.device == "cuda" and world > torch.cuda.device_count() and rank_from_environment() is None:
-        raise UserError(f"workers.gang = {world}: one process for each GPU, and there are {torch.cuda.device_count()}")
+        raise UserError(
+            f"workers.train_processes = {world}: one process for each GPU, and there are {torch.cuda.device_count()}"
+        )
 
 
 def keep_freed_memory() -> None:

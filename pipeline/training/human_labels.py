@@ -104,18 +104,18 @@ def with_human_labels(workspace: Workspace, lesson: TrainingSet, recipe: Preproc
     chosen = _choose(workspace, lesson.labelled, lesson.split, release, labels.labels)
     fields = load_catalog_pixels(workspace, model, recipe, chosen.rows, "reading objects with labels of people")
     left_out = chosen.left_out | fields.left_out()
-    if len(fields.taken) == 0:
+    if len(fields.usable) == 0:
         raise UserError(_nothing(labels, release, left_out))
-    replaced = chosen.replaced(lesson.split, fields.taken)
-    counts = {"used": len(fields.taken), "replaced": len(replaced), "left_out": left_out}
+    replaced = chosen.replaced(lesson.split, fields.usable)
+    counts = {"used": len(fields.usable), "replaced": len(replaced), "left_out": left_out}
     _log.info("labels of people, version %s: %s", labels.version, counts)
     return lesson.joined_by(
-        _sky_images(labels, chosen.rows.take(fields.taken), fields, lesson.labelled.class_slugs),
+        _sky_images(labels, chosen.rows.take(fields.usable), fields, lesson.labelled.class_slugs),
         recipe,
         repeats=workspace.settings.training.label_repeats,
         without=replaced,
         data={"labels": {"version": labels.version, "digest": labels.digest, **counts}},
-        remarks=_remarks(labels, len(fields.taken), len(replaced)),
+        remarks=_remarks(labels, len(fields.usable), len(replaced)),
     )
 
 
@@ -203,7 +203,7 @@ def _newest(groups: np.ndarray, versions: list[str], labels: list[str]) -> tuple
 def _sky_images(labels: _Frozen, rows: pa.Table, fields: CatalogPixels, slugs: tuple[str, ...]) -> ExtraExamples:
     # By their pixels, not by the digests of the release, which are those of another model in the next one.
     digest = hashlib.sha256()
-    for chunk in fields.chunks(fields.taken):
+    for chunk in fields.chunks(fields.usable):
         digest.update(chunk.tobytes())
     return ExtraExamples(
         rows=rows,

@@ -52,10 +52,10 @@ def with_pseudo_labels(workspace: Workspace, lesson: TrainingSet, recipe: Prepro
     rows, left_out = _select(workspace, lesson.images, release)
     fields = load_catalog_pixels(workspace, preprocessing_of(teacher), recipe, rows, "reading pseudo-labelled objects")
     left_out |= fields.left_out()
-    if len(fields.taken) == 0:
+    if len(fields.usable) == 0:
         raise UserError(_nothing(workspace.settings.training, release, left_out))
-    _log.info("%d pseudo-labelled images from release %s; left out: %s", len(fields.taken), release.release, left_out)
-    rows = rows.take(fields.taken)
+    _log.info("%d pseudo-labelled images from release %s; left out: %s", len(fields.usable), release.release, left_out)
+    rows = rows.take(fields.usable)
     origin = f"pseudo:{release.release}:{release.model_id}"
     digest = hashlib.sha256(rows["object_id"].to_numpy().tobytes() + rows["input_digest"].to_numpy().tobytes())
     sky = ExtraExamples(

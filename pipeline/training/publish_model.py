@@ -28,7 +28,7 @@ from pipeline.config.training import TrainingSettings
 from pipeline.core.versions import software_versions
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split
-from pipeline.survey.domain_checks import envelope
+from pipeline.training.domain_envelope import envelope
 
 _FEATURE_ROWS = 20_000  # training images, evenly spread, that the feature space is fitted to
 _FEW = 100  # validation images; with fewer, the remarks of a card say so

@@ -48,7 +48,7 @@ class ExtraExamples:
 
     rows : a row of the release each, with the columns of `sky_rows.ROW_COLUMNS` and `simulated`, bool.
     labels : int64 (k,), numbers of classes.
-    fields : their pixels: row i is the i-th of `fields.taken`.
+    fields : their pixels: row i is the i-th of `fields.usable`.
     origin : where the labels come from, in a word; `told` are further columns of `_ORIGINS`.
     content : what determines the pixels.
     """
@@ -186,7 +186,7 @@ def _joined(images: ImageSet, sky: ExtraExamples, recipe: Preprocessing) -> Imag
         ra=np.concatenate([images.ra, rows["ra"].to_numpy()]),
         dec=np.concatenate([images.dec, rows["dec"].to_numpy()]),
         pixscale=np.concatenate([images.pixscale, field_scales(rows["pixscale"].to_numpy(), recipe)]),
-        raw=lambda: chain(raw(), sky.fields.chunks(sky.fields.taken)),
+        raw=lambda: chain(raw(), sky.fields.chunks(sky.fields.usable)),
         files=(*images.files, *sky.fields.files),
         content=f"{images.content}|{sky.content}",
         simulated=images.simulated or any(rows["simulated"].to_pylist()),

@@ -82,6 +82,18 @@ def make_stamp(
     return TileMetadata(**{**usual, **values})
 
 
+def quarantine_entry(name: str, reason: str = "no_wcs", **values: object) -> QuarantineEntry:
+    return QuarantineEntry.model_validate(
+        {
+            "file": f"/sky/{name}",
+            "source_name": f"sky/{name}",
+            "reason": reason,
+            "detail": f"{name}: {reason}",
+            **values,
+        }
+    )
+
+
 def commit_tile(
     catalog: Path,
     tile_id: str,

@@ -18,8 +18,8 @@ from catalogs import tiles as tile_store
 from catalogs.atomic import atomic_write
 from catalogs.errors import CatalogError
 from catalogs.schema import arrow_schema
-from catalogs.tiles import commit, committed, read_tile_metadata, tile_path
-from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_stamp, make_table
+from catalogs.tiles import commit, committed, read_tile_metadata, tile_path, with_history
+from tests.catalogs.conftest import MODEL, SLUGS, commit_tile, make_stamp, make_table, quarantine_entry
 
 
 def names(folder: Path) -> list[str]:
@@ -208,3 +208,25 @@ def test_other_tools_read_the_whole_folder(catalog: Path) -> None:
     assert by_duckdb.column_names == by_dataset.column_names == arrow_schema(SLUGS).names
     assert by_pandas["is_reliable"].dtype == bool and by_pandas["label_id"].dtype == np.int16
     assert not by_pandas.drop(columns="mag_r").isna().any().any() and by_pandas["mag_r"].isna().all()
+
+
+def test_an_entry_remembers_when_it_was_first_seen_and_how_often() -> None:
+    first = with_history([quarantine_entry("a"), quarantine_entry("b")], None, "2026-01-01T00:00:00Z")
+    assert {(e.attempts, e.first_seen, e.last_seen) for e in first} == {(1, *["2026-01-01T00:00:00Z"] * 2)}
+    before = make_stamp("t", 0, quarantine=first)
+    changed = quarantine_entry("a", detail="still none", exception="KeyError")
+    second = with_history(
+        [changed, quarantine_entry("b", "empty_file"), quarantine_entry("c")], before, "2026-02-02T00:00:00Z"
+    )
+    assert [(e.attempts, e.first_seen[:7], e.last_seen[:7]) for e in second] == [
+        (2, "2026-01", "2026-02"),
+        (1, "2026-02", "2026-02"),  # another reason: another matter
+        (1, "2026-02", "2026-02"),
+    ]
+    assert (second[0].detail, second[0].exception) == ("still none", "KeyError")
+
+
+def test_entries_of_before_there_was_a_history_get_one() -> None:
+    before = make_stamp("t", 0, quarantine=[quarantine_entry("a")])
+    (now,) = with_history([quarantine_entry("a")], before, "2026-02-02T00:00:00Z")
+    assert (now.attempts, now.first_seen) == (2, "2026-02-02T00:00:00Z")

@@ -38,7 +38,7 @@ class Programme:
     def __init__(self, stage: Stage, server: Server, folder: Path, seed: int) -> None:
         self._stage, self._server, self._random = stage, server, random.Random(seed)
         self._story, self._command = Story(), Command(api=server.api, name="command")
-        self._two = Command(("workers.kind=local", "workers.n=2"), server.api, name="command, two workers")
+        self._two = Command(("workers.kind=local", "workers.count=2"), server.api, name="command, two workers")
         self._alone = Command(name="command, temporary server")
         ways: list[Way] = [self._story, self._story, self._command]  # the first waits for what is forked from
         self._lengths = {way.name: _lengths(way, stage, folder / f"undisturbed{i}") for i, way in enumerate(ways)}

@@ -27,7 +27,7 @@ TRAININGS: dict[str, LoopSettings] = {
     "lean": changed(SMOOTH, checkpoint_activations=True),
     "apart": changed(SMOOTH, sync_batch_norm=False),
     "apart, plain": changed(SMOOTH, sync_batch_norm=False, ema_decay=0.0, select="best"),
-    "random": changed(EVERYTHING, epochs=1, optimiser="lookahead_radam", accumulate=2, select="best"),
+    "random": changed(EVERYTHING, epochs=1, optimizer="lookahead_radam", accumulate=2, select="best"),
 }
 UNEQUAL = (slice(0, 6), slice(6, 8))  # parts of a batch of eight
 

@@ -122,7 +122,7 @@ def one_epoch(settings: LoopSettings, data: LabelledPixels) -> nn.Module:
 
 
 def changed(settings: LoopSettings, **values: Any) -> LoopSettings:
-    return LoopSettings(**{**settings.model_dump(), **values})
+    return LoopSettings(**{**settings.model_dump(by_alias=False), **values})
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:

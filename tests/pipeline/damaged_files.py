@@ -22,7 +22,7 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import Reason
 from pipeline.core.object_ids import printable
 from pipeline.readers.cutouts.reader import read_cutout
-from pipeline.tiles.sky_tile import MANIFEST
+from pipeline.tiles.file_names import MANIFEST
 from tests.pipeline import mutilations as m
 from tests.pipeline.brick_makers import (
     BRICK,

@@ -20,7 +20,7 @@ from pipeline.training.fit import FitJob, prepare, train_rank
 from tests.models.toys import CLASSES, RECIPE, toy
 
 TRAIN, VALIDATION = np.arange(64), np.arange(64, 96)
-GANG = WorkerSettings(gang=2, threads=1, device="cpu", deaths=1)
+GANG = WorkerSettings(train_processes=2, threads=1, device="cpu", max_worker_deaths=1)
 SMOOTH: dict[str, Any] = {
     "variant": "cpu_tiny",
     "image_size": 32,

@@ -11,23 +11,24 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.drift.monitor import write_drift
 from pipeline.runs.locks import exclusive, survey_lock
 from pipeline.runs.run_log import logging_to
-from pipeline.survey import run as survey
-from pipeline.survey.summary import Summary
+from pipeline.survey.plan import find_inputs, make_plan, start_run, survey_roots
+from pipeline.survey.run import classify_tiles, release_catalogue
+from pipeline.survey.summary import Summary, summarize, write_report
 
 
 def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> Summary:
     """All steps in the order of the flow."""
-    this = survey.start_run(workspace, model_id)
+    this = start_run(workspace, model_id)
     with exclusive(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
-        tiles = survey.find_tiles(workspace, survey.roots_of(workspace, this, roots))
-        todo = survey.make_plan(workspace, this, tiles)
+        tiles = find_inputs(workspace, survey_roots(workspace, this, roots)).tiles
+        todo = make_plan(workspace, this, tiles)
         before = current_release(workspace.catalog)
-        failed = survey.classify_tiles(workspace, this, todo)
-        release = survey.release_catalogue(workspace, this, tiles)
+        failed = classify_tiles(workspace, this, todo)
+        release = release_catalogue(workspace, this, tiles)
         if release:
             write_drift(workspace, release.release)
-        summary = survey.sum_up(workspace, this, tiles, len(todo.done), failed, release, before)
-        survey.write_report(workspace, summary)
+        summary = summarize(workspace, this, tiles, len(todo.done), failed, release, before)
+        write_report(workspace, summary)
     return summary
 
 

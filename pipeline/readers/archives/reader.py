@@ -25,7 +25,7 @@ from pipeline.core.parsing import parsing
 from pipeline.readers.archives.tar_stream import TarMember, TarStream, opened_tar
 from pipeline.readers.cutouts.reader import read_cutout
 from pipeline.readers.stamps import Item, TileNote, quarantine_entry
-from pipeline.tiles.sky_tile import TileKind, kind_of
+from pipeline.tiles.file_names import TileKind, kind_of
 
 _MOST_MEMBERS = 1_000_000
 _MOST_MEMBER_BYTES = 256 << 20  # an image of 4096 x 4096 pixels in three bands has 192 MiB

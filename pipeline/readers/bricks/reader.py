@@ -21,11 +21,20 @@ from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.readers.bricks.edges import Window
 from pipeline.readers.bricks.images import BrickImages, read_aside, read_images
-from pipeline.readers.bricks.maskbits import central_aperture, mask_flags
 from pipeline.readers.bricks.objects import BrickObjects, Selection, read_objects
 from pipeline.readers.bricks.positions import is_prepared, read_prepared
 from pipeline.readers.bricks.wcs import TangentWCS, find_wcs
-from pipeline.readers.stamps import BANDS, Item, Stamp, TileNote, examine_flux, quarantine_entry, wrapped
+from pipeline.readers.stamps import (
+    BANDS,
+    Item,
+    Stamp,
+    TileNote,
+    central_aperture,
+    examine_flux,
+    mask_flags,
+    quarantine_entry,
+    wrapped,
+)
 from pipeline.tiles.brick_files import plane_file
 from pipeline.tiles.sky_tile import SkyTile
 

@@ -8,21 +8,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 
 from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.core.object_ids import printable
 from pipeline.core.parsing import parsing
-from pipeline.readers.cutouts.headers import Field, check_bands, check_sides, layer_of, product_of, stamp_of
-from pipeline.readers.cutouts.subimages import is_subimage, read_subimage
-from pipeline.readers.cutouts.wcs import centre_and_scale
+from pipeline.readers.cutouts.headers import (
+    Field,
+    bands_of,
+    centre_and_scale,
+    check_sides,
+    is_subimage,
+    layer_of,
+    product_of,
+    stamp_of,
+)
+from pipeline.readers.cutouts.subimages import read_subimage
 from pipeline.readers.fits.files import read_image
 from pipeline.readers.fits.headers import FitsSource, Hdu, hdus_of, image_sides, is_image, opened_fits
 from pipeline.readers.stamps import Item, Stamp, quarantine_entry
 
-_ASIDE = ("invvar", "maskbits")
+_EXTRA_PRODUCTS = ("invvar", "maskbits")
 
 
 def read_cutouts(folder: Path, names: list[str], source: str, settings: InputSettings) -> Iterator[Item]:
@@ -60,71 +67,63 @@ def read_cutout(path: Path, source_name: str, settings: InputSettings, content: 
 def _read_viewer_cutout(source: FitsSource, primary: Hdu, image: Hdu, others: Iterator[Hdu]) -> Field:
     """The image, and what `&invvar` and `&maskbits` put after it.
 
-    The survey's words stand in the primary header; a compressed cutout has them with the image.
+    The keywords of the survey are in the primary header; a compressed cutout has them with the image.
     """
     path = source.path
     product = product_of(image)
-    if "BRICKNAM" in image.header or product in _ASIDE:  # coadds say BAND0 = g whatever their band is
+    if "BRICKNAM" in image.header or product in _EXTRA_PRODUCTS:  # coadds say BAND0 = g whatever their band is
         what = "a coadd of a whole brick" if "BRICKNAM" in image.header else f"nothing before {product}"
         raise BadInput(Reason.WRONG_SHAPE, f"{path} holds {what}, expected the image of a viewer cutout")
     check_sides(path, image_sides(source, image))
     header, planes = read_image(source, image)
     planes = planes if planes.ndim == 3 else planes[None]
-    words = header if "VERSION" in header else primary.header
+    survey = header if "VERSION" in header else primary.header
     height, width = planes.shape[1:]
     ra, dec, pixscale = centre_and_scale(path, header, width, height)
-    bands = _bands(path, header, len(planes))
-    aside = _read_aside(source, others, planes.shape, bands)
+    bands = bands_of(path, header, len(planes))
+    extras = _read_extras(source, others, planes.shape, bands)
     return Field(
         planes=planes,
         bands=bands,
-        weightless=aside.weightless if aside.has_weights else None,
-        maskbits=aside.maskbits,
+        weightless=extras.weightless if extras.has_weights else None,
+        maskbits=extras.maskbits,
         ra=ra,
         dec=dec,
         pixscale=pixscale,
-        layer=layer_of(words, bands),
+        layer=layer_of(survey, bands),
         overlap=header.get("OVERLAP", True) is not False,
     )
 
 
-def _bands(path: Path, header: fits.Header, planes: int) -> list[str]:
-    """Names of the planes, from BANDS or BAND0, BAND1, …"""
-    named = header.get("BANDS") or "".join(str(header.get(f"BAND{i}", "")) for i in range(planes))
-    bands = list(str(named).strip())
-    check_bands(path, bands, planes)
-    return bands
-
-
 @dataclass
-class _Aside:
-    """What was found after the image."""
+class _Extras:
+    """Weights and masks that follow the image."""
 
     weightless: np.ndarray
     has_weights: bool = False
     maskbits: np.ndarray | None = None
 
 
-def _read_aside(source: FitsSource, hdus: Iterator[Hdu], shape: tuple[int, ...], bands: list[str]) -> _Aside:
+def _read_extras(source: FitsSource, hdus: Iterator[Hdu], shape: tuple[int, ...], bands: list[str]) -> _Extras:
     """Weights and masks. What is damaged, or has another shape than the image, counts as unknown: the image is good.
 
     Unless the file is gzip'ed: only its end tells whether the image is.
     """
-    found = _Aside(np.zeros(shape, dtype=bool))
+    found = _Extras(np.zeros(shape, dtype=bool))
     try:
         with parsing(source.path, "FITS with masks", VerifyError):
             for hdu in hdus:
-                _take(source, hdu, found, shape, bands)
+                _add_extra(source, hdu, found, shape, bands)
     except BadInput:
         if source.length < 0:
             raise
     return found
 
 
-def _take(source: FitsSource, hdu: Hdu, found: _Aside, shape: tuple[int, ...], bands: list[str]) -> None:
-    """Add an HDU to what was found, if it is one of weights or masks that fits the image."""
+def _add_extra(source: FitsSource, hdu: Hdu, found: _Extras, shape: tuple[int, ...], bands: list[str]) -> None:
+    """Add an HDU to what was found, if it holds weights or masks of the shape of the image."""
     product = product_of(hdu)
-    if product not in _ASIDE or not is_image(hdu):
+    if product not in _EXTRA_PRODUCTS or not is_image(hdu):
         return
     sides = image_sides(source, hdu)[::-1]
     if sides[-2:] != shape[-2:] or len(sides) not in (2, 3):

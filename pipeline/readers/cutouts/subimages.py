@@ -17,8 +17,14 @@ from astropy.wcs import WCS
 from scipy.ndimage import map_coordinates
 
 from pipeline.core.errors import BadInput, Reason
-from pipeline.readers.cutouts.headers import Field, check_bands, check_sides, layer_of, product_of
-from pipeline.readers.cutouts.wcs import centre_and_scale
+from pipeline.readers.cutouts.headers import (
+    Field,
+    centre_and_scale,
+    check_bands,
+    check_sides,
+    layer_of,
+    product_of,
+)
 from pipeline.readers.fits.files import read_image
 from pipeline.readers.fits.headers import FitsSource, Hdu, image_sides, is_image
 from pipeline.readers.stamps import MAX_SIDE
@@ -48,11 +54,6 @@ class _Canvas:
     shape: tuple[int, int]
     row: int
     column: int
-
-
-def is_subimage(hdu: Hdu) -> bool:
-    """Whether the first HDU with an image is that of a subimage product, which names its brick and one band."""
-    return "BRICK" in hdu.header and "BAND" in hdu.header
 
 
 def read_subimage(source: FitsSource, primary: Hdu, first: Hdu, others: Iterator[Hdu]) -> Field:

@@ -42,6 +42,16 @@ def typed(
     return Typed(tmp_path, capsys)
 
 
+def test_recipes_is_the_old_name_of_presets(typed: Typed) -> None:
+    asked = ["benchmark", "--seeds", "0", "--dry-run", "--json"]
+    by_new, _ = typed(*asked, "--presets", "galaxy,plain")
+    by_old, told = typed(*asked, "--recipes", "galaxy,plain")
+    assert by_old == by_new and len(json.loads(by_new)["cells"]) == 2
+    assert "--recipes is now called --presets" in told
+    with pytest.raises(SystemExit):
+        typed(*asked, "--presets", "galaxy", "--recipes", "plain")
+
+
 def test_a_grid_from_plan_to_board(typed: Typed) -> None:
     plan = json.loads(typed(*GRID, "--dry-run", "--json")[0])
     assert [cell["state"] for cell in plan["cells"]] == ["to do", "to do"]

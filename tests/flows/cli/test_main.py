@@ -99,7 +99,7 @@ def test_inline_equals_cluster(typed: Typed, tmp_path: Path) -> None:
     other = Typed(tmp_path / "W2", typed.capsys)
     other.workspace.mkdir()
     (other.workspace / "models").symlink_to(typed.workspace / "models")
-    local = ["--set", "workers.kind=local", "--set", "workers.n=2"]
+    local = ["--set", "workers.kind=local", "--set", "workers.count=2"]
     summary = other.json("survey", "--tiles", typed.workspace / "incoming", *local)
     assert (summary["tiles"], summary["classified"], summary["failed"]) == (3, 15, {})
     names = "object_id, label, quality_flags, is_reliable, input_digest"
@@ -132,11 +132,11 @@ def test_benchmark_reports_the_test_split(typed: Typed) -> None:
 def test_options_may_stand_before_or_after_the_command(
     typed: Typed, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["config", "--set", "workers.n=7", "--workspace", str(tmp_path), "--json"]) == 0
+    assert main(["config", "--set", "workers.count=7", "--workspace", str(tmp_path), "--json"]) == 0
     after = json.loads(capsys.readouterr().out)
-    assert main(["--json", "--set", "workers.n=7", "--workspace", str(tmp_path), "config"]) == 0
+    assert main(["--json", "--set", "workers.count=7", "--workspace", str(tmp_path), "config"]) == 0
     assert json.loads(capsys.readouterr().out) == after
-    assert after["workers"]["n"] == 7
+    assert after["workers"]["count"] == 7
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_options_may_stand_before_or_after_the_command(
         (["survey", "--tiles", "{tmp}"], "no sky tiles in"),
         (["survey", "--model", "cpu_tony"], "no model 'cpu_tony'"),
         (["survey", "--set", "workers.numbr=2"], "unknown setting 'workers.numbr'"),
-        (["survey", "--set", "workers.n=none"], "workers.n"),
+        (["survey", "--set", "workers.count=none"], "workers.count"),
         (["train", "--variant", "astroformer_9"], "unknown network 'astroformer_9'"),
         (["train", "--galaxy10", "{tmp}/none.h5"], "no such file"),
         (["train", "--images", "{tmp}"], "go together"),

@@ -46,10 +46,12 @@ def test_from_the_list_to_a_promotion_and_back(ring: Ring, typed: Typed) -> None
     assert [name for name, row in rows.items() if row["champion"]] == [CHAMPION]
     assert set(rows) == {CHAMPION, "equal", "worse"} and rows["worse"]["verdict"] is None
 
-    told = typed("models", "judge", "worse", status=EXIT_REFUSED)
+    told = typed("models", "evaluate", "worse", status=EXIT_REFUSED)
     assert "worse is refused by" in told and "REFUSED" in told and "(simulated)" in told
-    verdict = json.loads(typed("models", "judge", "worse", "--json", status=EXIT_REFUSED))
+    verdict = json.loads(typed("models", "evaluate", "worse", "--json", status=EXIT_REFUSED))
     assert verdict["passed"] is False and verdict["why"].startswith("worse is refused by")
+    by_old_name = typed("models", "judge", "worse", status=EXIT_REFUSED)
+    assert "models judge is now called models evaluate" in by_old_name and "worse is refused by" in by_old_name
     assert "not promoted" in typed("models", "promote", "worse", status=EXIT_REFUSED)
     assert "takes a name and a reason" in typed("models", "promote", "worse", "--override", status=1)
     assert champion(ring.workspace.models) == CHAMPION
@@ -78,8 +80,8 @@ def test_from_the_list_to_a_promotion_and_back(ring: Ring, typed: Typed) -> None
 
 
 def test_what_can_not_be_asked(typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "did you mean equal?" in typed("models", "judge", "equa", status=1)
-    assert "no such file" in typed("models", "judge", "equal", "--galaxy10", str(tmp_path / "x.h5"), status=1)
+    assert "did you mean equal?" in typed("models", "evaluate", "equa", status=1)
+    assert "no such file" in typed("models", "evaluate", "equal", "--galaxy10", str(tmp_path / "x.h5"), status=1)
     assert "never was champion" in typed("models", "rollback", "nobody", "--reason", "x", status=1)
     with pytest.raises(SystemExit):
         typed("models", "rollback")

@@ -9,7 +9,7 @@ import pytest
 
 from flows.cli.main import main
 
-LOCAL = ("--set", "workers.kind=local", "--set", "workers.n=1", "--set", "workers.threads=1")
+LOCAL = ("--set", "workers.kind=local", "--set", "workers.count=1", "--set", "workers.threads=1")
 
 
 @pytest.mark.slow

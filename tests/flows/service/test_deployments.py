@@ -41,7 +41,7 @@ def registered(workspace: Workspace) -> dict[str, UUID]:
     """The ids of the workspace's deployments by flow, registered as the service does it."""
     from flows.service.deployments import deployments
 
-    return {one.flow_name: one.apply() for one in deployments(workspace, ["workers.n=1"])}
+    return {one.flow_name: one.apply() for one in deployments(workspace, ["workers.count=1"])}
 
 
 def test_schedules_and_parameters_are_those_of_the_settings(workspace: Workspace, api: str) -> None:
@@ -55,7 +55,7 @@ def test_schedules_and_parameters_are_those_of_the_settings(workspace: Workspace
     schedule = found["survey"].schedules[0].schedule
     assert (schedule.cron, schedule.timezone) == ("30 3 * * *", "Europe/Berlin")
     assert not found["benchmark"].schedules and not found["release"].schedules
-    given = {"workspace": str(workspace.root), "overrides": ["workers.n=1"]}
+    given = {"workspace": str(workspace.root), "overrides": ["workers.count=1"]}
     assert found["survey"].parameters == {**given, "scheduled": True}
     assert found["release"].parameters == given
     assert registered(workspace) == ids  # again: the same deployments, none twice

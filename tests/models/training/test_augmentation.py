@@ -29,7 +29,7 @@ UNCHANGED_AT_ZERO = set(RANDAUGMENT) - {"autocontrast", "equalize", "solarize"}
 
 
 def drawn(batch: int, seed: int = 0, **values: Any) -> AugmentationPlan:
-    settings = LoopSettings(**{**NOTHING.model_dump(), **values})
+    settings = LoopSettings(**{**NOTHING.model_dump(by_alias=False), **values})
     return draw_augmentation(settings, batch, np.random.default_rng(seed))
 
 

@@ -59,7 +59,7 @@ def test_a_state_of_another_network_or_none_is_an_error() -> None:
 def test_weights_decay_apart_from_gradients_and_biases_do_not(name: str) -> None:
     """Without any gradient a step multiplies weights by 1 − rate · decay and leaves the rest."""
     net = network()
-    optimizer, ahead = optimizer_for(net, changed(PLAIN, optimiser=name, learning_rate=0.1, weight_decay=0.5))
+    optimizer, ahead = optimizer_for(net, changed(PLAIN, optimizer=name, learning_rate=0.1, weight_decay=0.5))
     assert (ahead is not None) == (name == "lookahead_radam")
     before = {key: value.detach().clone() for key, value in net.named_parameters()}
     for parameter in net.parameters():
@@ -79,7 +79,7 @@ def test_radam_is_rectified() -> None:
     """Its first five steps follow the momentum alone: the step is the rate times the gradient (Liu et al. 2020)."""
     layer = nn.Linear(1, 1, bias=False)
     optimizer, _ = optimizer_for(
-        layer, changed(PLAIN, optimiser="lookahead_radam", learning_rate=0.1, weight_decay=0.0)
+        layer, changed(PLAIN, optimizer="lookahead_radam", learning_rate=0.1, weight_decay=0.0)
     )
     for _ in range(5):
         before = layer.weight.item()

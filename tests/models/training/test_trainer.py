@@ -124,14 +124,14 @@ def train_broken(checkpoint: Path, at: int, how: str, settings: LoopSettings) ->
     train_network(Breaks(at, how), TRAINING, VALIDATION, settings, RECIPE, device=CPU, checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "lookahead_radam"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lookahead_radam"])
 @pytest.mark.parametrize("how", ["nan", "inf"])
 def test_a_broken_loss_stops_with_epoch_and_step_and_keeps_the_last_good_epoch(
-    tmp_path: Path, how: str, optimiser: str
+    tmp_path: Path, how: str, optimizer: str
 ) -> None:
     path = tmp_path / "c.pt"
     with pytest.raises(TrainingDiverged, match=r"loss is (nan|inf) in epoch 3, step 2 of 4.*training\.learning_rate"):
-        train_broken(path, 9, how, changed(PLAIN, epochs=4, optimiser=optimiser))
+        train_broken(path, 9, how, changed(PLAIN, epochs=4, optimizer=optimizer))
     state = torch.load(path, weights_only=True)
     assert len(state["history"]) == 2
     assert all(value.isfinite().all() for value in [*state["network"].values(), *state["lookahead"]])

@@ -30,7 +30,7 @@ from tests.models.toys import (
 OTHER: dict[str, Any] = {
     "batch_size": 8,
     "accumulate": 2,  # by the statistics of batch norm
-    "optimiser": "lookahead_radam",
+    "optimizer": "lookahead_radam",
     "learning_rate": 1e-3,
     "warmup_epochs": 0.0,
     "weight_decay": 0.5,

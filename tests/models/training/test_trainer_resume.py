@@ -44,8 +44,8 @@ def killed_after(checkpoint: Path, settings: LoopSettings, epochs: int, **more: 
 
 
 WAYS: dict[str, dict[str, Any]] = {
-    "adamw": {"optimiser": "adamw"},
-    "lookahead": {"optimiser": "lookahead_radam"},  # its six steps go over the end of an epoch of four
+    "adamw": {"optimizer": "adamw"},
+    "lookahead": {"optimizer": "lookahead_radam"},  # its six steps go over the end of an epoch of four
     "best": {"select": "best", "accumulate": 2, "learning_rate": 0.05},
     "cutmix": {"cutmix": 1.0, "randaugment_ops": 2, "ema_decay": 0.0, "checkpoint_activations": True},
 }
@@ -69,7 +69,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(way: str, tmp_path: Path)
 
 def test_lookahead_without_its_slow_weights_would_end_elsewhere(tmp_path: Path) -> None:
     """The checkpoint needs them: weights differ when they are made anew at the resumption."""
-    settings = changed(EVERYTHING, optimiser="lookahead_radam")
+    settings = changed(EVERYTHING, optimizer="lookahead_radam")
     straight = train(tmp_path / "straight.pt", settings, net=little())
     path = tmp_path / "killed.pt"
     killed_after(path, settings, 3, net=little())
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_network_or_optimiser_is_refused(tmp_path: Path)
     path = tmp_path / "c.pt"
     train(path)
     with pytest.raises(ModelError, match="delete it"):
-        train(path, changed(PLAIN, optimiser="lookahead_radam"))
+        train(path, changed(PLAIN, optimizer="lookahead_radam"))
     other = create_model("cpu_tiny", image_size=32, num_classes=5)
     with pytest.raises(ModelError, match="delete it"):
         train_network(other, TRAINING, VALIDATION, PLAIN, RECIPE, device=CPU, checkpoint=path)

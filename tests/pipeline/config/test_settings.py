@@ -25,10 +25,10 @@ def test_without_a_file_everything_has_its_default_and_nothing_is_created(tmp_pa
 
 def test_the_file_is_read_and_overrides_win(tmp_path: Path) -> None:
     written(tmp_path, '[training]\nepochs = 7\nvariant = "cpu_tiny"\n[workers]\nkind = "local"\n')
-    settings = open_workspace(tmp_path, ["training.epochs=3", "workers.n = 5"]).settings
+    settings = open_workspace(tmp_path, ["training.epochs=3", "workers.count = 5"]).settings
     assert (settings.training.epochs, settings.training.variant) == (3, "cpu_tiny")
-    assert (settings.workers.kind, settings.workers.n) == ("local", 5)
-    assert open_workspace(tmp_path, ["workers.n=4", "workers.n=6"]).settings.workers.n == 6
+    assert (settings.workers.kind, settings.workers.count) == ("local", 5)
+    assert open_workspace(tmp_path, ["workers.count=4", "workers.count=6"]).settings.workers.count == 6
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,52 @@ def test_the_digest_follows_every_setting(tmp_path: Path) -> None:
     base = open_workspace(tmp_path).settings
     assert base.digest() == Settings().digest()
     assert open_workspace(tmp_path, ["workers.retries=1"]).settings.digest() != base.digest()
+
+
+RENAMED = {
+    "training.optimiser": ("training.optimizer", '"lookahead_radam"'),
+    "workers.gang": ("workers.train_processes", "3"),
+    "workers.deaths": ("workers.max_worker_deaths", "3"),
+    "workers.give_up": ("workers.max_consecutive_failures", "3"),
+    "workers.n": ("workers.count", "3"),
+    "workers.patience": ("workers.patience_seconds", "3.0"),
+    "survey.settle": ("survey.settle_seconds", "3.0"),
+    "retraining.quiet": ("retraining.quiet_seconds", "3.0"),
+    "gate.chance": ("gate.significance", "0.03"),
+}
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_works_with_a_warning(tmp_path: Path, old: str, caplog: pytest.LogCaptureFixture) -> None:
+    new, value = RENAMED[old]
+    section, _, key = old.partition(".")
+    expected = open_workspace(tmp_path, [f"{new}={value}"]).settings
+    assert expected != Settings() and not caplog.records
+    assert open_workspace(tmp_path, [f"{old}={value}"]).settings == expected
+    assert open_workspace(written(tmp_path, f"[{section}]\n{key} = {value}\n")).settings == expected
+    assert {record.getMessage() for record in caplog.records} == {
+        f"{where}: {old} is now called {new}; the old name works for this release only"
+        for where in ("--set", tmp_path / FILE_NAME)
+    }
+    assert f"\n{new.partition('.')[2]} = {value}  #" in to_toml(expected) and f"\n{key} = " not in to_toml(expected)
+
+
+def test_an_override_wins_over_the_file_whichever_names_they_use(tmp_path: Path) -> None:
+    written(tmp_path, "[workers]\nn = 4\n")
+    assert open_workspace(tmp_path, ["workers.count=5"]).settings.workers.count == 5
+    assert open_workspace(tmp_path, ["workers.n=6"]).settings.workers.count == 6
+
+
+def test_one_setting_by_both_names_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"morphcat\.toml: workers\.count is given twice, by its old name too"):
+        open_workspace(written(tmp_path, "[workers]\nn = 4\ncount = 4\n"))
+
+
+def test_files_keep_the_names_that_ids_were_computed_over() -> None:
+    """The digest is the one that the version before the new names gave for the same settings."""
+    assert Settings().digest() == "7dfc4d688c4da821"
+    plain = Settings().model_dump()
+    assert all(old.partition(".")[2] in plain[old.partition(".")[0]] for old in RENAMED)
+    assert (
+        Settings.model_validate(plain) == Settings.model_validate(Settings().model_dump(by_alias=False)) == Settings()
+    )

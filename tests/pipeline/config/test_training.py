@@ -36,7 +36,7 @@ def test_the_paper_preset_is_what_the_paper_says() -> None:
         "image_size": 256,
         "epochs": 300,
         "warmup_epochs": 5.0,
-        "optimiser": "adamw",
+        "optimizer": "adamw",
         "mixup": 0.8,
         "cutmix": 0.0,
         "label_smoothing": 0.1,
@@ -54,7 +54,7 @@ def test_the_plain_preset_leaves_images_and_targets_as_they_are() -> None:
     plain = TrainingSettings(preset="plain")
     off = ("label_smoothing", "mixup", "cutmix", "randaugment_ops", "rotate", "mirror", "zoom", "shift", "drop_path")
     assert not any(getattr(plain, name) for name in (*off, "head_dropout", "ema_decay", "stratified"))
-    shared = ("epochs", "batch_size", "learning_rate", "warmup_epochs", "weight_decay", "optimiser", "clip_gradient")
+    shared = ("epochs", "batch_size", "learning_rate", "warmup_epochs", "weight_decay", "optimizer", "clip_gradient")
     assert all(getattr(plain, name) == getattr(TrainingSettings(), name) for name in shared)  # the same budget
 
 
@@ -74,7 +74,7 @@ def test_values_read_back_are_the_same_settings() -> None:
         ({"batch_size": 7}, "batch_size"),
         ({"batch_size": 0}, "batch_size"),
         ({"accumulate": 0}, "accumulate"),
-        ({"optimiser": "sgd"}, "optimiser"),
+        ({"optimizer": "sgd"}, "optimizer"),
         ({"mixup": -1}, "mixup"),
         ({"drop_path": 1.0}, "drop_path"),
         ({"randaugment_magnitude": 31}, "randaugment_magnitude"),

@@ -149,7 +149,7 @@ def test_a_grid_that_was_killed_goes_on_where_it_was(ran: RanGrid, small: Small,
 
 @pytest.mark.slow
 def test_workers_give_the_same_leaderboard(ran: RanGrid, tmp_path: Path) -> None:
-    workspace = open_workspace(tmp_path, [*ONE_EPOCH, "workers.kind=local", "workers.n=2"])
+    workspace = open_workspace(tmp_path, [*ONE_EPOCH, "workers.kind=local", "workers.count=2"])
     board = run_grid(workspace, ran.source, make_grid("", workspace.settings.training, Axes(seeds=(0, 1))))
     inline = [row for row in numbers(ran.board.folder) if row["layout"] == "CCCT"]
     assert not board.failed and numbers(board.folder) == inline
@@ -206,6 +206,6 @@ def test_grids_that_cannot_run(ran: RanGrid, tmp_path: Path) -> None:
     workspace = open_workspace(tmp_path, [*ONE_EPOCH, "training.test_fraction=0"])
     with pytest.raises(UserError, match=r"no test split"):
         plan_grid(workspace, ran.source, ran.grid)
-    workspace = open_workspace(tmp_path, [*ONE_EPOCH, "workers.kind=local", "workers.gang=2"])
-    with pytest.raises(UserError, match=r"workers\.gang = 2 with workers\.kind = 'local'"):
+    workspace = open_workspace(tmp_path, [*ONE_EPOCH, "workers.kind=local", "workers.train_processes=2"])
+    with pytest.raises(UserError, match=r"workers\.train_processes = 2 with workers\.kind = 'local'"):
         plan_grid(workspace, ran.source, ran.grid)

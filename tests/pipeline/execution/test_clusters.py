@@ -70,16 +70,17 @@ def test_settings_say_what_can_not_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"workers\.slurm_walltime = '4 hours'.*expected \[D-\]HH:MM:SS"):
         open_workspace(tmp_path, ["workers.slurm_walltime='4 hours'"])
     slurm = open_workspace(tmp_path, ["workers.kind=slurm", 'workers.slurm_directives=["--qos=high"]']).settings.workers
-    assert slurm.slurm_directives == ("--qos=high",) and slurm.patience_seconds() == 86400
+    assert slurm.slurm_directives == ("--qos=high",) and slurm.longest_absence() == 86400
     assert (
-        WorkerSettings(kind="connect").patience_seconds() == 120 and WorkerSettings(patience=5).patience_seconds() == 5
+        WorkerSettings(kind="connect").longest_absence() == 120
+        and WorkerSettings(patience_seconds=5).longest_absence() == 5
     )
 
 
 def test_threads_are_shared_among_the_processes_of_a_machine_and_left_alone_elsewhere() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert WorkerSettings(kind="local", n=1, adaptive_max=10**6).torch_threads() == 1
-    assert WorkerSettings(kind="connect", n=10**6).torch_threads() == cores  # this process is not among them
+    assert WorkerSettings(kind="local", count=1, adaptive_max=10**6).torch_threads() == 1
+    assert WorkerSettings(kind="connect", count=10**6).torch_threads() == cores  # this process is not among them
     assert WorkerSettings(kind="connect").worker_threads() == 0
     assert WorkerSettings(kind="connect", threads=2).worker_threads() == 2
     assert WorkerSettings(kind="slurm", slurm_cpus=6).worker_threads() == 6
@@ -132,7 +133,7 @@ for address in sys.argv[1:]:
 @pytest.mark.slow
 def test_a_cluster_of_this_machine_is_for_its_owner_alone() -> None:
     """It listens on the loopback interface, for its own keys, and nobody else can put modules in its way."""
-    with open_cluster(WorkerSettings(kind="local", n=1), 1) as client:
+    with open_cluster(WorkerSettings(kind="local", count=1), 1) as client:
         whole = [psutil.Process(), *psutil.Process().children(recursive=True)]
         found = [one for process in whole for one in process.net_connections("inet")]
         listening = {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN}
@@ -155,7 +156,7 @@ def test_processes_that_do_not_start_are_not_waited_for_without_end(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(clusters, "_END_SECONDS", 1.0)
     before = set(psutil.Process().children(recursive=True))
-    settings = WorkerSettings(kind="local", n=2, patience=1)
+    settings = WorkerSettings(kind="local", count=2, patience_seconds=1)
     with pytest.raises(UserError, match=r"no worker of the scheduler .* within 1 s"), open_cluster(settings, 5):
         pass
     left = set(psutil.Process().children(recursive=True)) - before
@@ -199,7 +200,7 @@ def test_units_run_in_jobs_of_slurm_over_tls_and_a_job_that_dies_is_followed_by_
     monkeypatch.setattr(clusters, "_SLURM_INTERVAL", "1s")
     monkeypatch.setattr(clusters, "_LOST_WORKER", "1s")
     small = {"slurm_interface": "lo", "slurm_memory": "1GB", "slurm_gres": "", "slurm_keys": str(tmp_path)}
-    settings = WorkerSettings(kind="slurm", n=2, patience=60, deaths=1, **small)
+    settings = WorkerSettings(kind="slurm", count=2, patience_seconds=60, max_worker_deaths=1, **small)
     jobs = [Sum(i, str(tmp_path), "slow") for i in range(60)]
     receipts = []
     for outcome in run_tasks(work, jobs, settings):

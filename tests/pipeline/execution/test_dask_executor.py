@@ -52,7 +52,7 @@ def test_a_cluster_started_by_hand_loses_a_worker_and_then_its_scheduler(tmp_pat
         with pytest.raises(
             ClusterLost, match=r"scheduler went away: \d+ of 24 units are done and stay; run again"
         ) as lost:
-            receipts(jobs, on(cluster, patience=1000), cluster.scheduler.kill)
+            receipts(jobs, on(cluster, patience_seconds=1000), cluster.scheduler.kill)
         assert is_transient(lost.value)
         assert time.monotonic() - start < 60  # and not after the patience
 
@@ -76,10 +76,12 @@ def test_workers_that_are_all_gone_end_the_stage_and_poison_takes_no_other_along
             for worker in workers:
                 worker.kill()
 
-        with pytest.raises(ClusterLost, match=r"no worker for \d+ s \(workers\.patience\): \d+ of 24 units are done"):
-            receipts(jobs_in(tmp_path / "gone"), on(cluster, patience=3), stop)
+        with pytest.raises(
+            ClusterLost, match=r"no worker for \d+ s \(workers\.patience_seconds\): \d+ of 24 units are done"
+        ):
+            receipts(jobs_in(tmp_path / "gone"), on(cluster, patience_seconds=3), stop)
         with pytest.raises(UserError, match=r"no worker of the scheduler .* within 1 s .*start some with `dask worker"):
-            receipts(jobs_in(tmp_path / "gone"), on(cluster, patience=1), lambda: None)
+            receipts(jobs_in(tmp_path / "gone"), on(cluster, patience_seconds=1), lambda: None)
 
 
 @pytest.mark.slow
@@ -94,11 +96,11 @@ def test_workers_that_retire_are_no_loss_and_a_silent_scheduler_is_left(
                 client.retire_workers(workers=list(current_workers(client))[:2])
 
         jobs = jobs_in(tmp_path / "retired")
-        assert receipts(jobs, on(cluster, deaths=0), retire) == {f"job-{i}": 2 * i for i in range(COUNT)}
+        assert receipts(jobs, on(cluster, max_worker_deaths=0), retire) == {f"job-{i}": 2 * i for i in range(COUNT)}
         with pytest.raises(ClusterLost, match="no answer of its scheduler for"):
             receipts(
                 jobs_in(tmp_path / "silent"),
-                on(cluster, patience=2),
+                on(cluster, patience_seconds=2),
                 lambda: cluster.scheduler.send_signal(signal.SIGSTOP),
             )
 
@@ -108,7 +110,7 @@ def test_only_workers_with_a_gpu_are_used_where_one_is_asked_for(tmp_path: Path)
     """The resource is what counts: it is promised by who starts the worker."""
     refusal = pytest.raises(UserError, match=r"none of the 1 workers of the scheduler .* offers the resource GPU")
     with started(tmp_path, 1) as cluster, refusal:
-        list(run_tasks(work, jobs_in(tmp_path / "none"), on(cluster, device="cuda", patience=8)))
+        list(run_tasks(work, jobs_in(tmp_path / "none"), on(cluster, device="cuda", patience_seconds=8)))
     other = tmp_path / "other"
     other.mkdir()
     with started(other, 2, "--resources", "GPU=1") as cluster:
@@ -117,14 +119,14 @@ def test_only_workers_with_a_gpu_are_used_where_one_is_asked_for(tmp_path: Path)
 
 @pytest.mark.slow
 def test_workers_that_die_with_every_unit_stop_the_run(tmp_path: Path) -> None:
-    settings = WorkerSettings(kind="local", n=2, threads=1, give_up=2)
+    settings = WorkerSettings(kind="local", count=2, threads=1, max_consecutive_failures=2)
     with pytest.raises(UserError, match=r"units in a row lost their worker.* 0 of 24 are done and stay"):
         list(run_tasks(work, jobs_in(tmp_path, "kill"), settings))
 
 
 @pytest.mark.slow
 def test_a_cluster_grows_with_the_work(tmp_path: Path) -> None:
-    settings = WorkerSettings(kind="local", n=1, adaptive_max=3, threads=1)
+    settings = WorkerSettings(kind="local", count=1, adaptive_max=3, threads=1)
     jobs = [Sum(i, str(tmp_path), "long") for i in range(16)]
     outcomes = list(run_tasks(work, jobs, settings))
     assert sorted(o.receipt for o in outcomes if o.receipt is not None) == [2 * i for i in range(16)]

@@ -18,7 +18,7 @@ from pipeline.execution.executor import run_tasks
 from pipeline.execution.task import TaskResult
 from tests.pipeline.units import Sum, threads, work
 
-LOCAL = WorkerSettings(kind="local", n=2, threads=1, deaths=2)
+LOCAL = WorkerSettings(kind="local", count=2, threads=1, max_worker_deaths=2)
 INLINE = WorkerSettings(kind="inline", threads=1)
 
 
@@ -43,7 +43,7 @@ def test_inline_and_a_cluster_give_the_same_outcomes(tmp_path: Path) -> None:
     for settings in (INLINE, LOCAL):
         folder = tmp_path / settings.kind
         folder.mkdir()
-        jobs = sums(folder, 5 * WINDOW * LOCAL.n)
+        jobs = sums(folder, 5 * WINDOW * LOCAL.count)
         jobs[3] = Sum(3, str(folder), "bug")
         jobs[5] = Sum(5, str(folder), "disk", fails=2)
         jobs[8] = Sum(8, str(folder), "disk", fails=99)
@@ -53,7 +53,7 @@ def test_inline_and_a_cluster_give_the_same_outcomes(tmp_path: Path) -> None:
         assert [jobs[i].tries() for i in (0, 3, 5, 8)] == [1, 1, 3, 3]
         results[settings.kind] = {name: o.receipt for name, o in done.items()}
     assert results["inline"] == results["local"]
-    expected = {f"job-{i}": None if i in (3, 8) else 2 * i for i in range(5 * WINDOW * LOCAL.n)}
+    expected = {f"job-{i}": None if i in (3, 8) else 2 * i for i in range(5 * WINDOW * LOCAL.count)}
     assert results["inline"] == expected
 
 
@@ -72,13 +72,13 @@ def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path, monke
     monkeypatch.setattr(fan_out, "_FETCH_SECONDS", 2.0)
     bad = {2: "kill", 5: "kill", 7: "stuck"}
     jobs = [Sum(i, str(tmp_path), bad.get(i, "slow")) for i in range(12)]
-    settings = LOCAL.model_copy(update={"deaths": 1, "unit_seconds": 4})
+    settings = LOCAL.model_copy(update={"max_worker_deaths": 1, "unit_seconds": 4})
     done = outcomes(jobs, settings)
     assert {o.name: o.receipt for o in done.values() if o.receipt is not None} == {
         f"job-{i}": 2 * i for i in range(12) if i not in bad
     }
     for i in bad:
-        assert 1 <= jobs[i].tries() <= 1 + settings.deaths
+        assert 1 <= jobs[i].tries() <= 1 + settings.max_worker_deaths
     assert "its worker died in each of 1 tries with nothing beside it" in done["job-2"].error
     assert "ended after" in done["job-7"].error and "workers.unit_seconds = 4" in done["job-7"].error
 
@@ -101,9 +101,9 @@ def test_workers_share_the_cores(tmp_path: Path) -> None:
     done = list(run_tasks(threads, sums(tmp_path, 4), LOCAL))
     assert {o.receipt[1] for o in done if o.receipt} == {1} and len(done) == 4
     assert os.getpid() not in {o.receipt[0] for o in done if o.receipt}
-    assert WorkerSettings(kind="local", n=10**6).torch_threads() == 1
-    assert WorkerSettings(kind="inline", n=10**6).torch_threads() == len(os.sched_getaffinity(0))
-    assert WorkerSettings(kind="local", n=3, threads=5).torch_threads() == 5
+    assert WorkerSettings(kind="local", count=10**6).torch_threads() == 1
+    assert WorkerSettings(kind="inline", count=10**6).torch_threads() == len(os.sched_getaffinity(0))
+    assert WorkerSettings(kind="local", count=3, threads=5).torch_threads() == 5
 
 
 def test_outcomes_come_as_they_end_and_an_early_stop_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_no_jobs_start_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_the_run_and_single_failures_do_not(tmp_path: Path) -> None:
-    settings = INLINE.model_copy(update={"retries": 0, "give_up": 3})
+    settings = INLINE.model_copy(update={"retries": 0, "max_consecutive_failures": 3})
     jobs = [Sum(i, str(tmp_path), "disk" if i in {0, 1} or i > 3 else "", fails=99) for i in range(10)]
     done = []
     with pytest.raises(UserError, match=r"last 3 units all failed .* job-6: .*the disk hiccups\. 7 of 10 units have"):
@@ -133,5 +133,5 @@ def test_a_full_disk_stops_the_run_and_single_failures_do_not(tmp_path: Path) ->
             done.append(outcome)
     assert [o.receipt for o in done] == [None, None, 4, 6, None, None, None]
     assert [o.by_system for o in done] == [True, True, False, False, True, True, True]
-    never = settings.model_copy(update={"give_up": 0})
+    never = settings.model_copy(update={"max_consecutive_failures": 0})
     assert len(list(run_tasks(work, jobs, never))) == 10

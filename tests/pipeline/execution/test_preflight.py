@@ -37,7 +37,7 @@ from tests.pipeline.strangers import address_of, keys_of, no_code, other_code, o
 from tests.pipeline.survey_driver import run
 from tests.pipeline.units import Sum, work
 
-LOCAL = WorkerSettings(kind="local", n=2, threads=1)
+LOCAL = WorkerSettings(kind="local", count=2, threads=1)
 AS_THEY_ARE = WorkerSettings(kind="connect")  # leaves the threads of torch alone, and so does not import it
 FAKETIME = next(map(str, Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), "")
 SEEN_FROM_HERE = Path("/proc/self/cwd")  # a path that is another folder for a process that was started elsewhere
@@ -86,7 +86,7 @@ def strangers(client: Any) -> Iterator[list[Popen[str]]]:
     for process in started:
         process.kill()
         process.wait(10)
-    while len(client.nthreads()) > LOCAL.n:  # as soon as the scheduler sees their connections close
+    while len(client.nthreads()) > LOCAL.count:  # as soon as the scheduler sees their connections close
         time.sleep(0.05)
 
 
@@ -266,7 +266,7 @@ def test_a_scheduler_that_goes_away_meanwhile(
 @pytest.mark.slow
 def test_a_survey_asks_before_its_first_tile(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    workspace = small.elsewhere(tmp_path, "workers.kind=local", "workers.n=1", "workers.device=cuda")
+    workspace = small.elsewhere(tmp_path, "workers.kind=local", "workers.count=1", "workers.device=cuda")
     write_cutouts(workspace.incoming / "C", 3)
     with pytest.raises(UserError, match=r"no usable GPU there .*workers.device=cpu"):
         run(workspace)

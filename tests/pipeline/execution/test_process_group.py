@@ -20,7 +20,7 @@ from pipeline.execution.clusters import local_cluster
 from pipeline.execution.process_group import Rank, rank_from_environment, run_process_group
 from tests.pipeline.units import Meeting, meet
 
-INLINE = WorkerSettings(kind="inline", deaths=0)
+INLINE = WorkerSettings(kind="inline", max_worker_deaths=0)
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
 
 
@@ -64,7 +64,7 @@ def test_the_gang_starts_again_when_a_member_dies_or_the_port_is_taken(
 ) -> None:
     monkeypatch.setattr(gang, "_GRACE", 0.5)
     job = Meeting(str(tmp_path), ("port taken", "kill", ""))
-    receipt = run_process_group(meet, job, INLINE.model_copy(update={"deaths": 2}), world=2)
+    receipt = run_process_group(meet, job, INLINE.model_copy(update={"max_worker_deaths": 2}), world=2)
     assert receipt["total"] == 3
     assert [len(set(pids)) for pids in job.pids()] == [2, 2, 2]
     assert ended(job)
@@ -77,7 +77,7 @@ def test_a_gang_that_always_loses_a_member_ends_with_one_error(
     """Also where a member's worker dies after it has finished, while the others still wait for it."""
     job = Meeting(str(tmp_path), ("kill", "done early", ""))
     with pytest.raises(UserError, match="lost a member in each of 2 attempts, at last: a process died after it had"):
-        run_process_group(meet, job, INLINE.model_copy(update={"deaths": 1}), world=2)
+        run_process_group(meet, job, INLINE.model_copy(update={"max_worker_deaths": 1}), world=2)
     assert "attempt 1 of 2 ended early: the process of rank 1 died" in caplog.text
     assert [len(pids) for pids in job.pids()] == [2, 2, 0]
     assert ended(job)
@@ -88,7 +88,7 @@ def test_a_gang_that_always_loses_a_member_ends_with_one_error(
 def test_a_members_own_error_is_raised_and_not_the_broken_connection_of_another(how: str, tmp_path: Path) -> None:
     job = Meeting(str(tmp_path), (how, ""))
     with pytest.raises(UserError, match=r"^the second member refuses$"):
-        run_process_group(meet, job, INLINE.model_copy(update={"deaths": 1}), world=2)
+        run_process_group(meet, job, INLINE.model_copy(update={"max_worker_deaths": 1}), world=2)
     assert len(job.pids()[1]) == 0  # no second attempt
     assert ended(job)
 
@@ -112,7 +112,7 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
 
 def test_missing_workers_are_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gang, "_START_SECONDS", 0.2)
-    with local_cluster(WorkerSettings(kind="local", n=1), 1, limit_memory=False) as client:
+    with local_cluster(WorkerSettings(kind="local", count=1), 1, limit_memory=False) as client:
         limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
         assert list(limits.values()) == [None]
         with pytest.raises(UserError, match="2 workers are needed at the same time, 1 came up"):

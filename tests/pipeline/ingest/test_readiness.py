@@ -14,7 +14,8 @@ from pipeline.ingest.discovery import discover
 from pipeline.ingest.planning import Plan
 from pipeline.ingest.readiness import not_ready_reason, ready_plan
 from pipeline.tiles.checksums import check_sum, check_sums, checksums, sums_of
-from pipeline.tiles.sky_tile import MANIFEST, SkyTile, names_of
+from pipeline.tiles.file_names import MANIFEST
+from pipeline.tiles.sky_tile import SkyTile, names_of
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
 
 HOUR = 3600.0
@@ -39,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def only_tile(place: Path) -> SkyTile:
-    (tile,) = discover([place], 100)
+    (tile,) = discover([place], 100).tiles
     return tile
 
 
@@ -68,7 +69,7 @@ def test_a_manifest_says_when_a_folder_is_complete(folder: Path) -> None:
 def test_a_table_of_pictures_belongs_to_them_but_not_to_cutouts(folder: Path) -> None:
     pictures = write_pictures(folder, 2)
     write_manifest(pictures / MANIFEST, [], "g000.fits", "p000.jpg", "more.csv")
-    told = {tile.kind: why(tile) for tile in discover([folder], 100)}
+    told = {tile.kind: why(tile) for tile in discover([folder], 100).tiles}
     assert told == {"cutouts": "", "pictures": "1 of 2 files of manifest.sha256 are not there yet"}
 
 
@@ -77,7 +78,7 @@ def test_a_manifest_of_a_brick_speaks_for_this_brick_alone(tmp_path: Path) -> No
         (tmp_path / f"legacysurvey-{brick}-image-g.fits.fz").write_bytes(b"x")
     here = [f"legacysurvey-1498p020-image-{band}.fits.fz" for band in "gr"]
     write_manifest(tmp_path / MANIFEST, [], *here, "tractor-1498p020.fits", "legacysurvey-1498p022-image-g.fits.fz")
-    told = {tile.brick: why(tile) for tile in discover([tmp_path], 100)}
+    told = {tile.brick: why(tile) for tile in discover([tmp_path], 100).tiles}
     assert told == {"1498p020": "2 of 3 files of manifest.sha256 are not there yet", "1498p022": ""}
 
 
@@ -86,7 +87,7 @@ def test_a_file_is_declared_complete_by_a_list_beside_it(tmp_path: Path, name: s
     path = write_hdf5(tmp_path / "a.h5", hdf5_columns(2))
     write_hdf5(tmp_path / "b.h5", hdf5_columns(2))
     write_manifest(tmp_path / name, [path])
-    told = {tile.source[-4:]: why(tile, settle=HOUR) != "" for tile in discover([tmp_path], 100)}
+    told = {tile.source[-4:]: why(tile, settle=HOUR) != "" for tile in discover([tmp_path], 100).tiles}
     assert told == {"a.h5": False, "b.h5": True}
 
 
@@ -152,7 +153,7 @@ def test_a_file_that_differs_from_its_checksum_is_named(folder: Path) -> None:
 def test_a_plan_leaves_out_what_waits_and_what_may_move_with_it(tmp_path: Path) -> None:
     write_cutouts(tmp_path / "C", 6)
     write_cutouts(tmp_path / "D", 1)
-    tiles = discover([tmp_path], 2)
+    tiles = discover([tmp_path], 2).tiles
     late = time.time() + HOUR
     young = tmp_path / "C" / "g002.fits"
     write_manifest(tmp_path / "C" / MANIFEST, [p for p in (tmp_path / "C").iterdir() if p != young])

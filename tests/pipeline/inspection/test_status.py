@@ -10,7 +10,7 @@ from catalogs.tiles import tile_path
 from pipeline.config.workspace import open_workspace
 from pipeline.inspection.status import status
 from pipeline.runs.locks import exclusive, survey_lock
-from pipeline.survey import run as survey
+from pipeline.survey.plan import find_inputs
 from tests.conftest import Small
 from tests.pipeline import survey_driver
 from tests.pipeline.makers import galaxy, write_cutout
@@ -48,7 +48,7 @@ def test_failed_tiles_and_quarantine_are_alarms(small: Small, tmp_path: Path) ->
     (workspace.incoming / "bad" / "broken.fits").write_bytes(b"no FITS at all")
     for i in range(2):
         write_cutout(workspace.incoming / "good" / f"g{i}.fits", galaxy(i + 1), ra=10.0 + i, dec=2.0)
-    good = next(tile for tile in survey.find_tiles(workspace, []) if "good" in tile.path)
+    good = next(tile for tile in find_inputs(workspace, []).tiles if "good" in tile.path)
     shard = tile_path(workspace.catalog, small.card.model_id, good.tile_id).parent
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"")  # a file where the folder of the committed tile should be: its commit fails

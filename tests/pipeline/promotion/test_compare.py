@@ -180,9 +180,9 @@ def test_objects_that_are_gone_are_counted(ring: Ring, passed: Decision) -> None
     try:
         sample = sky_sample(ring.workspace)
         assert isinstance(sample, SkySample)
-        fates = sample.pixels(ring.workspace).fates
+        status = sample.pixels(ring.workspace).status
     finally:
         away.rename(moved)
-    assert np.bincount(fates, minlength=3).tolist() == [1, 0, GALAXIES - 1]
+    assert np.bincount(status, minlength=3).tolist() == [1, 0, GALAXIES - 1]
     names = pq.read_table(ring.workspace.models / FILE)["source_name"].to_pylist()
-    assert names[int(np.flatnonzero(fates == 0)[0])].endswith("sim-0000-000003.fits")
+    assert names[int(np.flatnonzero(status == 0)[0])].endswith("sim-0000-000003.fits")

@@ -52,7 +52,7 @@ def test_a_passed_verdict_promotes_and_is_recorded(workspace: Workspace) -> None
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "B was not judged"),
+        (None, "B was not evaluated"),
         (verdict("B", "A", passed=False), r"refused by 1 of 1 checks: accuracy 0\.600 \(champion 0\.800"),
         (verdict("B", "C"), "is against C, but A is champion by now"),
         (verdict("B", None), "is against no champion, but A"),

@@ -86,7 +86,7 @@ def test_labels_without_any_model_are_an_error_in_words(home: Home) -> None:
 def test_one_retraining_for_labels_that_keep_coming(home: Home) -> None:
     """Three files within the quiet time: when it returns, the last one is there."""
     home.say("merging", [0])
-    quick = home.changed("retraining.quiet=1.0")
+    quick = home.changed("retraining.quiet_seconds=1.0")
     came: list[float] = []
 
     def more() -> None:

@@ -222,7 +222,7 @@ def test_archives_through_the_front_door(tmp_path: Path, cutouts: list[bytes]) -
     pack(tmp_path / "in" / "only.tar", [("README", b"x")])
     (tmp_path / "in" / "broken.zip").write_bytes(b"PK\x03\x04")
     reading = ReadingSettings()
-    tiles = discover([tmp_path / "in"], 2, reading)
+    tiles = discover([tmp_path / "in"], 2, reading).tiles
     sources: list[str] = []
     for tile in tiles:
         try:

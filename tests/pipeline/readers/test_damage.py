@@ -138,7 +138,7 @@ def test_cutouts(forms: dict[str, Good], tmp_path: Path) -> None:
     folder = write_cutouts(tmp_path / "in" / "C", 3)
     cases = made.damaged_cutouts(folder, forms, COUNTS["cutouts"], np.random.default_rng(1))
     cases |= {f"g{i:03d}.fits": Case("good", frozenset({STAMP})) for i in range(3)}
-    tiles = became(discover([tmp_path / "in"], 100, READING))
+    tiles = became(discover([tmp_path / "in"], 100, READING).tiles)
     assert len(tiles) == 5 and not any(found.whole for found in tiles)
     fates = {name: fate for found in tiles for name, fate in found.fates.items()}
     wrong = objections_by_name({f"in/C/{name}": case for name, case in cases.items()}, fates)
@@ -149,7 +149,7 @@ def test_archives(forms: dict[str, Good], tmp_path: Path) -> None:
     """Each member is a stamp, refused, or counted as another file, or there is an entry for the rest."""
     kinds = made.good_archives(tmp_path, forms)
     cases = made.damaged_files(tmp_path / "in" / "A", kinds, COUNTS["archives"], np.random.default_rng(2))
-    tiles = became(discover([tmp_path / "in"], 100, READING))
+    tiles = became(discover([tmp_path / "in"], 100, READING).tiles)
     assert {found.tile.source for found in tiles} == {f"A/{name}" for name in cases}
     wrong: list[str] = []
     for found in tiles:
@@ -166,7 +166,7 @@ def test_hdf5(tmp_path: Path) -> None:
     """A file gives all of its rows, stamps or refused, or is refused as a whole."""
     kinds = made.good_hdf5(tmp_path)
     cases = made.damaged_files(tmp_path / "in", kinds, COUNTS["hdf5"], np.random.default_rng(3))
-    tiles = became(discover([tmp_path / "in"], 100, READING))
+    tiles = became(discover([tmp_path / "in"], 100, READING).tiles)
     assert {found.tile.source for found in tiles} == {f"in/{name}" for name in cases}
     for found in tiles:
         if not found.whole:
@@ -183,7 +183,7 @@ def test_pictures(tmp_path: Path) -> None:
     cases = {f"in/P/{name}": case for name, case in pictures.items()}
     cases |= {f"in/{name}/p00{i}.jpg": case for name, case in tables.items() for i in range(2)}
     fates: dict[str, Any] = {}
-    for found in became(discover([tmp_path / "in"], 100, READING)):
+    for found in became(discover([tmp_path / "in"], 100, READING).tiles):
         fates |= found.fates
         if found.whole:  # of a table that cannot be used
             fates |= {f"{found.tile.source}/p00{i}.jpg": found.whole.reason for i in range(2)}
@@ -195,7 +195,7 @@ def test_bricks(tmp_path: Path) -> None:
     """Rows of the catalogue = stamps + refused + set aside."""
     whole = made.good_brick(tmp_path / "good")
     cases = made.damaged_bricks(tmp_path / "in", whole, COUNTS["bricks"], np.random.default_rng(5))
-    tiles = became(discover([tmp_path / "in"], 100, READING))
+    tiles = became(discover([tmp_path / "in"], 100, READING).tiles)
     assert {found.tile.source.partition("/")[0] for found in tiles} == cases.keys() and len(tiles) == len(cases)
     wrong: list[str] = []
     for found in tiles:
@@ -220,7 +220,7 @@ def test_lists(tmp_path: Path) -> None:
     """A list is refused with an error for the user that names it, or each of its rows is accounted for."""
     rng = np.random.default_rng(6)
     made.good_brick(tmp_path / "in" / "B")
-    bricks = discover([tmp_path / "in"], 100, READING)
+    bricks = discover([tmp_path / "in"], 100, READING).tiles
     files = made.good_lists(tmp_path)
     reading = READING.model_copy(update={"bricks": READING.bricks.model_copy(update={"catalogue": "list"})})
     wrong: list[str] = []
@@ -247,7 +247,7 @@ def test_files_of_one_kind_under_the_name_of_another(tmp_path: Path) -> None:
     jpeg = (folder / "p000.jpg").read_bytes()
     for name, content in {"j.fits": jpeg, "h.fits": hdf5, "c.jpg": cutout, "j.h5": jpeg, "c.zip": cutout}.items():
         (folder / name).write_bytes(content)
-    tiles = became(discover([tmp_path / "in"], 100, READING))
+    tiles = became(discover([tmp_path / "in"], 100, READING).tiles)
     stamps = sorted(stamp.source_name for found in tiles for stamp in found.stamps)
     assert stamps == ["M/b.h5#0", "M/b.h5#1", "in/M/a.fits", "in/M/p000.jpg"]
     assert sorted(entry.source_name for found in tiles for entry in found.refused) == [
@@ -265,7 +265,7 @@ def test_a_real_cutout_damaged(shared: Path, tmp_path: Path) -> None:
     cases = made.damaged_cutouts(
         tmp_path / "in" / "C", {"real": Good(content, ".fits", anywhere)}, 18, np.random.default_rng(8)
     )
-    (found,) = became(discover([tmp_path / "in"], 100, READING))
+    (found,) = became(discover([tmp_path / "in"], 100, READING).tiles)
     wrong = objections_by_name({f"in/C/{name}": case for name, case in cases.items()}, found.fates)
     assert not wrong, "\n".join(wrong)
 
@@ -279,7 +279,7 @@ def test_what_the_mutilations_are_made_from_is_good(forms: dict[str, Good], tmp_
         (tmp_path / "in" / f"{number}{good.ending}").write_bytes(good.content)
     made.good_pictures(tmp_path / "in" / "P")
     made.good_brick(tmp_path / "in" / "B")
-    tiles = became(discover([tmp_path / "in"], 100, READING))
+    tiles = became(discover([tmp_path / "in"], 100, READING).tiles)
     assert not any(found.whole or found.refused for found in tiles)
     assert sum(found.count for found in tiles) == 5 + 3 * (made.MEMBERS - 1) + 2 * 5 + 1 + 3
     (brick,) = (found for found in tiles if found.tile.brick)
@@ -299,7 +299,7 @@ def test_a_run_among_good_ones(small: Small, tmp_path: Path) -> None:
     made.damaged_files(root / "A", made.good_archives(tmp_path, forms), 9, rng)
     bricks = made.damaged_bricks(root / "B", made.good_brick(tmp_path / "whole"), 9, rng)
     found: dict[str, int] = {}
-    for tile in discover([root], 20, READING):
+    for tile in discover([root], 20, READING).tiles:
         job = ClassifyJob(
             tile=tile,
             models=str(small.workspace.models),

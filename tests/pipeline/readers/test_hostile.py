@@ -148,7 +148,7 @@ def test_loops_and_links_to_nowhere_are_inputs_that_can_not_be_read(tmp_path: Pa
     (folder / "up").symlink_to("..")  # folders in a ring
     (tmp_path / "in" / "ring.zip").symlink_to("ring.zip")
     reading = ReadingSettings()
-    tiles = {tile.source: tile for tile in discover([tmp_path / "in"], 10, reading)}
+    tiles = {tile.source: tile for tile in discover([tmp_path / "in"], 10, reading).tiles}
     assert set(tiles) <= {"in/C", "in/ring.zip"}
     (batch,) = read_tile(tiles["in/C"], reading, 8)
     assert [stamp.source_name for stamp in batch.stamps] == ["in/C/good.fits"]
@@ -162,7 +162,7 @@ def test_loops_and_links_to_nowhere_are_inputs_that_can_not_be_read(tmp_path: Pa
 def test_odd_names_are_only_names(tmp_path: Path, name: str) -> None:
     write_cutout(tmp_path / "in" / "C" / name)
     reading = ReadingSettings()
-    (tile,) = discover([tmp_path / "in"], 10, reading)
+    (tile,) = discover([tmp_path / "in"], 10, reading).tiles
     (batch,) = read_tile(tile, reading, 8)
     assert len(batch.stamps) == 1 and not batch.quarantine
     np.testing.assert_array_equal(batch.stamps[0].pixels, galaxy())
@@ -178,7 +178,7 @@ def test_an_archive_within_an_archive_is_not_opened(tmp_path: Path) -> None:
         archive.writestr("inner.fits", inner.getvalue())
         archive.writestr("twice.fits.gz", gzip.compress(gzip.compress(bytes(10**6))))
     reading = ReadingSettings()
-    (tile,) = discover([tmp_path / "in"], 10, reading)
+    (tile,) = discover([tmp_path / "in"], 10, reading).tiles
     (batch,) = read_tile(tile, reading, 8)
     assert not batch.stamps and [note.remarks for note in batch.notes] == [["1 members are no FITS cutouts: 1 .zip"]]
     assert [entry.reason for entry in batch.quarantine] == [Reason.UNREADABLE_FILE] * 2

@@ -15,7 +15,8 @@ from pipeline.config.inputs import InputSettings
 from pipeline.core.errors import BadInput, Reason
 from pipeline.readers.images import read_picture, read_pictures, read_table
 from pipeline.readers.stamps import Stamp
-from pipeline.tiles.sky_tile import TileKind, inputs_in, table_of
+from pipeline.tiles.file_names import TileKind, inputs_in
+from pipeline.tiles.sky_tile import table_of
 from tests.pipeline.makers import picture, sorted_out, write_pictures, write_table
 
 

@@ -19,7 +19,8 @@ from pipeline.readers.bricks.positions import is_prepared, read_list, read_outsi
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp
 from pipeline.tiles.brick_grid import brick_of, centre
-from pipeline.tiles.sky_tile import SkyTile, TileKind
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import SkyTile
 from tests.pipeline.brick_makers import coadd, mosaic, outcome_of, reading, rows, tangent_plane, write_brick, write_rows
 from tests.pipeline.makers import write_cutouts
 
@@ -152,7 +153,7 @@ def test_each_position_is_cut_once_or_accounted_for(pair: Path, tmp_path: Path) 
         "sentinel": (-999.0, 0.0),
     }
     assert [brick_of(*positions[name]) for name in ("overlap", "other side", "south of it")] == [HERE, EAST, "1498m002"]
-    tiles = for_positions(discover([pair], 100, READING), write_list(tmp_path, positions), tmp_path, READING)
+    tiles = for_positions(discover([pair], 100, READING).tiles, write_list(tmp_path, positions), tmp_path, READING)
     assert by_brick(tiles) == {
         HERE: {"inside", "overlap", "south of it"},
         EAST: {"other side"},
@@ -179,14 +180,14 @@ def test_each_position_is_cut_once_or_accounted_for(pair: Path, tmp_path: Path) 
 def test_a_position_between_its_absent_brick_and_two_that_reach_it_is_cut_once(pair: Path, tmp_path: Path) -> None:
     """South of the corner: the brick 1498m002 is absent, both others have the place in their images."""
     listed = write_list(tmp_path, {"corner": (149.995, -0.13)})
-    tiles = for_positions(discover([pair], 100, READING), listed, tmp_path, READING)
+    tiles = for_positions(discover([pair], 100, READING).tiles, listed, tmp_path, READING)
     assert len(tiles) == 1 and len(outcome_of(tiles[0], READING).stamps) == 1
 
 
 def test_bricks_without_positions_are_left_out_and_other_tiles_stay(pair: Path, tmp_path: Path) -> None:
     write_cutouts(tmp_path / "C", 1)
     listed = write_list(tmp_path, {"a": (149.9, 0.0)})
-    tiles = for_positions(discover([pair, tmp_path / "C"], 100, READING), listed, tmp_path, READING)
+    tiles = for_positions(discover([pair, tmp_path / "C"], 100, READING).tiles, listed, tmp_path, READING)
     assert Counter((tile.kind, tile.brick) for tile in tiles) == {(TileKind.BRICK, HERE): 1, (TileKind.CUTOUTS, ""): 1}
 
 
@@ -195,11 +196,11 @@ def test_the_same_list_again_is_the_same_input(pair: Path, tmp_path: Path) -> No
     prints = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        tiles = for_positions(discover([pair], 100, READING), listed, tmp_path / folder, READING)
+        tiles = for_positions(discover([pair], 100, READING).tiles, listed, tmp_path / folder, READING)
         prints.append({tile.tile_id: tile.fingerprint for tile in tiles})
     assert prints[0] == prints[1] and len(prints[0]) == 2
     write_list(tmp_path, {"a": (149.9, 0.0001), "b": (10.0, 10.0)})
-    tiles = for_positions(discover([pair], 100, READING), listed, tmp_path / "one", READING)
+    tiles = for_positions(discover([pair], 100, READING).tiles, listed, tmp_path / "one", READING)
     changed = {tile.tile_id: tile.fingerprint for tile in tiles}
     assert {name for name in changed if changed[name] != prints[0][name]} == {
         tile.tile_id for tile in tiles if tile.kind is TileKind.BRICK
@@ -208,7 +209,7 @@ def test_the_same_list_again_is_the_same_input(pair: Path, tmp_path: Path) -> No
 
 def test_the_front_door_reads_both_kinds(pair: Path, tmp_path: Path) -> None:
     listed = write_list(tmp_path, {"a": (149.9, 0.0), "b": (10.0, 10.0)})
-    tiles = for_positions(discover([pair], 100, READING), listed, tmp_path, READING)
+    tiles = for_positions(discover([pair], 100, READING).tiles, listed, tmp_path, READING)
     batches = [batch for tile in tiles for batch in read_tile(tile, READING, 10)]
     stamps: list[Stamp] = [stamp for batch in batches for stamp in batch.stamps]
     assert [stamp.source_name for stamp in stamps] == ["list.csv#a"]
@@ -218,7 +219,7 @@ def test_the_front_door_reads_both_kinds(pair: Path, tmp_path: Path) -> None:
 def test_the_keys_of_a_list_make_the_ids_of_the_survey(pair: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.csv"
     listed.write_text("ra,dec,release,brickid,objid,mag_r,radius\n149.9,0,9010,330367,44,16.5,20\n")
-    (tile,) = for_positions(discover([pair], 100, READING), listed, tmp_path, READING)
+    (tile,) = for_positions(discover([pair], 100, READING).tiles, listed, tmp_path, READING)
     stamp = outcome_of(tile, reading(catalogue="list.csv", large_radius=10.0)).only
     assert stamp.object_id == target_id(9010, 330367, 44) and stamp.mag_r == 16.5
     assert stamp.pixscale == pytest.approx(2 * COARSE, rel=1e-5)

@@ -13,9 +13,11 @@ import pytest
 from catalogs.releases.registry import layout_of
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.runs.records import record_run, run_records
-from pipeline.survey import run as survey
+from pipeline.survey.plan import start_run
 from pipeline.survey.publish import build_release
-from pipeline.tiles.sky_tile import SkyTile, TileKind
+from pipeline.survey.run import already_done
+from pipeline.tiles.file_names import TileKind
+from pipeline.tiles.sky_tile import SkyTile
 from tests.catalogs.conftest import MODEL, commit_tile
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
@@ -95,7 +97,7 @@ def test_a_survey_tells_its_release_how_it_went(small: Small, tmp_path: Path) ->
     assert (row["tiles"], row["tiles_done"], row["tiles_failed"], row["classified"]) == (1, 1, 0, 3)
     assert row["objects_per_second"] == 3 / row["seconds"] and row["started"].startswith("20")
     (workspace.reports / "runs" / f"{total.run_id}.json").unlink()
-    again = survey.start_run(workspace, None)
-    assert survey.already_done(workspace, again, []) is not None  # what is kept of runs is no reason for a release
+    again = start_run(workspace, None)
+    assert already_done(workspace, again, []) is not None  # what is kept of runs is no reason for a release
     release = build_release(workspace, small.card.model_id)
     assert release is not None and release.release == total.release

@@ -44,7 +44,7 @@ def loggers_as_they_were() -> Iterator[None]:
 @pytest.mark.parametrize("kind", ["inline", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_survey_logs_each_tile_once_and_what_was_said_of_it(small: Small, tmp_path: Path, kind: str) -> None:
     place = small.elsewhere(
-        tmp_path, "survey.rows=4", f"workers.kind={kind}", "workers.n=1", "workers.retries=0", "survey.alarm=0"
+        tmp_path, "survey.rows=4", f"workers.kind={kind}", "workers.count=1", "workers.retries=0", "survey.alarm=0"
     )
     write_cutouts(place.incoming / "C", 9)
     (place.incoming / "bad.h5").write_bytes(b"no HDF5")

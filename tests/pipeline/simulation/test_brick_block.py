@@ -17,7 +17,9 @@ from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp
 from pipeline.simulation import SimulatedBricks, write_bricks
-from pipeline.survey.run import classify_tiles, find_tiles, make_plan, release_catalogue, start_run, sum_up
+from pipeline.survey.plan import find_inputs, make_plan, start_run
+from pipeline.survey.run import classify_tiles, release_catalogue
+from pipeline.survey.summary import summarize
 from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 
@@ -66,7 +68,7 @@ def compare(block: SimulatedBricks, mosaic: np.ndarray, tile: SkyTile, stamp: St
 def read_block(block: SimulatedBricks, mosaic: np.ndarray, side: int) -> Seen:
     reading = ReadingSettings(bricks=BrickSettings(stamp_pixels=side))
     rows, aside, refused, found, names = 0, 0, 0, Counter[tuple[bool, bool]](), []
-    for tile in discover([block.root], 1000, reading):
+    for tile in discover([block.root], 1000, reading).tiles:
         for batch in read_tile(tile, reading, 64):
             rows += sum(note.rows for note in batch.notes if note.rows > 0)
             aside += sum(sum(note.set_aside.values()) for note in batch.notes)
@@ -105,10 +107,10 @@ def test_five_thousand_galaxies_on_nine_bricks_close_the_audit(small: Small, tmp
     assert seen.across > 40 and len(seen.names) > 4900
     workspace = small.elsewhere(tmp_path / "W")
     run = start_run(workspace, None)
-    tiles = find_tiles(workspace, [tmp_path / "in"])
+    tiles = find_inputs(workspace, [tmp_path / "in"]).tiles
     failed = classify_tiles(workspace, run, make_plan(workspace, run, tiles))
     release = release_catalogue(workspace, run, tiles)
-    summary = sum_up(workspace, run, tiles, 0, failed, release, None)
+    summary = summarize(workspace, run, tiles, 0, failed, release, None)
     assert not failed and len(tiles) == 9 and release is not None
     assert summary.objects == len(seen.names) + seen.refused
     parts = (summary.classified, summary.unclassified, summary.quarantined, summary.out_of_footprint)

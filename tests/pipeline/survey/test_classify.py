@@ -49,7 +49,7 @@ def jobs_for(small: Small, root: Path, *, rows: int = 1000, batch: int = 8, **se
             batch=batch,
             reading=reading,
         )
-        for tile in discover([root / "in"], rows, reading)
+        for tile in discover([root / "in"], rows, reading).tiles
     ]
 
 

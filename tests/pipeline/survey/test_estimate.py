@@ -1,4 +1,4 @@
-"""What a survey would do: counted, tried on a few tiles, and compared with what it then does."""
+"""What a survey would do: counted, extrapolated from a pilot run, and compared with what it then does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 from catalogs.releases.registry import folder_size, layout_of
 from pipeline.config.workspace import Workspace
-from pipeline.survey import run as survey
 from pipeline.survey.estimate import estimate, expected_stamps, ratio_estimate
 from pipeline.survey.pilot import PilotJob, PilotTile, measure, run_pilot, spread
-from pipeline.tiles.sky_tile import TileKind
+from pipeline.survey.plan import find_inputs, start_run
+from pipeline.survey.run import classify_jobs
+from pipeline.tiles.file_names import TileKind
 from tests.conftest import Small
 from tests.pipeline.brick_makers import coadd, reading, rows, tractor_path, write_brick, write_rows
 from tests.pipeline.makers import hdf5_columns, write_cutouts, write_hdf5, write_pictures
@@ -50,7 +51,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return scratch
 
 
-def test_tiles_stamps_and_bytes_are_counted_without_a_trial(small: Small, tmp_path: Path, as_was: Callable) -> None:
+def test_tiles_stamps_and_bytes_are_counted_without_a_pilot_run(small: Small, tmp_path: Path, as_was: Callable) -> None:
     workspace = with_bricks(small.elsewhere(tmp_path / "W", "survey.rows=4", "bricks.stamp_pixels=64"))
     sky(workspace)
     with as_was(workspace.root):
@@ -59,7 +60,7 @@ def test_tiles_stamps_and_bytes_are_counted_without_a_trial(small: Small, tmp_pa
     assert (found.tiles, found.to_do, found.done, found.waiting) == (10, 10, 0, 0)
     assert found.stamps == 9 + 4 + 10 + 3 + 4 and (found.bricks, found.catalogues_read) == (2, 2)
     assert found.read_bytes == folder_size(workspace.incoming)
-    assert found.trial is None and found.seconds is None and found.model_id == small.card.model_id
+    assert found.pilot is None and found.seconds is None and found.model_id == small.card.model_id
     (workspace.incoming / "C" / "g003.fits").touch()
     waiting = workspace.changed(survey={"settle": 3600.0})
     assert estimate(waiting, None, [], 0).waiting == 10
@@ -68,7 +69,7 @@ def test_tiles_stamps_and_bytes_are_counted_without_a_trial(small: Small, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_trial_foretells_what_the_survey_then_does(
+def test_a_pilot_run_predicts_what_the_survey_then_does(
     small: Small, tmp_path: Path, own_temporary_folder: Path, as_was: Callable
 ) -> None:
     workspace = small.elsewhere(tmp_path / "W", "survey.rows=40")
@@ -77,9 +78,9 @@ def test_a_trial_foretells_what_the_survey_then_does(
     with as_was(workspace.root):
         one, all_of_them = estimate(workspace, None, [], 1e-3), estimate(workspace, None, [], 1000.0)
     assert not list(own_temporary_folder.iterdir())
-    assert one.trial and all_of_them.trial and not one.trial.failed and not all_of_them.trial.failed
-    assert (one.trial.stamps, len(one.trial.tiles)) == (40, 1)
-    assert (all_of_them.trial.stamps, len(all_of_them.trial.tiles)) == (252, 7)
+    assert one.pilot and all_of_them.pilot and not one.pilot.failed and not all_of_them.pilot.failed
+    assert (one.pilot.stamps, len(one.pilot.tiles)) == (40, 1)
+    assert (all_of_them.pilot.stamps, len(all_of_them.pilot.tiles)) == (252, 7)
     for found in (one, all_of_them):
         assert found.seconds is not None and 0 < found.seconds.low < found.seconds.value < found.seconds.high
         assert found.to_dict()["trial"]["stamps_per_second"] > 0 and json.dumps(found.to_dict())
@@ -97,27 +98,27 @@ def test_a_trial_foretells_what_the_survey_then_does(
     assert (after.to_do, after.done, after.stamps) == (1, 7, 30)
     assert after.release_bytes == pytest.approx(released, rel=0.2)
     nothing = estimate(workspace, None, [workspace.incoming / "C"], 60)
-    assert (nothing.to_do, nothing.stamps, nothing.trial) == (0, 0, None)
+    assert (nothing.to_do, nothing.stamps, nothing.pilot) == (0, 0, None)
 
 
 def test_only_as_much_of_a_tile_is_tried_as_there_is_time_for(small: Small, tmp_path: Path) -> None:
     workspace = small.elsewhere(tmp_path, "survey.batch=4", f'folders.catalog="{tmp_path}/try/catalog"')
     write_hdf5(workspace.incoming / "many.h5", hdf5_columns(60))
-    this = survey.start_run(workspace, None)
-    (job,) = survey.jobs_of(workspace, this, survey.find_tiles(workspace, []))
+    this = start_run(workspace, None)
+    (job,) = classify_jobs(workspace, this, find_inputs(workspace, []).tiles)
     part, whole = measure(PilotJob(job, 0.0)), measure(PilotJob(job, 1000.0))
     assert (part.stamps, part.share) == (4, 4 / 60) and (whole.stamps, whole.rows, whole.share) == (60, 60, 1.0)
     gone = replace(job, tile=replace(job.tile, fingerprint="another", stop=3))
-    trial = run_pilot([gone], 5.0, workspace.settings.workers, exports=False, votable=False)
-    assert list(trial.failed) == [job.name] and "changed after it was found" in trial.failed[job.name]
-    assert not trial.tiles and trial.tile_size is None and trial.stamps_per_second == 0
+    result = run_pilot([gone], 5.0, workspace.settings.workers, exports=False, votable=False)
+    assert list(result.failed) == [job.name] and "changed after it was found" in result.failed[job.name]
+    assert not result.tiles and result.tile_size is None and result.stamps_per_second == 0
 
 
 def test_the_first_few_tiles_tried_are_of_all_kinds_and_from_everywhere(small: Small, tmp_path: Path) -> None:
     workspace = small.elsewhere(tmp_path, "survey.rows=1")
     write_hdf5(workspace.incoming / "a.h5", hdf5_columns(100))
     write_cutouts(workspace.incoming / "C", 3)
-    jobs = survey.jobs_of(workspace, survey.start_run(workspace, None), survey.find_tiles(workspace, []))
+    jobs = classify_jobs(workspace, start_run(workspace, None), find_inputs(workspace, []).tiles)
     order = spread(jobs)
     assert {job.name for job in order} == {job.name for job in jobs} and len(order) == len(jobs) == 103
     assert [job.tile.kind for job in order[:6]].count(TileKind.CUTOUTS) == 3
@@ -128,7 +129,7 @@ def test_the_first_few_tiles_tried_are_of_all_kinds_and_from_everywhere(small: S
 
 @pytest.mark.parametrize("stamps", [0, 50])
 def test_the_error_of_a_ratio_estimate_is_the_true_one(stamps: int) -> None:
-    """Many skies, each foretold from ten of its hundred tiles: the standard error says how far off it is."""
+    """Many skies, each estimated from ten of its hundred tiles: the standard error says how far off it is."""
     off = []
     for seed in range(400):
         draw = np.random.default_rng(seed)
@@ -142,10 +143,10 @@ def test_the_error_of_a_ratio_estimate_is_the_true_one(stamps: int) -> None:
     assert alone > 0 and error == 0.5 * alone
 
 
-def test_bricks_that_are_many_are_told_from_the_catalogues_of_some(
+def test_bricks_that_are_many_are_counted_from_the_catalogues_of_some(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.survey.estimate._MOST_CATALOGUES", 1)
+    monkeypatch.setattr("pipeline.survey.estimate._MAX_CATALOGUES", 1)
     workspace = with_bricks(small.elsewhere(tmp_path, "bricks.stamp_pixels=64"))
-    expected = expected_stamps(survey.find_tiles(workspace, []), reading())
+    expected = expected_stamps(find_inputs(workspace, []).tiles, reading())
     assert (expected.bricks, expected.read) == (2, 1) and expected.total in (2 * 3, 2 * 4)

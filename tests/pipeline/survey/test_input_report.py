@@ -10,8 +10,8 @@ import pytest
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import Reason
 from pipeline.survey.input_report import input_statuses
-from pipeline.survey.quarantine import listing
-from pipeline.tiles.sky_tile import MANIFEST
+from pipeline.survey.quarantine import quarantine_entries
+from pipeline.tiles.file_names import MANIFEST
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 from tests.pipeline.survey_driver import run
@@ -91,5 +91,5 @@ def test_real_files_through_the_front_door(small: Small, shared: Path, tmp_path:
     assert {lines[f"decam_mosaic_cuts/{n}_rband.fits"] for n in (132, 150, 190, 360)} == {"quarantined: wrong_bands"}
     brick = {line for file, line in lines.items() if "legacysurvey-0959p805" in file}
     assert brick == {"brick 0959p805: 1 quarantined: missing_catalogue"}
-    (entry,) = (q for _, q in listing(workspace, small.card.model_id) if q.reason == Reason.MISSING_CATALOGUE)
+    ((_, entry),) = quarantine_entries(workspace, small.card.model_id, [Reason.MISSING_CATALOGUE])
     assert "no tractor-0959p805.fits" in entry.detail and entry.detail.endswith("; no image of band r")

@@ -73,7 +73,7 @@ def test_workers_make_the_same_release(workspace: Workspace) -> None:
     assert first is not None
     (workspace.catalog / "CURRENT").unlink()
     (workspace.catalog / "releases").rename(workspace.catalog / "others")
-    workers = on_workers(WorkerSettings(kind="local", n=2), few_rows=0)
+    workers = on_workers(WorkerSettings(kind="local", count=2), few_rows=0)
     second = publish(workspace.catalog, MODEL, max_rows=4, exports=False, run_units=workers)
     assert second is not None
     one = pq.read_table(workspace.catalog / "others" / first.release / "sidecar" / "partitions.parquet")

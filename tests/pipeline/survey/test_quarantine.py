@@ -10,62 +10,31 @@ import pytest
 from catalogs.tiles import QuarantineEntry, TileMetadata, commit
 from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
-from pipeline.survey import run as survey
-from pipeline.survey.quarantine import RetryResult, list_of, listing, outcome, plan_retry, with_history
-from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
+from pipeline.survey.plan import find_inputs, make_plan, remaining_plan, start_run, tiles_to_retry
+from pipeline.survey.quarantine import RetryResult, plan_retry, position_list_of, quarantine_entries, retry_result
+from pipeline.survey.run import already_done, classify_tiles
+from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table, quarantine_entry
 from tests.conftest import Small
 from tests.pipeline.makers import galaxy, write_cutout, write_cutouts
 from tests.pipeline.survey_driver import run
 
 
-def entry(name: str, reason: str = "no_wcs", **values: object) -> QuarantineEntry:
-    return QuarantineEntry.model_validate(
-        {
-            "file": f"/sky/{name}",
-            "source_name": f"sky/{name}",
-            "reason": reason,
-            "detail": f"{name}: {reason}",
-            **values,
-        }
-    )
-
-
-def test_an_entry_remembers_when_it_was_first_seen_and_how_often() -> None:
-    first = with_history([entry("a"), entry("b")], None, "2026-01-01T00:00:00Z")
-    assert {(e.attempts, e.first_seen, e.last_seen) for e in first} == {(1, *["2026-01-01T00:00:00Z"] * 2)}
-    before = make_stamp("t", 0, quarantine=first)
-    changed = entry("a", detail="still none", exception="KeyError")
-    second = with_history([changed, entry("b", "empty_file"), entry("c")], before, "2026-02-02T00:00:00Z")
-    assert [(e.attempts, e.first_seen[:7], e.last_seen[:7]) for e in second] == [
-        (2, "2026-01", "2026-02"),
-        (1, "2026-02", "2026-02"),  # another reason: another matter
-        (1, "2026-02", "2026-02"),
-    ]
-    assert (second[0].detail, second[0].exception) == ("still none", "KeyError")
-
-
-def test_entries_of_before_there_was_a_history_get_one() -> None:
-    before = make_stamp("t", 0, quarantine=[entry("a")])
-    (now,) = with_history([entry("a")], before, "2026-02-02T00:00:00Z")
-    assert (now.attempts, now.first_seen) == (2, "2026-02-02T00:00:00Z")
-
-
 def test_entries_are_listed_by_reason_and_tile(tmp_path: Path) -> None:
     workspace = open_workspace(tmp_path)
-    assert listing(workspace, MODEL) == []
+    assert quarantine_entries(workspace, MODEL) == []
     commit_tile(workspace.catalog, "a", [1], quarantined=2)
-    mixed = [entry("x", "empty_file"), entry("y")]
+    mixed = [quarantine_entry("x", "empty_file"), quarantine_entry("y")]
     commit(workspace.catalog, make_table("b", []), make_stamp("b", 0, quarantine=mixed))
-    assert [(s.tile_id, e.reason) for s, e in listing(workspace, MODEL)] == [
+    assert [(s.tile_id, e.reason) for s, e in quarantine_entries(workspace, MODEL)] == [
         *[("a", "no_wcs")] * 2,
         ("b", "empty_file"),
         ("b", "no_wcs"),
     ]
-    assert [e.source_name for _, e in listing(workspace, MODEL, ["no_wcs"], "b")] == ["sky/y"]
-    assert len(listing(workspace, MODEL, tile="sky/a")) == 2
-    assert listing(workspace, "other") == []
+    assert [e.source_name for _, e in quarantine_entries(workspace, MODEL, ["no_wcs"], "b")] == ["sky/y"]
+    assert len(quarantine_entries(workspace, MODEL, tile="sky/a")) == 2
+    assert quarantine_entries(workspace, "other") == []
     with pytest.raises(UserError, match=r"unknown reason no_wsc; the reasons are .*no_wcs.*unreadable_file"):
-        listing(workspace, MODEL, ["no_wsc"])
+        quarantine_entries(workspace, MODEL, ["no_wsc"])
 
 
 def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: Path) -> None:
@@ -77,7 +46,7 @@ def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: P
     (tmp_path / "night@2").mkdir()
 
     def held(tile: str, source: str, origin: str, count: int = 1) -> tuple[TileMetadata, list[QuarantineEntry]]:
-        entries = [entry(f"{tile}{i}") for i in range(count)]
+        entries = [quarantine_entry(f"{tile}{i}") for i in range(count)]
         stamp = make_stamp(tile, 0, source=source, origin=origin, quarantine=entries)
         commit(workspace.catalog, make_table(tile, []), stamp)
         return stamp, entries
@@ -89,16 +58,16 @@ def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: P
     held("outside", "positions@list.csv", "list.csv")
     held("folder", "sky/night@2", "night@2")
     held("gone", "sky/gone", "gone")
-    entries = listing(workspace, MODEL)
+    entries = quarantine_entries(workspace, MODEL)
     without = plan_retry(workspace, MODEL, entries)
-    assert sorted(without.tiles) == ["folder", "plain"] and sorted(without.passed_over) == ["cut", "gone", "outside"]
-    assert "bricks.catalogue" in without.passed_over["cut"] and "no longer there" in without.passed_over["gone"]
+    assert sorted(without.tiles) == ["folder", "plain"] and sorted(without.skipped) == ["cut", "gone", "outside"]
+    assert "bricks.catalogue" in without.skipped["cut"] and "no longer there" in without.skipped["gone"]
     assert without.roots == [bricks / "1498p020", tmp_path / "night@2"]
     with_list = open_workspace(tmp_path, ["bricks.catalogue=list.csv"])
     given = plan_retry(with_list, MODEL, entries)
-    assert sorted(given.tiles) == ["cut", "folder", "outside"] and sorted(given.passed_over) == ["gone", "plain"]
+    assert sorted(given.tiles) == ["cut", "folder", "outside"] and sorted(given.skipped) == ["gone", "plain"]
     assert given.roots == [bricks / "1498p020", bricks / "1498p022", tmp_path / "night@2"]
-    assert [list_of(s) for s in ("a/1498p020@b@c.csv", "night@2/C", "x@y")] == ["b@c.csv", "", ""]
+    assert [position_list_of(s) for s in ("a/1498p020@b@c.csv", "night@2/C", "x@y")] == ["b@c.csv", "", ""]
 
 
 def test_only_tiles_with_such_entries_are_tried_again_and_what_came_good_is_counted(
@@ -115,26 +84,26 @@ def test_only_tiles_with_such_entries_are_tried_again_and_what_came_good_is_coun
     first = run(workspace)
     assert (first.objects, first.classified, first.quarantined) == (9, 7, 2)
     model = small.card.model_id
-    before = listing(workspace, model)
+    before = quarantine_entries(workspace, model)
     assert {(e.attempts, e.first_seen == e.last_seen) for _, e in before} == {(1, True)}
     times = broken.stat()
     broken.write_bytes(whole)
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))  # so that the plan sees no difference
     write_cutouts(tmp_path / "incoming" / "D", 1)
     again = frozenset({before[0][1].reason, "empty_file"})
-    this = survey.start_run(workspace, None)
-    found = survey.to_try_again(workspace, this, survey.find_tiles(workspace, []), again)
-    todo = survey.make_plan(workspace, this, found, again)
+    this = start_run(workspace, None)
+    found = tiles_to_retry(workspace, this, find_inputs(workspace, []).tiles, again)
+    todo = make_plan(workspace, this, found, again)
     assert [tile.path[-1] for tile in todo.todo] == ["A", "B"] and todo.done == todo.retired == []
-    assert survey.classify_tiles(workspace, this, todo) == {}
-    assert survey.still_to_do(workspace, this, todo).todo == []
-    assert outcome(workspace, model, before, this.run_id) == RetryResult(tried=2, good=1, still=1, gone=0)
-    assert outcome(workspace, model, before, "another run") == RetryResult()
-    ((stamp, left),) = listing(workspace, model)
+    assert classify_tiles(workspace, this, todo) == {}
+    assert remaining_plan(workspace, this, todo).todo == []
+    assert retry_result(workspace, model, before, this.run_id) == RetryResult(tried=2, good=1, still=1, gone=0)
+    assert retry_result(workspace, model, before, "another run") == RetryResult()
+    ((stamp, left),) = quarantine_entries(workspace, model)
     assert (left.reason, left.attempts, left.first_seen) == ("empty_file", 2, before[1][1].first_seen)
     assert left.last_seen >= left.first_seen and stamp.reused == 1
     with pytest.raises(UserError, match="none of these sky tiles"):
-        survey.to_try_again(workspace, this, found, frozenset({"no_wcs"}))
+        tiles_to_retry(workspace, this, found, frozenset({"no_wcs"}))
 
 
 def test_an_alarm_is_raised_by_what_a_run_has_read(small: Small, tmp_path: Path) -> None:
@@ -159,8 +128,8 @@ def test_what_is_still_arriving_is_named_and_its_old_rows_stay(small: Small, tmp
     (tmp_path / "incoming" / "A" / "g002.fits").unlink()
     write_cutout(tmp_path / "incoming" / "A" / "g001.fits", galaxy(9))
     patient = workspace.changed(survey={"settle": 3600.0})
-    this = survey.start_run(patient, None)
-    done = survey.already_done(patient, this, [])
+    this = start_run(patient, None)
+    done = already_done(patient, this, [])
     assert done is not None and done.nothing_to_do and done.objects == 0
     ((tile, why),) = done.waiting.items()
     assert "taken when unchanged for 3600 s" in why and f"* `{tile}`: {why}" in done.to_markdown()

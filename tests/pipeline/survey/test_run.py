@@ -1,10 +1,9 @@
-"""The story of a survey: totals that add up, runs that can be killed, catalogues that change only with cause."""
+"""Runs of a survey: totals that add up, runs that can be killed, catalogues that change only with cause."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogs.releases.registry import current_release, layout_of
-from models.errors import ModelError
-from pipeline.config.workspace import Workspace, open_workspace
-from pipeline.core.errors import UserError
-from pipeline.survey import run as survey
+from pipeline.config.workspace import Workspace
+from pipeline.survey.plan import find_inputs, make_plan, start_run
+from pipeline.survey.run import already_done, classify_tiles
 from tests.conftest import SMALL_TRAINING, Small
 from tests.paths import ROOT
 from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
@@ -74,8 +72,8 @@ def test_totals_add_up_and_a_second_run_changes_not_a_byte(small: Small, tmp_pat
 
     with as_was(workspace.catalog):
         again = run(workspace)
-        this = survey.start_run(workspace, None)
-        done = survey.already_done(workspace, this, [])
+        this = start_run(workspace, None)
+        done = already_done(workspace, this, [])
     assert again.nothing_to_do and again.skipped_tiles == again.tiles and again.objects == total.objects
     assert done is not None and done.nothing_to_do and done.release == total.release
 
@@ -87,9 +85,9 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     before = rows_of(workspace)
     write_cutout(tmp_path / "incoming" / "C" / "broken.fits", galaxy(77), ra=7, dec=7)  # downloaded again
     write_hdf5(tmp_path / "incoming" / "rgb.h5", hdf5_columns(5))  # a shorter one: 3 tiles become 2
-    this = survey.start_run(workspace, None)
-    assert survey.already_done(workspace, this, []) is None
-    todo = survey.make_plan(workspace, this, survey.find_tiles(workspace, []))
+    this = start_run(workspace, None)
+    assert already_done(workspace, this, []) is None
+    todo = make_plan(workspace, this, find_inputs(workspace, []).tiles)
     assert sorted({t.source for t in todo.todo}) == ["incoming/C", "incoming/rgb.h5"]
     assert len(todo.todo) == 3 and len(todo.retired) == 1
     total = run(workspace)
@@ -104,20 +102,6 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     anew = redone["run_id"] == total.run_id  # other pixels, or no label: the rest keeps its prediction
     assert set(redone.loc[anew, "source_name"]) == {"incoming/C/broken.fits", "incoming/C/blank.fits"}
     assert set(redone.loc[~anew, "run_id"]) == {first.run_id} and total.reused == (~anew).sum() > 0
-
-
-def test_nothing_to_survey_and_nothing_to_survey_with(small: Small, tmp_path: Path) -> None:
-    empty = small.elsewhere(tmp_path)
-    with pytest.raises(UserError, match=r"incoming: no such folder"):
-        run(empty)
-    empty.incoming.mkdir()
-    (empty.incoming / "readme.txt").write_text("nothing here")
-    with pytest.raises(UserError, match=r"no sky tiles in .*incoming"):
-        run(empty)
-    with pytest.raises(UserError, match=r"no model in .*train"):
-        survey.start_run(open_workspace(tmp_path), None)
-    with pytest.raises(ModelError, match=f"no model 'cpu_tiny-0'.*{small.card.model_id[:6]}"):
-        survey.start_run(empty, "cpu_tiny-0")
 
 
 def test_a_tile_that_fails_is_counted_and_the_rest_is_released(small: Small, tmp_path: Path) -> None:
@@ -143,7 +127,7 @@ def test_inline_and_a_cluster_make_the_same_catalogue(small: Small, tmp_path: Pa
     for kind in ("inline", "local"):
         root = tmp_path / kind
         sky(root)
-        workspace = small.elsewhere(root, "survey.rows=4", f"workers.kind={kind}", "workers.n=2")
+        workspace = small.elsewhere(root, "survey.rows=4", f"workers.kind={kind}", "workers.count=2")
         total = run(workspace)
         assert not total.failed and total.objects == 33
         catalogues.append(rows_of(workspace))
@@ -192,47 +176,17 @@ def test_a_run_killed_midway_is_finished_by_the_next(small: Small, tmp_path: Pat
     same_rows(rows_of(workspace), rows_of(small.elsewhere(undisturbed)), atol=2e-4 if kind == "local" else 0)
 
 
-def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: Path) -> None:
-    """Another folder of the same last two names, in a later run, is refused as long as the first is there."""
-    workspace = small.elsewhere(tmp_path / "W")
-    first, second = tmp_path / "one" / "night" / "C", tmp_path / "two" / "night" / "C"
-    write_cutouts(first, 3)
-    write_cutouts(second, 2)
-    this = survey.start_run(workspace, None)
-
-    def classified(place: Path) -> int:
-        tiles = survey.find_tiles(workspace, [place])
-        survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
-        return survey.sum_up(workspace, this, tiles, 0, {}, None, None).classified
-
-    assert classified(first) == 3
-    with pytest.raises(UserError, match=r"has the same name as .*one/night/C"):
-        classified(second)
-    assert len(committed_tiles(workspace)) == 1
-    first.rename(tmp_path / "moved")
-    assert classified(second) == 2
-
-
-def test_a_moved_workspace_has_nothing_to_do(small: Small, tmp_path: Path) -> None:
-    workspace = small.elsewhere(tmp_path / "W")
-    write_cutouts(workspace.incoming / "C", 3)
-    run(workspace)
-    shutil.copytree(tmp_path / "W", tmp_path / "copy" / "W", symlinks=True)  # both are there: no conflict
-    again = run(small.elsewhere(tmp_path / "copy" / "W"))
-    assert (again.tiles, again.skipped_tiles) == (1, 1)
-
-
 def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: Path) -> None:
     """After a run that was killed between its commits and its release there is work; the look does none of it."""
     workspace = small.elsewhere(tmp_path)
     write_cutouts(tmp_path / "incoming" / "C", 2)
     run(workspace)
     write_cutouts(tmp_path / "incoming" / "D", 2)
-    this = survey.start_run(workspace, None)
-    tiles = survey.find_tiles(workspace, [])
-    survey.classify_tiles(workspace, this, survey.make_plan(workspace, this, tiles))
+    this = start_run(workspace, None)
+    tiles = find_inputs(workspace, []).tiles
+    classify_tiles(workspace, this, make_plan(workspace, this, tiles))
     released = (workspace.catalog / "CURRENT").read_text()
-    assert survey.already_done(workspace, this, []) is None
+    assert already_done(workspace, this, []) is None
     assert (workspace.catalog / "CURRENT").read_text() == released
     run(workspace)
-    assert survey.already_done(workspace, this, []) is not None
+    assert already_done(workspace, this, []) is not None

@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputChanged, UserError
-from pipeline.ingest.discovery import brick_tile, discover, skipped_files
+from pipeline.ingest.discovery import brick_tile, discover
 from pipeline.readers.dispatch import read_tile
-from pipeline.tiles.brick_files import (
-    brick_of_file,
-    neighbour_folders,
-    plane_file,
-    product_of_file,
-    source_of_brick,
-    tables_of_brick,
-)
-from pipeline.tiles.sky_tile import SkyTile, TileKind, kind_of, role_of
+from pipeline.tiles.brick_files import neighbour_folders, plane_file, source_of_brick, tables_of_brick
+from pipeline.tiles.file_names import TileKind, brick_of_file, kind_of, product_of_file, role_of
+from pipeline.tiles.sky_tile import SkyTile
 from tests.pipeline.brick_makers import (
     BLOCK,
     BRICK,
@@ -124,7 +118,7 @@ def test_bricks_and_cutouts_are_told_apart(tmp_path: Path) -> None:
         touch(plane_path(root / "flat", brick, "image", "r"))
     touch(root / "flat" / "survey-bricks.fits.gz")
     write_cutouts(root / "flat", 2)
-    found = {(tile.kind, tile.source): tile for tile in discover([root], 10)}
+    found = {(tile.kind, tile.source): tile for tile in discover([root], 10).tiles}
     assert set(found) == {
         (TileKind.CUTOUTS, "incoming/flat"),
         *((TileKind.BRICK, f"{place}/{brick}") for place in ("flat", "south") for brick in ("1498p000", "1501p000")),
@@ -132,7 +126,7 @@ def test_bricks_and_cutouts_are_told_apart(tmp_path: Path) -> None:
     tile = found[(TileKind.BRICK, "south/1501p000")]
     assert tile.brick == "1501p000" and [Path(table).name for table in tile.tables] == ["tractor-1501p000.fits"]
     assert found[(TileKind.BRICK, "flat/1501p000")].tables == ()
-    assert skipped_files([root]) == {"preview": 2, "survey table": 1}
+    assert discover([root], 100).skipped == {"preview": 2, "survey table": 1}
     assert source_of_brick(coadd(root / "south", "1501p000"), "1501p000") == "south/1501p000"
 
 

@@ -14,11 +14,12 @@ from catalogs.schema import arrow_schema
 from catalogs.tiles import TileMetadata, commit
 from pipeline.config.inputs import BrickSettings, InputSettings, ReadingSettings
 from pipeline.core.errors import InputChanged, UserError
-from pipeline.ingest.discovery import discover, skipped_files
+from pipeline.ingest.discovery import discover
 from pipeline.ingest.planning import plan
 from pipeline.readers import hdf5 as hdf5_reader
 from pipeline.readers.dispatch import read_tile
-from pipeline.tiles.sky_tile import SkyTile, TileKind, kind_of
+from pipeline.tiles.file_names import TileKind, kind_of
+from pipeline.tiles.sky_tile import SkyTile
 from tests.pipeline.makers import hdf5_columns, write_cutout, write_cutouts, write_hdf5, write_pictures
 
 
@@ -51,7 +52,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_all_kinds_in_nested_folders_cut_into_ranges_of_rows(mixed: Path) -> None:
-    assert by_source(discover([mixed], 3)) == {
+    assert by_source(discover([mixed], 3).tiles) == {
         "hdf5:incoming/b.hdf5": [(0, 2)],
         "cutouts:night1/C": [(0, 3), (3, 5)],
         "pictures:night1/C": [(0, 3)],
@@ -61,21 +62,21 @@ def test_all_kinds_in_nested_folders_cut_into_ranges_of_rows(mixed: Path) -> Non
 
 
 def test_tile_ids_are_unique_names_of_files(mixed: Path) -> None:
-    found = ids(discover([mixed], 2))
+    found = ids(discover([mixed], 2).tiles)
     assert len(set(found)) == len(found)
     assert all(name == Path(name).name and not name.startswith(".") for name in found)
 
 
 def test_tile_ids_and_fingerprints_stay_when_the_root_moves(mixed: Path, tmp_path: Path) -> None:
-    before = {t.tile_id: t.fingerprint for t in discover([mixed], 2)}
+    before = {t.tile_id: t.fingerprint for t in discover([mixed], 2).tiles}
     moved = tmp_path / "elsewhere" / "incoming"
     moved.parent.mkdir()
     mixed.rename(moved)
-    assert {t.tile_id: t.fingerprint for t in discover([moved], 2)} == before
+    assert {t.tile_id: t.fingerprint for t in discover([moved], 2).tiles} == before
 
 
 def test_a_file_alone_may_be_given(mixed: Path) -> None:
-    assert by_source(discover([mixed / "night2" / "a.h5"], 100)) == {"hdf5:night2/a.h5": [(0, 7)]}
+    assert by_source(discover([mixed / "night2" / "a.h5"], 100).tiles) == {"hdf5:night2/a.h5": [(0, 7)]}
     with pytest.raises(UserError, match="give a folder of bricks, cutouts"):
         discover([mixed / "night2" / "D" / "UPPER.FITS"], 100)
 
@@ -86,11 +87,11 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_same_root_given_twice_or_by_another_way_is_one(mixed: Path, tmp_path: Path) -> None:
-    once = ids(discover([mixed], 3))
+    once = ids(discover([mixed], 3).tiles)
     (tmp_path / "link").symlink_to(mixed)
-    assert ids(discover([mixed, mixed], 3)) == once
-    assert ids(discover([mixed, mixed / "night1"], 3)) == once
-    assert ids(discover([mixed, mixed / ".." / "incoming", tmp_path / "link"], 3)) == once
+    assert ids(discover([mixed, mixed], 3).tiles) == once
+    assert ids(discover([mixed, mixed / "night1"], 3).tiles) == once
+    assert ids(discover([mixed, mixed / ".." / "incoming", tmp_path / "link"], 3).tiles) == once
 
 
 def test_two_folders_of_one_name_are_an_error_not_a_mixture(tmp_path: Path) -> None:
@@ -105,24 +106,24 @@ def test_two_folders_of_one_name_are_an_error_not_a_mixture(tmp_path: Path) -> N
 
 def test_a_changed_input_changes_the_fingerprint_of_its_tile_only(tmp_path: Path) -> None:
     folder = write_cutouts(tmp_path / "n" / "C", 4)
-    before = [t.fingerprint for t in discover([tmp_path], 2)]
-    assert [t.fingerprint for t in discover([tmp_path], 2)] == before
+    before = [t.fingerprint for t in discover([tmp_path], 2).tiles]
+    assert [t.fingerprint for t in discover([tmp_path], 2).tiles] == before
     os.utime(folder / "g003.fits", ns=(1, 1))
-    after = [t.fingerprint for t in discover([tmp_path], 2)]
+    after = [t.fingerprint for t in discover([tmp_path], 2).tiles]
     assert after[0] == before[0] and after[1] != before[1]
     (folder / "g001.fits").rename(folder / "g001b.fits")
-    assert discover([tmp_path], 2)[0].fingerprint != before[0]
+    assert discover([tmp_path], 2).tiles[0].fingerprint != before[0]
 
 
 def test_tables_rows_and_settings_belong_to_the_fingerprint(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "n" / "P", 3)
     other = ReadingSettings(input=InputSettings(picture_pixscale=0.3))
     of_bricks = ReadingSettings(bricks=BrickSettings(faintest_r=18))
-    (before,) = discover([tmp_path], 10)
-    assert discover([tmp_path], 10, other)[0].fingerprint != before.fingerprint
-    assert discover([tmp_path], 10, of_bricks) == [before]
+    (before,) = discover([tmp_path], 10).tiles
+    assert discover([tmp_path], 10, other).tiles[0].fingerprint != before.fingerprint
+    assert discover([tmp_path], 10, of_bricks).tiles == [before]
     os.utime(folder / "positions.csv", ns=(1, 1))
-    assert discover([tmp_path], 10)[0].fingerprint != before.fingerprint
+    assert discover([tmp_path], 10).tiles[0].fingerprint != before.fingerprint
 
 
 def test_links_to_folders_are_followed_once_and_links_to_nothing_are_inputs(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_links_to_folders_are_followed_once_and_links_to_nothing_are_inputs(tmp_
     (root / "linked").symlink_to(folder)
     (folder / "loop").symlink_to(root)
     (folder / "z.fits").symlink_to(tmp_path / "gone.fits")
-    assert by_source(discover([root], 10)) == {"cutouts:incoming/linked": [(0, 3)]}
+    assert by_source(discover([root], 10).tiles) == {"cutouts:incoming/linked": [(0, 3)]}
 
 
 def test_hidden_and_foreign_names_are_no_inputs() -> None:
@@ -146,7 +147,7 @@ def test_files_that_are_no_input_are_counted(tmp_path: Path) -> None:
     write_cutouts(tmp_path / "n" / "C", 1)
     for name in ("a.tif", "b.TIF", "readme", "table.csv", ".hidden.tif"):
         (tmp_path / "n" / name).touch()
-    assert skipped_files([tmp_path, tmp_path / "n" / "C"]) == {".tif": 2, "none": 1}
+    assert discover([tmp_path, tmp_path / "n" / "C"], 100).skipped == {".tif": 2, "none": 1}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -163,14 +164,14 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
 def test_a_damaged_or_empty_hdf5_file_is_still_a_tile(tmp_path: Path) -> None:
     write_hdf5(tmp_path / "n" / "none.h5", hdf5_columns(0))
     (tmp_path / "n" / "bad.h5").write_bytes(b"no HDF5")
-    assert by_source(discover([tmp_path], 10)) == {"hdf5:n/bad.h5": [(0, 0)], "hdf5:n/none.h5": [(0, 0)]}
+    assert by_source(discover([tmp_path], 10).tiles) == {"hdf5:n/bad.h5": [(0, 0)], "hdf5:n/none.h5": [(0, 0)]}
 
 
 # --- files that change between discovery and reading ----------------------------------------------------------------
 
 
 def tile_of(root: Path, rows: int = 2, index: int = 0) -> SkyTile:
-    return discover([root], rows)[index]
+    return discover([root], rows).tiles[index]
 
 
 def read(tile: SkyTile) -> int:
@@ -245,7 +246,7 @@ def test_a_file_that_is_busy_costs_its_own_tile_and_retires_nothing(
     """The system fails at discovery: the tile fails with the system's error, and is done by a later run."""
     write_hdf5(tmp_path / "n" / "a.h5", hdf5_columns(4))
     write_hdf5(tmp_path / "n" / "b.h5", hdf5_columns(4))
-    for tile in discover([tmp_path], 2):
+    for tile in discover([tmp_path], 2).tiles:
         commit_empty(tmp_path / "catalog", tile)
     original = h5py.File
 
@@ -255,7 +256,7 @@ def test_a_file_that_is_busy_costs_its_own_tile_and_retires_nothing(
         return original(path, *args, **more)
 
     monkeypatch.setattr(hdf5_reader.h5py, "File", busy)
-    tiles = discover([tmp_path], 2)
+    tiles = discover([tmp_path], 2).tiles
     assert [(t.source, t.start, t.stop) for t in tiles] == [("n/a.h5", 0, -1), ("n/b.h5", 0, 2), ("n/b.h5", 2, 4)]
     assert plan(tiles, tmp_path / "catalog", "m", "r").retired == []
     with pytest.raises(BlockingIOError):
@@ -286,7 +287,7 @@ def commit_empty(catalog: Path, tile: SkyTile, model: str = "m", recipe: str = "
 def test_what_matches_is_done_and_all_else_to_do(tmp_path: Path) -> None:
     folder = write_cutouts(tmp_path / "in" / "C", 6)
     catalog = tmp_path / "catalog"
-    tiles = discover([tmp_path / "in"], 2)
+    tiles = discover([tmp_path / "in"], 2).tiles
     for tile in tiles[:2]:
         commit_empty(catalog, tile)
     first = plan(tiles, catalog, "m", "r")
@@ -294,12 +295,12 @@ def test_what_matches_is_done_and_all_else_to_do(tmp_path: Path) -> None:
     assert len(plan(tiles, catalog, "other", "r").todo) == 3
     assert len(plan(tiles, catalog, "m", "other").todo) == 3
     os.utime(folder / "g000.fits", ns=(1, 1))
-    assert ids(plan(discover([tmp_path / "in"], 2), catalog, "m", "r").done) == ids(tiles[1:2])
+    assert ids(plan(discover([tmp_path / "in"], 2).tiles, catalog, "m", "r").done) == ids(tiles[1:2])
 
 
 def test_a_damaged_or_truncated_tile_file_is_to_do(tmp_path: Path) -> None:
     write_cutouts(tmp_path / "in" / "C", 2)
-    (tile,) = discover([tmp_path / "in"], 5)
+    (tile,) = discover([tmp_path / "in"], 5).tiles
     path = commit_empty(tmp_path / "catalog", tile)
     content = path.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"x" * 500):
@@ -311,10 +312,10 @@ def test_tiles_of_a_source_that_shrank_are_retired_and_others_are_left_alone(tmp
     folder = write_cutouts(tmp_path / "in" / "C", 6)
     write_cutouts(tmp_path / "in" / "D", 2)
     catalog = tmp_path / "catalog"
-    paths = {t.tile_id: commit_empty(catalog, t) for t in discover([tmp_path / "in"], 2)}
+    paths = {t.tile_id: commit_empty(catalog, t) for t in discover([tmp_path / "in"], 2).tiles}
     for name in ("g002", "g003", "g004", "g005"):
         (folder / f"{name}.fits").unlink()
     shutil.rmtree(tmp_path / "in" / "D")  # a source that is gone as a whole: its objects stay in the catalogue
-    todo = plan(discover([tmp_path / "in"], 2), catalog, "m", "r")
+    todo = plan(discover([tmp_path / "in"], 2).tiles, catalog, "m", "r")
     assert [len(todo.done), len(todo.todo), len(todo.retired)] == [1, 0, 2]
     assert {paths[i] for i in paths if "-00001" in i or "-00002" in i} == set(todo.retired)

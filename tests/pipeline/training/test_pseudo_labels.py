@@ -25,7 +25,7 @@ from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.evaluation.evaluate import predict_test_split
-from pipeline.survey.classify import pixel_digests
+from pipeline.survey.rendering import pixel_digests
 from pipeline.training.human_labels import with_human_labels
 from pipeline.training.pseudo_labels import with_pseudo_labels
 from pipeline.training.train import recipe_for, split_of, train

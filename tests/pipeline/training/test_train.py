@@ -69,7 +69,7 @@ def test_whatever_determines_the_outcome_makes_another_model(small: Small, overr
 
     assert name(small.workspace) == small.card.model_id
     assert name(small.elsewhere(small.workspace.root, override)) != small.card.model_id
-    assert name(small.elsewhere(small.workspace.root, "workers.n=7", "survey.batch=3")) == small.card.model_id
+    assert name(small.elsewhere(small.workspace.root, "workers.count=7", "survey.batch=3")) == small.card.model_id
 
 
 class Killed(BaseException):

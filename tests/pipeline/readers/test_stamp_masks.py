@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from catalogs.schema import QualityFlag
 from pipeline.config.inputs import InputSettings
-from pipeline.readers.bricks.maskbits import bits_within, central_aperture, mask_flags
+from pipeline.readers.stamps import bits_within, central_aperture, mask_flags
 
 SETTINGS = InputSettings()
 

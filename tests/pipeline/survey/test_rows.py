@@ -13,7 +13,7 @@ from astropy.time import Time
 from catalogs.healpix import close_pairs
 from catalogs.schema import QualityFlag, is_reliable
 from pipeline.core.times import mjd_of, utc_of
-from pipeline.survey.duplicates import second_at_place, with_duplicates_flagged
+from pipeline.survey.rows import flag_duplicates, second_at_place
 
 ARCSEC = 1 / 3600
 
@@ -66,13 +66,13 @@ def test_the_flag_is_added_and_takes_the_recommendation_away() -> None:
         {"ra": ra, "dec": dec, "mag_r": np.array([18, 17, 17], np.float32), "confidence": confidence}
         | {"quality_flags": flags, "is_reliable": is_reliable(confidence, flags)}
     )
-    found = with_duplicates_flagged(table)
+    found = flag_duplicates(table)
     assert found.schema == table.schema
     assert found["quality_flags"].to_pylist() == [QualityFlag.RESAMPLED | QualityFlag.DUPLICATE_POSITION, 0, 0]
     assert table["is_reliable"].to_pylist() == [True, True, True]
     assert found["is_reliable"].to_pylist() == [False, True, True]
     apart = table.slice(1)
-    assert with_duplicates_flagged(apart) is apart
+    assert flag_duplicates(apart) is apart
 
 
 @pytest.mark.parametrize("when", ["2026-11-22T23:59:59", "1972-01-01T00:00:00", "2000-02-29T12:00:00"])

@@ -10,7 +10,7 @@ import pytest
 
 from catalogs.schema import CERTAINTY_FLAGS, QualityFlag
 from catalogs.tiles import commit, read_tile_metadata
-from pipeline.survey.prediction_reuse import PreviousPredictions
+from pipeline.survey.prediction import PreviousPredictions
 from tests.catalogs.conftest import MODEL, commit_tile, make_stamp, make_table
 
 RECIPE = "r" * 16
@@ -35,15 +35,15 @@ def test_an_object_is_found_by_its_id_and_its_pixels(tile: Path) -> None:
     assert found.lookup(ids[:0], digests[:0]).shape == (0,)
 
 
-def test_what_a_prediction_said_comes_back_as_it_was(tile: Path) -> None:
+def test_a_prediction_comes_back_as_it_was(tile: Path) -> None:
     found = PreviousPredictions.from_tile(tile, MODEL, RECIPE)
     assert found is not None
     before = pq.read_table(tile).to_pandas().set_index("object_id")
-    said = found.columns(found.lookup(np.array([14, 11]), np.array([140, 110])))
+    kept = found.take(found.lookup(np.array([14, 11]), np.array([140, 110])))
     of_the_reader = {"_healpix_29", "source_name", "ra", "dec", "release", "brickid", "objid", "tile_id", "model_id"}
     of_the_reader |= {"is_reliable", "bad_pixel_fraction", "maskbits", "pixscale", "mag_r", "survey_layer"}
-    assert set(said) == set(before) - of_the_reader - {"input_digest"}
-    for name, values in said.items():
+    assert set(kept) == set(before) - of_the_reader - {"input_digest"}
+    for name, values in kept.items():
         expected = before.loc[[14, 11], name].to_numpy()
         if name == "quality_flags":
             expected = expected & int(CERTAINTY_FLAGS)

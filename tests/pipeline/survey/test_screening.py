@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,17 @@ from catalogs.schema import QualityFlag
 from models.artifacts.registry import ModelCard
 from models.preprocessing import Preprocessing
 from pipeline.core.errors import Reason
-from pipeline.datasets.image_set import ImageSet
 from pipeline.readers.stamps import Stamp, StampBatch
-from pipeline.survey.domain_checks import domain_flags, envelope, split_by_rule
+from pipeline.survey.screening import domain_flags, split_by_rule
 from tests.conftest import Small
 
-RECIPE = Preprocessing(image_size=32, field_pixels=64)
-RULE = RECIPE.rendering
+PREPROCESSING = Preprocessing(image_size=32, field_pixels=64)
+RULE = PREPROCESSING.rendering
 ENVELOPE = {"pixscale": [0.262, 0.524], "mag_r": [12.0, 17.5], "psfsize": [1.0, 1.8]}
 
 
 def stamp(side: int = 64, *, rgb: bool = False, **values: Any) -> Stamp:
-    made = Stamp(
+    plain = Stamp(
         source_name="a",
         pixels=np.zeros((side, side, 3), np.uint8) if rgb else np.zeros((3, side, side), np.float32),
         ra=1.0,
@@ -35,7 +33,7 @@ def stamp(side: int = 64, *, rgb: bool = False, **values: Any) -> Stamp:
         survey_layer="",
         rendering=RULE if rgb else "",
     )
-    return replace(made, **values)
+    return replace(plain, **values)
 
 
 @pytest.fixture(scope="module")
@@ -43,34 +41,34 @@ def card(small: Small) -> ModelCard:
     return small.card.model_copy(update={"envelope": ENVELOPE})
 
 
-def flags(card: ModelCard, *stamps: Stamp, recipe: Preprocessing = RECIPE) -> list[int]:
-    return domain_flags(StampBatch(list(stamps)), recipe, card).tolist()
+def flags(card: ModelCard, *stamps: Stamp, preprocessing: Preprocessing = PREPROCESSING) -> list[int]:
+    return domain_flags(StampBatch(list(stamps)), preprocessing, card).tolist()
 
 
 def test_another_colour_rule_is_refused_and_an_unknown_one_is_not() -> None:
     batch = StampBatch([stamp(rgb=True, rendering=rule, source_name=rule) for rule in (RULE, "gz-decals", "unknown")])
-    kept, out = split_by_rule(batch, RECIPE, "/data/pictures")
+    kept, out = split_by_rule(batch, PREPROCESSING, "/data/pictures")
     assert [s.rendering for s in kept.stamps] == [RULE, "unknown"]
     (entry,) = out
     assert (entry.reason, entry.source_name) == (Reason.WRONG_COLOUR_RULE, "gz-decals")
     for word in ("/data/pictures", "'gz-decals'", repr(RULE), "input.picture_rendering"):
         assert word in entry.detail
-    kept, out = split_by_rule(batch, replace(RECIPE, rendering="unknown"), "/data/pictures")
+    kept, out = split_by_rule(batch, replace(PREPROCESSING, rendering="unknown"), "/data/pictures")
     assert len(kept.stamps) == 3 and out == []
 
 
 def test_flux_is_refused_where_the_model_saw_another_rendering() -> None:
-    """The recipe renders flux by its own rule; images of another rendering are not like that."""
-    kept, out = split_by_rule(StampBatch([stamp()]), RECIPE, "x")
+    """The preprocessing renders flux by its own rule; images of another rendering are not like that."""
+    kept, out = split_by_rule(StampBatch([stamp()]), PREPROCESSING, "x")
     assert len(kept.stamps) == 1 and out == []
-    kept, out = split_by_rule(StampBatch([stamp()]), replace(RECIPE, rendering="gz-decals"), "x")
+    kept, out = split_by_rule(StampBatch([stamp()]), replace(PREPROCESSING, rendering="gz-decals"), "x")
     assert kept.stamps == [] and out[0].reason == Reason.WRONG_COLOUR_RULE
 
 
 def test_a_rule_that_is_not_known_is_flagged(card: ModelCard) -> None:
     assert flags(card, stamp(rgb=True), stamp(rgb=True, rendering="unknown")) == [0, QualityFlag.COLOUR_RULE_DIFFERS]
-    unknown = replace(RECIPE, rendering="unknown")
-    assert flags(card, stamp(), recipe=unknown) == [QualityFlag.COLOUR_RULE_DIFFERS]
+    unknown = replace(PREPROCESSING, rendering="unknown")
+    assert flags(card, stamp(), preprocessing=unknown) == [QualityFlag.COLOUR_RULE_DIFFERS]
 
 
 @pytest.mark.parametrize(
@@ -123,24 +121,3 @@ def test_scale_and_field_of_view(card: ModelCard, side: int, pixscale: float, fl
 def test_flags_belong_to_their_stamps(card: ModelCard) -> None:
     found = flags(card, stamp(mag_r=20.0), stamp(), stamp(pixscale=0.524, psfsize=9.0))
     assert found == [QualityFlag.MAGNITUDE_OUTSIDE_TRAINING, 0, QualityFlag.PSF_OUTSIDE_TRAINING]
-
-
-def test_the_envelope_says_what_the_training_images_were(small: Small) -> None:
-    known: ImageSet = replace(
-        small.images,
-        pixscale=np.array([0.262, np.nan, 0.524]),
-        mag_r=np.array([np.nan, 17.25, 13.5]),
-        psfsize=np.full(3, np.nan),
-    )
-    found = envelope(known, RECIPE)
-    assert found["pixscale"] == [0.262, 0.524] and found["mag_r"] == [13.5, 17.25] and found["psfsize"] is None
-    assert (found["rendering"], found["bands"], found["bits"], found["field_pixels"]) == (RULE, ["g", "r", "z"], 8, 64)
-    assert envelope(replace(known, mag_r=None), RECIPE)["mag_r"] is None
-
-
-def test_the_card_of_a_trained_model_carries_its_envelope(small: Small) -> None:
-    recipe = Preprocessing.from_dict(small.card.recipe)
-    assert small.card.envelope == envelope(small.images, recipe)
-    simulated = stamp(256, pixscale=float(np.nanmedian(small.images.pixscale)))
-    assert flags(small.card, simulated, recipe=recipe) == [0]
-    assert Path(small.workspace.models / small.card.model_id).is_dir()
