@@ -31,7 +31,7 @@ from pipeline.core.progress import progress_display
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.simulation import write_galaxy10
 from pipeline.training.fit import FitJob, fit, write_rows
-from pipeline.training.plan import plan
+from pipeline.training.plan import plan_training
 
 _IMAGES, _EPOCHS, _KILLED_IN = 600, 8, 4  # epochs are counted from 1
 _SETTINGS = (
@@ -57,7 +57,7 @@ def train(root: Path, case: str) -> TrainingResult:
     """One of the trainings, from its last finished epoch on."""
     workspace = open_workspace(root, [*_SETTINGS, f"workers.train_processes={2 if case.startswith('two') else 1}"])
     images = open_galaxy10(root / "galaxy10.h5", workspace.settings.input)
-    planned = plan(workspace, images)
+    planned = plan_training(workspace, images)
     job, parts = planned.job, planned.parts
     job = replace(job, folder=root / case.replace(",", "").replace(" ", "-"))
     write_rows(job, images.labels, parts.train, parts.validation)

@@ -1,7 +1,7 @@
 """Which loss of accuracy the gate refuses, and how often it refuses an equal model by chance: a simulation.
 
-Two models of known accuracy call test images whose classes are as frequent as in Galaxy10 DECaLS; what they say is
-drawn, not predicted. `python -m benchmarks.gate_power --trials 300` prints the table of docs/promotion.md.
+Two models of known accuracy classify test images whose classes are as frequent as in Galaxy10 DECaLS; their predictions
+are drawn at random. `python -m benchmarks.gate_power --trials 300` prints the table of docs/promotion.md.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from pipeline.config.promotion import GateSettings
 from pipeline.core.classes import GALAXY10_CLASSES
-from pipeline.promotion.checks import HeldOutPredictions, checks_against
+from pipeline.promotion.checks import HeldOutPredictions, check_against_champion
 
 ACCURACY = 0.80  # of the champion
-GAINED = 0.07  # share of the images that only the candidate calls right; two trainings of one recipe differ on as many
-SAME_ERROR = 0.7  # share of the images that both call wrong where they name the same class
+GAINED = 0.07  # share of the images that only the candidate gets right; two trainings of one recipe differ on as many
+SAME_ERROR = 0.7  # share of the images that both get wrong where they predict the same class
 LOSSES = {
     60: (0.0, 0.10, 0.15, 0.20, 0.25, 0.30),
     180: (0.0, 0.04, 0.06, 0.08, 0.10, 0.12, 0.15),
@@ -25,7 +25,7 @@ LOSSES = {
 
 
 def drawn(n: int, loss: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of about n images, and what a candidate that is worse by `loss` and the champion call them: int64 (m,)."""
+    """Labels of about n images, predictions of a candidate that is worse by `loss`, and of the champion: int64 (m,)."""
     rng = np.random.default_rng([seed, n])
     share = np.array([one.galaxy10_count for one in GALAXY10_CLASSES], dtype=np.float64)
     counts = np.maximum(1, np.round(share / share.sum() * n)).astype(np.int64)
@@ -39,9 +39,9 @@ def drawn(n: int, loss: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return labels, np.where(candidate, labels, wrong), np.where(champion, labels, wrong_before)
 
 
-def said(called: np.ndarray, classes: int) -> HeldOutPredictions:
-    """Predictions that call these classes; of their probabilities only the largest matters here."""
-    return HeldOutPredictions(np.eye(classes, dtype=np.float32)[called], np.eye(classes, dtype=bool)[called], 0.9, 1)
+def predictions(labels: np.ndarray, classes: int) -> HeldOutPredictions:
+    """Predictions of these labels; of their probabilities only the largest matters for the checks."""
+    return HeldOutPredictions(np.eye(classes, dtype=np.float32)[labels], np.eye(classes, dtype=bool)[labels], 0.9, 1)
 
 
 def refused(n: int, loss: float, trials: int, settings: GateSettings) -> dict[str, float]:
@@ -50,7 +50,8 @@ def refused(n: int, loss: float, trials: int, settings: GateSettings) -> dict[st
     counts = dict.fromkeys(("accuracy", "macro_f1", "recall", "any"), 0)
     for trial in range(trials):
         labels, candidate, champion = drawn(n, loss, trial)
-        checks = checks_against(labels, said(candidate, len(slugs)), said(champion, len(slugs)), slugs, settings)
+        new, old = predictions(candidate, len(slugs)), predictions(champion, len(slugs))
+        checks = check_against_champion(labels, new, old, slugs, settings)
         refusals = [check.name for check in checks if not check.passed]
         for name in (*refusals, *(["any"] if refusals else [])):
             counts[name] += 1
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="*", default=list(LOSSES))
     arguments = parser.parse_args()
     settings = GateSettings(significance=arguments.chance)
-    print(f"SIMULATED calls, {arguments.trials} trials a row, gate.significance {settings.significance}\n")
+    print(f"SIMULATED predictions, {arguments.trials} trials a row, gate.significance {settings.significance}\n")
     print("| test images | true loss, points | refused by accuracy | by macro-F1 | by recall | by any |")
     print("|---|---|---|---|---|---|")
     for n in arguments.images:

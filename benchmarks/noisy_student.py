@@ -33,7 +33,7 @@ from pipeline.execution.task import set_torch_threads
 from pipeline.simulation import simulate, write_galaxy10
 from pipeline.survey.plan import find_inputs, make_plan, start_run
 from pipeline.survey.run import classify_tiles, release_catalogue
-from pipeline.training.plan import plan
+from pipeline.training.plan import plan_training
 from pipeline.training.train import train
 from pipeline.training.training_set import LABELLED
 
@@ -108,7 +108,7 @@ def _workspace(root: Path, seed: int, arguments: argparse.Namespace, epochs: int
 
 def _steps(workspace: Workspace, images: ImageSet) -> int:
     """Steps of one epoch of a training."""
-    planned = plan(workspace, images)
+    planned = plan_training(workspace, images)
     job, training_set = planned.job, planned.training_set
     return job.images_per_epoch // min(job.settings.batch_size, len(training_set.parts.train) // 2 * 2)
 

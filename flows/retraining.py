@@ -25,7 +25,7 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.loading import open_source
 from pipeline.promotion import retraining as story
 from pipeline.promotion import retraining_trigger as due_labels
-from pipeline.promotion.retraining_trigger import LabelSet, Retraining
+from pipeline.promotion.retraining_trigger import LabelSet, RetrainingResult
 from pipeline.runs.locks import AlreadyRunning, exclusive, retraining_lock
 from pipeline.runs.run_log import logging_to
 
@@ -53,7 +53,7 @@ def measure(workspace: Workspace, images: ImageSet, candidate: str) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str) -> Retraining:
+def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str) -> RetrainingResult:
     result, verdict = story.decide(workspace, labels, images, candidate)
     create_markdown_artifact(verdict.to_markdown(), key="gate-verdict", description=verdict.why)
     return result
@@ -88,7 +88,7 @@ def retrain(
     Returns
     -------
     outcome : "nothing to do", "refused", "promoted" or "promoted before" (of the last label set); rounds : a
-    `pipeline.promotion.retraining_trigger.Retraining` for each label set; release : what readers see afterwards.
+    `pipeline.promotion.retraining_trigger.RetrainingResult` for each label set; release : what readers see afterwards.
 
     Raises
     ------
@@ -116,10 +116,10 @@ def retrain(
     }
 
 
-def _rounds(workspace: Workspace, version: str | None, source: dict[str, Any] | None) -> list[Retraining]:
+def _rounds(workspace: Workspace, version: str | None, source: dict[str, Any] | None) -> list[RetrainingResult]:
     """Retrain until no labels are due but those that were tried; labels that come meanwhile have another round."""
     logger = get_run_logger()
-    rounds: list[Retraining] = []
+    rounds: list[RetrainingResult] = []
     while True:
         labels = freeze(workspace, version)
         if labels is None or labels.digest in {one.labels.digest for one in rounds}:

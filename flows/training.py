@@ -24,7 +24,8 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.loading import ImageSource, open_source, source_or_benchmark
 from pipeline.evaluation import evaluate as measuring
 from pipeline.evaluation.evaluate import BenchmarkResult
-from pipeline.evaluation.grid import Grid, GridPlan, plan_grid, run_experiments, write_leaderboard_of
+from pipeline.evaluation.experiments import Grid
+from pipeline.evaluation.grid import GridPlan, plan_grid, run_experiments, update_leaderboard
 from pipeline.evaluation.leaderboard_report import to_markdown
 from pipeline.runs.run_log import logging_to
 from pipeline.training import train as training
@@ -121,7 +122,7 @@ def train_and_measure(workspace: Workspace, plan: GridPlan) -> dict[str, str]:
 
 @task(cache_policy=NO_CACHE)
 def make_board(workspace: Workspace, plan: GridPlan, failed: dict[str, str]) -> dict[str, Any]:
-    board = write_leaderboard_of(workspace, plan, failed)
+    board = update_leaderboard(workspace, plan, failed)
     create_markdown_artifact(to_markdown(board), key="benchmark-board", description=str(board.folder))
     return board.to_dict()
 
@@ -136,7 +137,7 @@ def benchmark_grid(
 ) -> dict[str, Any]:
     """Train and measure every cell of a grid that is not done, and make its board; returns the board as plain values.
 
-    `grid` holds the fields of a `pipeline.evaluation.grid.Grid`; `source` and `split` are as for `train`.
+    `grid` holds the fields of a `pipeline.evaluation.experiments.Grid`; `source` and `split` are as for `train`.
 
     Raises
     ------
@@ -147,7 +148,7 @@ def benchmark_grid(
     cells = plan_cells(
         place, source_or_benchmark(place, named), Grid.model_validate(grid), Path(split) if split else None
     )
-    get_run_logger().info("%d of %d cells to do", len(cells.to_do), len(cells.cells))
+    get_run_logger().info("%d of %d cells to do", len(cells.to_do), len(cells.experiments))
     board = make_board(place, cells, train_and_measure(place, cells))
     if board["failed"]:
         raise CellsFailed(board)

@@ -13,7 +13,8 @@ from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.grid import Grid, GridPlan
+    from pipeline.evaluation.experiments import Grid
+    from pipeline.evaluation.grid import GridPlan
 
 EXIT_CELLS_FAILED = 3
 _AXES = {"variants": "variants", "layouts": "layouts", "presets": "recipes", "seeds": "seeds"}
@@ -95,7 +96,7 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
     grid = _grid(workspace, arguments)
     make_root(workspace)
     from pipeline.datasets.loading import source_or_benchmark
-    from pipeline.evaluation.grid import plan_grid, write_leaderboard_of
+    from pipeline.evaluation.grid import plan_grid, update_leaderboard
 
     source = source_or_benchmark(workspace, image_source(arguments))
     split = Path(arguments.split).absolute() if arguments.split else None
@@ -107,13 +108,13 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
     if plan.to_do:
         board, status = _run_flow(workspace, grid, source.model_dump(mode="json"), split, arguments)
     else:
-        board, status = write_leaderboard_of(workspace, plan, {}).to_dict(), 0
+        board, status = update_leaderboard(workspace, plan, {}).to_dict(), 0
     print_json(board) if arguments.json else print_board(board)
     return status
 
 
 def _grid(workspace: Workspace, arguments: argparse.Namespace) -> Grid:
-    from pipeline.evaluation.grid import Axes, make_grid
+    from pipeline.evaluation.experiments import Axes, make_grid
 
     chosen = {axis: _list(getattr(arguments, option)) for option, axis in _AXES.items() if getattr(arguments, option)}
     try:
@@ -137,7 +138,8 @@ def _run_flow(
     try:
         with bars():
             path = str(split) if split else None
-            return flow(str(workspace.root), grid.model_dump(mode="json"), source, path, arguments.set), 0
+            plain = grid.model_dump(mode="json", by_alias=True)
+            return flow(str(workspace.root), plain, source, path, arguments.set), 0
     except CellsFailed as failed:
         print_message(f"morphcat: {failed}")
         return failed.board, EXIT_CELLS_FAILED
@@ -146,12 +148,12 @@ def _run_flow(
 def _print_plan(plan: GridPlan, as_json: bool) -> None:
     rows = [
         {
-            "cell": planned.cell.name,
+            "cell": planned.experiment.name,
             "state": planned.state,
             "model": planned.job.model_id if planned.job else None,
             "reason": planned.reason or None,
         }
-        for planned in plan.cells
+        for planned in plan.experiments
     ]
     if as_json:
         print_json({"grid": plan.heading.grid, "board": str(plan.folder), "cells": rows})

@@ -1,11 +1,11 @@
-"""The sums that drift is told by: over the objects of each sky tile, and over the tiles of each region of the sky.
+"""The sums behind the drift report: over the objects of each sky tile, and over the tiles of each region of the sky.
 
-DuckDB adds them up, a release at a time; no row of the catalogue comes here. Knows nothing of limits and alarms.
+DuckDB adds them up, one release at a time, so that no row of the catalogue is loaded.
 
-Three populations are counted, for a sky tile that is read again keeps the predictions of objects whose pixels are the
-same. Labels, confidences, novelty and the flags of a prediction are told of objects that were predicted; all other
-flags of all objects of the tiles; quarantine of the inputs of the tiles. An input in quarantine has no position: it
-counts where most objects of its tile are, and in no region when the tile has none.
+Three populations are counted, because a sky tile that is read again keeps the predictions of objects whose pixels are
+the same. Labels, confidences, novelty and the flags of a prediction count newly predicted objects; all other flags
+count all objects of the tiles; quarantine counts the inputs of the tiles. An input in quarantine has no position: it
+counts where most objects of its tile are, and in no region if the tile has none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOWHERE = -1  # the cell of inputs whose tile has no object
 
 
 class Population(StrEnum):
-    """Whose mean is taken."""
+    """The objects or inputs that a mean is taken over."""
 
     PREDICTED = "predicted"
     READ = "read"
@@ -55,9 +55,9 @@ class Measure:
 class RegionSums:
     """Sums by region and measure, float64 (R, M), over the members of the measure's population.
 
-    `cells` int64 (R,), ascending: HEALPix cells, `NOWHERE` among them. With n members in a tile, of whom the numbers
-    x add up to y: `tiles` with any member, `n`, `n2` of n², `total` of x, `squares` of x², `total2` of y², `total_n` of
-    y n.
+    cells : int64 (R,), ascending: HEALPix cells, `NOWHERE` among them.
+    tiles : number of tiles with any member; n : number of members; total, squares : sums of x and of x² over members.
+    n2, total2, total_n : sums of n², y² and y n over tiles, for n members of a tile whose x add up to y.
     """
 
     cells: np.ndarray
@@ -71,7 +71,7 @@ class RegionSums:
 
 
 def measures_of(class_slugs: Sequence[str], known: Sequence[str]) -> list[Measure]:
-    """What is measured: `class_slugs` are those to tell shares of, `known` those of a release by label_id."""
+    """What is measured. `class_slugs` are the classes with a share, `known` those of a release by label_id."""
     labels = [
         f"label_id = {known.index(slug)}" if slug in known else "false"  # a class that only another model has
         for slug in class_slugs
@@ -92,39 +92,39 @@ def measures_of(class_slugs: Sequence[str], known: Sequence[str]) -> list[Measur
 
 
 def tiles_since(layout: ReleaseLayout, before: ReleaseLayout | None) -> pa.Table:
-    """The tiles of a release (tile_id, run_id, age = 0) that another one does not have from the same run."""
-    tiles = _sidecar(layout, "tiles", "tile_id", "run_id")
+    """The tiles of a release (tile_id, run_id, age = 0) that an earlier one does not have from the same run."""
+    tiles = _provenance(layout, "tiles", "tile_id", "run_id")
     if before is not None:
-        known = _sidecar(before, "tiles", "tile_id", "run_id")
+        known = _provenance(before, "tiles", "tile_id", "run_id")
         tiles = tiles.join(known, ["tile_id", "run_id"], join_type="left anti")
     return tiles.append_column("age", pa.array(np.zeros(tiles.num_rows, np.int64)))
 
 
 def tiles_by_age(layout: ReleaseLayout, ages: Mapping[str, int]) -> pa.Table:
     """All tiles of a release (tile_id, run_id, age), with the age of the run that committed each."""
-    tiles = _sidecar(layout, "tiles", "tile_id", "run_id")
-    came = pa.table({"run_id": list(ages), "age": pa.array(list(ages.values()), pa.int64())})
-    return tiles.join(came, "run_id", join_type="inner")
+    tiles = _provenance(layout, "tiles", "tile_id", "run_id")
+    runs = pa.table({"run_id": list(ages), "age": pa.array(list(ages.values()), pa.int64())})
+    return tiles.join(runs, "run_id", join_type="inner")
 
 
 def ages_of_runs(layouts: Sequence[ReleaseLayout]) -> dict[str, int]:
-    """For each run of the first of these releases, newest first, the number of the release that it came with.
+    """For each run in the newest of these releases, which come newest first, the number of the release that added it.
 
-    A run came with the oldest release that knows it without a gap; 0 is the newest release.
+    That is the oldest one that has the run without a gap; 0 is the newest release.
     """
     ages: dict[str, int] = {}
-    here: set[str] = set()
+    remaining: set[str] = set()
     for age, layout in enumerate(layouts):
-        runs = set(_sidecar(layout, "runs", "run_id")["run_id"].to_pylist())
-        here = runs if age == 0 else here & runs
-        if not here:
+        runs = set(_provenance(layout, "runs", "run_id")["run_id"].to_pylist())
+        remaining = runs if age == 0 else remaining & runs
+        if not remaining:
             break
-        ages.update(dict.fromkeys(here, age))
+        ages.update(dict.fromkeys(remaining, age))
     return ages
 
 
-def _sidecar(layout: ReleaseLayout, name: str, *columns: str) -> pa.Table:
-    """Columns of text of a sidecar of a release."""
+def _provenance(layout: ReleaseLayout, name: str, *columns: str) -> pa.Table:
+    """Text columns of a provenance table of a release."""
     path = layout.sidecar / f"{name}.parquet"
     try:
         return pq.read_table(
@@ -149,10 +149,10 @@ def region_sums(
 
     Parameters
     ----------
-    tiles : tile_id, run_id, age; others do not count.
+    tiles : the tiles that count, with tile_id, run_id and age.
     order : HEALPix order of the regions.
-    releases : how many ages count in each region, the youngest that there are.
-    newly_predicted : whether predictions that a tile took over from an earlier commit are left out.
+    releases : how many ages count in each region, from its youngest on.
+    newly_predicted : whether to leave out predictions that a tile kept from an earlier run.
 
     Raises
     ------
@@ -160,10 +160,10 @@ def region_sums(
     """
     sql = _statement(measures, order, releases, newly_predicted)
     try:
-        answer = select(layout, sql, beside={"watched": tiles})
+        sums = select(layout, sql, beside={"watched": tiles})
     except FileNotFoundError as error:  # the list of its partitions
         raise CatalogError(f"{error.filename}: missing; `morphcat release verify` checks a release") from error
-    columns = {name: answer[name].to_numpy().astype(np.float64) for name in answer.column_names[1:]}
+    columns = {name: sums[name].to_numpy().astype(np.float64) for name in sums.column_names[1:]}
     populations = [measure.population for measure in measures]
 
     def by_population(name: str) -> np.ndarray:
@@ -173,7 +173,7 @@ def region_sums(
         return np.stack([columns[f"{name}{i}"] for i in range(len(measures))], axis=1)
 
     return RegionSums(
-        cells=answer["cell"].to_numpy().astype(np.int64),
+        cells=sums["cell"].to_numpy().astype(np.int64),
         tiles=by_population("tiles"),
         n=by_population("n"),
         n2=by_population("nn"),
@@ -185,7 +185,11 @@ def region_sums(
 
 
 def _statement(measures: Sequence[Measure], order: int, releases: int, newly_predicted: bool) -> str:
-    """One SELECT: sums within each tile and cell, of which the youngest releases count, then over the tiles."""
+    """One SELECT: sums over each tile and cell, then over the tiles of the youngest releases in each cell.
+
+    Columns of measure i within a tile are y{i}, the sum of its numbers, and q{i}, that of their squares (the same as
+    y{i} for a share); n_{population} counts members. Over tiles, yy{i}, yn{i} and nn_{population} are sums of products.
+    """
     predicted = "label_id >= 0" + (" AND rows.run_id = watched.run_id" if newly_predicted else "")
     member = {Population.PREDICTED: predicted, Population.READ: "true"}
     within = [f"count(*) FILTER ({condition}) AS n_{population}" for population, condition in member.items()]

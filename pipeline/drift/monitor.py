@@ -1,10 +1,11 @@
-"""The drift monitor: whether what is new in a release is like what came before, on the whole and region by region.
+"""The drift monitor: whether the new objects of a release resemble the earlier ones, over the sky and in each region.
 
-Compared are class fractions, mean confidence and novelty, the share with each quality flag, and the share of inputs in
-quarantine. A difference is an alarm when it is larger than its limit in the settings and than chance explains: with a
-probability of at most `drift.level`, divided by the number of comparisons (Bonferroni), so that this is the probability
-of any false alarm in a report. A model's rows are compared with those of its own earlier releases. The first release of
-another model is compared with the last one's and marked: `diff` and the gate judge what a new model changes.
+It compares class fractions, mean confidence and novelty, the share with each quality flag, and the share of inputs in
+quarantine. A difference is an alarm if it is larger than its limit in the settings and has a p-value of at most
+`drift.level` divided by the number of comparisons (Bonferroni), so that the level is the probability of any false alarm
+in a report. The rows of a model are compared with those of its own earlier releases. The first release of another model
+is compared with the last one of the former model and raises no alarm: `diff` and the gate judge what a new model
+changes.
 """
 
 from __future__ import annotations
@@ -42,36 +43,37 @@ def drift(catalog: Path, settings: DriftSettings, release: str | None = None) ->
         return replace(report, remark="The first release: there is nothing to compare it with.")
     other_model = before[0].model_id if before[0].model_id != info.model_id else ""
     report = replace(report, against=before[0].release, releases=settings.releases, other_model=other_model)
-    return _compared(catalog, settings, report, info, before)
+    return _compare(catalog, settings, report, info, before)
 
 
 def earlier_releases(catalog: Path, info: ReleaseInfo) -> list[ReleaseInfo]:
     """The releases that readers saw before this one, newest first: those of its model; if none, of the last model.
 
-    Releases that readers were turned back from are not among them.
+    Releases that were rolled back are not among them.
     """
     readable = readable_releases(catalog)
-    at = {other.release: i for i, other in enumerate(readable)}
+    position = {other.release: i for i, other in enumerate(readable)}
     chain: list[ReleaseInfo] = []
-    here = info
-    while (i := at.get(here.release, 0)) > 0:
-        here = readable[min(at.get(here.previous, i - 1), i - 1)]
-        chain.append(here)
+    last = info
+    while (i := position.get(last.release, 0)) > 0:
+        last = readable[min(position.get(last.previous, i - 1), i - 1)]
+        chain.append(last)
     same = [other for other in chain if other.model_id == info.model_id]
     return same or [other for other in chain if other.model_id == chain[0].model_id]
 
 
-def _compared(
+def _compare(
     catalog: Path, settings: DriftSettings, report: DriftReport, info: ReleaseInfo, before: Sequence[ReleaseInfo]
 ) -> DriftReport:
-    """The report with everything that can be compared."""
-    from pipeline.drift.comparison import compare  # DuckDB and SciPy only here: reports are read without
+    """Fill in the report what can be compared."""
+    # Imported in the function, so that reading reports needs neither DuckDB nor SciPy.
+    from pipeline.drift.comparison import compare
     from pipeline.drift.counts import ages_of_runs, measures_of, region_sums, tiles_by_age, tiles_since
 
     now, layouts = layout_of(catalog, info.release), [layout_of(catalog, other.release) for other in before]
     tiles = tiles_since(now, None if report.other_model else layouts[0])
     if tiles.num_rows == 0:
-        return replace(report, remark=f"No sky tile came since release {report.against}.")
+        return replace(report, remark=f"No sky tile was added since release {report.against}.")
     slugs = list(dict.fromkeys([*info.class_slugs, *before[0].class_slugs]))
     measures, theirs = (measures_of(slugs, of.class_slugs) for of in (info, before[0]))
     known = tiles_by_age(layouts[0], ages_of_runs(layouts))
@@ -84,9 +86,9 @@ def _compared(
 
 
 def write_drift(workspace: Workspace, release: str) -> DriftReport | None:
-    """Write the report of a release as JSON and Markdown under `reports/`; None when it is there already.
+    """Write the report of a release as JSON and Markdown under `reports/`; None if it exists already.
 
-    A release that cannot be compared has a report that says why.
+    If a release cannot be compared, its report gives the reason.
     """
     path = _path(workspace, release)
     if path.is_file():
@@ -98,22 +100,22 @@ def write_drift(workspace: Workspace, release: str) -> DriftReport | None:
         model_id = read_release(workspace.catalog, release).model_id
         report = DriftReport(release, model_id, remark=f"Could not be compared: {error}")
     for alarm in report.alarms:
-        log_only(logging.ERROR, f"drift: {alarm}")  # at the terminal the command says it
+        log_only(logging.ERROR, f"drift: {alarm}")  # the command prints it at the terminal
     with atomic_write(path.with_suffix(".md")) as beside:
         beside.write_text(report.to_markdown(), encoding="utf-8")
-    with atomic_write(path) as beside:  # the last: it says that both are there
+    with atomic_write(path) as beside:  # last, as it marks both as complete
         beside.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
     return report
 
 
 def has_report(workspace: Workspace) -> bool:
-    """Whether there is a report of the current release, or no release."""
+    """Whether the current release has a report; True without a release."""
     release = current_name(workspace.catalog)
     return release is None or _path(workspace, release).is_file()
 
 
 def latest_alarms(workspace: Workspace) -> list[str]:
-    """The alarms of the current release, as its report keeps them; none where there is none, or it cannot be read."""
+    """The alarms in the report of the current release; none without a report, or if it cannot be read."""
     release = current_name(workspace.catalog)
     path = _path(workspace, release or "")
     if release is None or not path.is_file():

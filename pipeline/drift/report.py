@@ -1,26 +1,31 @@
-"""What the drift monitor found, as values, as sentences and as a page. Reads no catalogue and decides nothing."""
+"""What the drift monitor found: as values, as sentences and as a report in Markdown."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.templates import render
+
 CLASSES = "classes"
-MEANS = ("confidence", "ood_score")  # quantities that are no shares
-_MOST_SENTENCES, _MOST_REGIONS = 20, 40
+MEANS = ("confidence", "ood_score")  # quantities that are means; the others are shares
+_MOST_DIFFERENCES, _MOST_REGIONS = 20, 40  # in the report for people
 _DIGITS = 6
 
 
 @dataclass(frozen=True)
 class DriftDifference:
-    """One quantity of new and of earlier objects.
+    """How one quantity differs between new and earlier objects.
 
-    `new` and `earlier` are means or shares; of the class fractions, which are in `fractions` by class as (new,
-    earlier), there is none. `size` is the absolute difference, of fractions their total variation distance. `objects`
-    are those of the new rows that have the quantity, `earlier_objects` those compared with (of the whole sky the number
-    that tells as much, for they are weighted). `nearby` is False where there were too few in the region and all of the
-    sky stand for them. `chance` is the probability that equal skies differ as much, None where `size` is within `limit`
-    and it was not asked.
+    new, earlier : means or shares; None for the class fractions.
+    fractions : the class fractions by class, as (new, earlier).
+    size : absolute difference; of class fractions their total variation distance.
+    limit : of the size, from the settings.
+    objects : number of new objects that have the quantity.
+    earlier_objects : number of earlier objects; for the whole sky, where they are weighted, the effective number.
+    nearby : False if the region has too few earlier objects, so that those of the whole sky replace them.
+    p_value : probability that equal skies differ as much; None if the size is within the limit.
+    alarm : whether the difference is beyond the limit and chance.
     """
 
     quantity: str
@@ -31,11 +36,12 @@ class DriftDifference:
     objects: int
     earlier_objects: int
     nearby: bool = True
-    chance: float | None = None
+    p_value: float | None = None
     alarm: bool = False
     fractions: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def in_words(self) -> str:
+    @property
+    def sentence(self) -> str:
         """The quantity with its numbers."""
         where = "" if self.nearby else " of the whole sky"
         numbers = f"{self.objects:,} new and {self.earlier_objects:,} earlier objects{where}, limit {self.limit:g}"
@@ -53,11 +59,14 @@ class DriftDifference:
             "new": _rounded(self.new),
             "earlier": _rounded(self.earlier),
             "size": _rounded(self.size),
+            "limit": self.limit,
+            "objects": self.objects,
+            "earlier_objects": self.earlier_objects,
+            "nearby": self.nearby,
+            "alarm": self.alarm,
         }
-        values |= {"limit": self.limit, "objects": self.objects, "earlier_objects": self.earlier_objects}
-        values |= {"nearby": self.nearby, "alarm": self.alarm}
-        if self.chance is not None:
-            values["chance"] = float(f"{self.chance:.3g}")
+        if self.p_value is not None:
+            values["chance"] = float(f"{self.p_value:.3g}")
         if self.fractions:
             values["fractions"] = {slug: [_rounded(share) for share in both] for slug, both in self.fractions.items()}
         return values
@@ -67,8 +76,8 @@ class DriftDifference:
 class DriftRegion:
     """A HEALPix cell, or the whole sky (`cell` None), and what was compared there.
 
-    `ra` and `dec` (deg) are the centre. `new` objects are those of tiles that came since, `earlier` those of the
-    releases compared with.
+    ra, dec : of the centre, degrees.
+    new : number of objects in tiles that are new in the release; earlier : in the releases compared with.
     """
 
     cell: int | None
@@ -80,26 +89,40 @@ class DriftRegion:
 
     @property
     def name(self) -> str:
-        """The place in words."""
+        """Where it lies."""
         if self.ra is None or self.dec is None:
             return "whole sky"
         return f"around ra {self.ra:.1f}, dec {self.dec:+.1f}"
 
+    @property
+    def largest_differences(self) -> str:
+        """The three quantities that differ most; empty where nothing could be compared."""
+        largest = sorted(self.differences, key=lambda difference: -difference.size)[:3]
+        return ", ".join(f"{difference.quantity} {difference.size:.3f}" for difference in largest)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the differences by quantity."""
-        place = {"cell": self.cell, "ra": _rounded(self.ra), "dec": _rounded(self.dec)}
-        counts = {"new": self.new, "earlier": self.earlier}
-        return {**place, **counts, "differences": {d.quantity: d.to_dict() for d in self.differences}}
+        return {
+            "cell": self.cell,
+            "ra": _rounded(self.ra),
+            "dec": _rounded(self.dec),
+            "new": self.new,
+            "earlier": self.earlier,
+            "differences": {difference.quantity: difference.to_dict() for difference in self.differences},
+        }
 
 
 @dataclass(frozen=True)
 class DriftReport:
     """How the new rows of a release differ from those of earlier ones.
 
-    These are what the last `releases` brought to each region, as they stand in the release `against`, by the model
-    `other_model` where that is another one: then differences are no alarms. `order` is that of the regions, `tests` how
-    many comparisons there were, `level` the probability that chance alone gives any alarm. `regions` are those with new
-    objects, most first, the whole sky before them. `remark` says why nothing was compared.
+    The earlier rows are, in each region, what the last `releases` releases brought there, as in release `against`.
+
+    other_model : the model of the earlier rows if it is another one; then differences are no alarms.
+    order : HEALPix order of the regions.
+    level : probability that chance alone gives any alarm; tests : number of comparisons.
+    regions : the whole sky, then the regions with new objects, those with most first.
+    remark : why nothing was compared, if so.
     """
 
     release: str
@@ -117,7 +140,7 @@ class DriftReport:
     def differences(self) -> list[str]:
         """A sentence for each difference beyond limit and chance, those of the whole sky first."""
         return [
-            f"{region.name}: {difference.in_words()}"
+            f"{region.name}: {difference.sentence}"
             for region in self.regions
             for difference in region.differences
             if difference.alarm
@@ -125,7 +148,7 @@ class DriftReport:
 
     @property
     def alarms(self) -> list[str]:
-        """These sentences, unless the earlier rows are of another model."""
+        """The differences, unless the earlier rows are of another model."""
         return [] if self.other_model else self.differences
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,47 +170,13 @@ class DriftReport:
 
     def to_markdown(self) -> str:
         """The report for people."""
-        lines = [f"# Drift of release {self.release}", ""]
-        if self.against:
-            of_model = f" of model {self.other_model}" if self.other_model else ""
-            brought = f"what the last {self.releases} releases{of_model} brought there"
-            lines += [f"New objects of model {self.model_id}, against {brought} (as in {self.against}).", ""]
-        lines += [self.remark, ""] if self.remark else []
-        if self.regions:
-            lines += [*self._sentences(), "", *self._whole_sky(), "", *self._regions()]
-        return "\n".join(lines).rstrip("\n") + "\n"
-
-    def _sentences(self) -> list[str]:
-        found = self.differences
-        if not found:
-            return [f"No difference beyond limits and chance in {self.tests} comparisons."]
-        head = "No alarms, but differences from another model:" if self.other_model else "**Alarms:**"
-        more = [f"* and {len(found) - _MOST_SENTENCES} more"] if len(found) > _MOST_SENTENCES else []
-        return [head, "", *(f"* {sentence}" for sentence in found[:_MOST_SENTENCES]), *more]
-
-    def _whole_sky(self) -> list[str]:
-        whole = self.regions[0].differences
-        rows = [_row(d.quantity, d.new, d.earlier, d.size, d.limit, "alarm" if d.alarm else "") for d in whole]
-        shares = [
-            _row(slug, *both, abs(both[0] - both[1]), None, "") for d in whole for slug, both in d.fractions.items()
-        ]
-        head = ["| whole sky | new | earlier | difference | limit | |", "|---|---|---|---|---|---|"]
-        return [*head, *rows, *shares] if rows else []
-
-    def _regions(self) -> list[str]:
-        head = [f"| ra | dec | new objects | earlier | largest differences (HEALPix order {self.order}) |"]
-        lines = [*head, "|---|---|---|---|---|"]
-        for region in self.regions[1 : _MOST_REGIONS + 1]:
-            largest = sorted(region.differences, key=lambda d: -d.size)[:3]
-            told = ", ".join(f"{d.quantity} {d.size:.3f}" for d in largest) or "too few objects"
-            lines.append(f"| {region.ra:.1f} | {region.dec:+.1f} | {region.new} | {region.earlier} | {told} |")
-        more = len(self.regions) - 1 - _MOST_REGIONS
-        return [*lines, *([f"| | | | | and {more} more regions |"] if more > 0 else [])]
-
-
-def _row(name: str, new: float | None, earlier: float | None, size: float, limit: float | None, mark: str) -> str:
-    numbers = ("" if value is None else f"{value:.4f}" for value in (new, earlier, size))
-    return f"| {name} | {' | '.join(numbers)} | {'' if limit is None else f'{limit:g}'} | {mark} |"
+        return render(
+            "pipeline.drift",
+            "drift.md.j2",
+            report=self,
+            most_differences=_MOST_DIFFERENCES,
+            most_regions=_MOST_REGIONS,
+        )
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,8 +1,8 @@
 """Whether chance explains a difference between two samples of objects, given that objects of a sky tile are alike.
 
-Objects of a tile share seeing, depth and neighbourhood, so that shares vary more from tile to tile than if objects were
-drawn one by one: by the design effect (Kish 1965, Survey Sampling). Dividing numbers by it makes the usual tests hold
-(Rao & Scott 1992, Biometrics 48, 577). Knows only numbers.
+Objects of a tile share seeing, depth and neighbourhood, so shares vary more from tile to tile than if objects were
+drawn one by one: by the design effect (Kish 1965, Survey Sampling). After numbers are divided by it, the usual tests
+hold (Rao & Scott 1992, Biometrics 48, 577). Numbers in, numbers out.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from scipy import special, stats
 
 from pipeline.drift.counts import RegionSums
 
-_MANY = 10  # tiles beyond the first of each region, from which on earlier tiles alone say how much tiles vary
+_MANY = 10  # tiles beyond the first of each region; from then on, earlier tiles alone show how much tiles vary
 _FEWEST_EXPECTED = 5.0  # objects in a cell of a table for the chi-squared distribution to hold (Cochran 1954)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Numbers of objects and sums over them, float64 (M,) by measure: `n`, `total` of x, `squares` of x²."""
+    """For each measure x the number of objects `n`, the sum `total` of x, the sum `squares` of x²: float64 (M,)."""
 
     n: np.ndarray
     total: np.ndarray
@@ -29,12 +29,12 @@ class Sample:
 
     @property
     def mean(self) -> np.ndarray:
-        """NaN where there is no object."""
+        """The mean of x; NaN where there is no object."""
         return np.divide(self.total, self.n, out=np.full_like(self.total, np.nan), where=self.n > 0)
 
     @property
     def variance(self) -> np.ndarray:
-        """Of the single objects; NaN where there is none."""
+        """The variance of x over single objects; NaN where there is none."""
         squares = np.divide(self.squares, self.n, out=np.full_like(self.total, np.nan), where=self.n > 0)
         return np.maximum(squares - self.mean**2, 0)
 
@@ -42,29 +42,30 @@ class Sample:
 def design_effects(earlier: RegionSums, new: RegionSums) -> np.ndarray:
     """How much more the mean of each measure varies over tiles than over single objects: float64 (M,), at least 1.
 
-    Variances between the tiles of a region are added up over regions, of the earlier tiles as long as there are enough.
+    Variances between the tiles of a region are added up over regions, those of the new tiles only where there are few
+    earlier ones.
     """
-    spread, expected, freedom = _between_tiles(earlier)
-    others = _between_tiles(new)
+    between, expected, freedom = _between_tiles(earlier)
+    new_between, new_expected, _ = _between_tiles(new)
     few = freedom < _MANY
-    spread, expected = spread + few * others[0], expected + few * others[1]
-    ratio = np.divide(spread, expected, out=np.ones_like(spread), where=expected > 0)
+    between, expected = between + few * new_between, expected + few * new_expected
+    ratio = np.divide(between, expected, out=np.ones_like(between), where=expected > 0)
     return np.maximum(ratio, 1)
 
 
 def _between_tiles(sums: RegionSums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variance of the total of x − mean between tiles, what it is for single objects, degrees of freedom: each (M,)."""
+    """The variance between tiles of the sum of x − mean, that expected of single objects, degrees of freedom: (M,)."""
     sample = Sample(sums.n, sums.total, sums.squares)
     several = sums.tiles > 1
     mean = np.nan_to_num(sample.mean)
     squares = sums.total2 - 2 * mean * sums.total_n + mean**2 * sums.n2
-    spread = np.where(several, squares * sums.tiles / np.maximum(sums.tiles - 1, 1), 0)
+    between = np.where(several, squares * sums.tiles / np.maximum(sums.tiles - 1, 1), 0)
     expected = np.where(several, np.nan_to_num(sample.variance) * sums.n, 0)
-    return spread.sum(axis=0), expected.sum(axis=0), np.maximum(sums.tiles - 1, 0).sum(axis=0)
+    return between.sum(axis=0), expected.sum(axis=0), np.maximum(sums.tiles - 1, 0).sum(axis=0)
 
 
 def weighted(samples: Sample, weights: np.ndarray) -> Sample:
-    """Samples of regions as one, in which each region has the weight that it has elsewhere.
+    """Samples of regions as one, with a weight for each region.
 
     Parameters
     ----------
@@ -84,11 +85,11 @@ def weighted(samples: Sample, weights: np.ndarray) -> Sample:
     return Sample(n, *(n * np.nan_to_num(mean) for mean in means))
 
 
-Pair = tuple[float, float]  # of the new objects and of the earlier ones
+Pair = tuple[float, float]  # of the new and of the earlier objects
 
 
-def chance_of_shares(counts: Pair, n: Pair, effect: float) -> float:
-    """Probability that shares differ as much in either direction, by Fisher's exact test.
+def shares_p_value(counts: Pair, n: Pair, effect: float) -> float:
+    """Probability that chance alone makes shares differ as much in either direction, by Fisher's exact test.
 
     `counts` of `n` objects; both are divided by the design effect and rounded.
     """
@@ -99,25 +100,25 @@ def chance_of_shares(counts: Pair, n: Pair, effect: float) -> float:
     return float(min(2 * tail, 1))
 
 
-def chance_of_means(means: Pair, variances: Pair, n: Pair, effect: float) -> float:
-    """Probability that means of `n` numbers differ as much in either direction; the variances are of single numbers.
+def means_p_value(means: Pair, variances: Pair, n: Pair, effect: float) -> float:
+    """Probability that chance alone makes means of `n` numbers differ as much in either direction.
 
-    By the normal distribution: for hundreds of numbers between 0 and 1.
+    The variances are of single numbers. By the normal distribution, for hundreds of numbers between 0 and 1.
     """
     error = math.sqrt(effect * (variances[0] / n[0] + variances[1] / n[1]))
     difference = abs(means[0] - means[1])
     return float(special.erfc(difference / error / math.sqrt(2))) if error > 0 else float(difference == 0)
 
 
-def chance_of_fractions(counts: np.ndarray, earlier: np.ndarray, effects: np.ndarray) -> float:
-    """Probability of fractions that differ as much, by the chi-squared test of homogeneity with that correction.
+def fractions_p_value(counts: np.ndarray, earlier: np.ndarray, effects: np.ndarray) -> float:
+    """Probability that chance alone makes class fractions differ as much, by the chi-squared test of homogeneity.
 
     Parameters
     ----------
     counts, earlier : float64 (C,), objects of each class.
     effects : float64 (C,), design effect of the share of each class.
 
-    Classes of which too few are expected count as one.
+    The counts are divided by the mean design effect. Classes of which too few objects are expected count as one class.
     """
     both = np.stack([counts, earlier])
     fraction = both.sum(axis=0) / both.sum()

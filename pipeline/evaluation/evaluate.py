@@ -1,7 +1,7 @@
 """How good a model is on the frozen test split of its own data set: a report on disk and as values.
 
-`predict_test_split` is also what the cells of a grid (`pipeline.evaluation.grid`) are measured with, so that a model
-has the same numbers alone and on a board.
+Experiments of a grid (`pipeline.evaluation.grid`) are measured with the same `predict_test_split`, so that a model has
+the same numbers alone and on a leaderboard.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -24,23 +25,24 @@ from models.inference.predictor import chosen_device, predictor_for
 from models.metrics import Evaluation, evaluate
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
+from pipeline.core.templates import render
 from pipeline.core.versions import software_versions
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import recorded_split
 from pipeline.execution.task import set_torch_threads
 
 _FOOTER = b"morphcat"
-_WARM_UP = 64  # images seen before the clock starts: a GPU chooses its kernels at the first batch
+_WARM_UP = 64  # images predicted before the clock starts: a GPU chooses its kernels at the first batch
 
 
 @dataclass(frozen=True)
 class PredictedSplit:
-    """What one model says of its test split, and how quickly.
+    """The predictions of one model for its test split, and their speed.
 
+    image_set, split : digests of the images and of their split.
     rows : int64 (n,), rows of the image set; labels : int64 (n,); pixscale : float64 (n,) arcsec, NaN where unknown.
     probabilities : float32 (n, C), calibrated.
-    images_per_second : pixels in memory to predictions, once over the split; `device` names what did it.
-    image_set, split : digests of what the rows are rows of.
+    images_per_second : from pixels in memory to predictions, once over the split, on `device`.
     """
 
     model_id: str
@@ -55,11 +57,11 @@ class PredictedSplit:
     device: str
 
     def evaluation(self, card: ModelCard) -> Evaluation:
-        """The numbers of the run; `card` is that of the model."""
+        """The numbers of these predictions; `card` is that of the model."""
         return evaluate(self.probabilities, self.labels, card.conformal.sets(self.probabilities))
 
     def save(self, path: Path) -> None:
-        """Write one row an image, and the rest into the footer."""
+        """Write a Parquet file with a row for each image, and the other fields in its footer."""
         table = pa.table(
             {
                 "row": self.rows,
@@ -77,11 +79,11 @@ class PredictedSplit:
 
     @classmethod
     def load(cls, path: Path) -> PredictedSplit:
-        """The inverse of `save`.
+        """Read what `save` wrote.
 
         Raises
         ------
-        UserError : the file is damaged, or not one of these.
+        UserError : the file is damaged, or of another kind.
         """
         try:
             table = pq.read_table(path)
@@ -97,7 +99,7 @@ class PredictedSplit:
         except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
             raise UserError(
                 f"{path}: not the predictions of a model ({type(error).__name__}: {error}); delete it and run the "
-                "benchmark again, which makes it anew"
+                "benchmark again, which writes a new one"
             ) from error
 
 
@@ -138,12 +140,12 @@ def benchmark(workspace: Workspace, images: ImageSet, model_id: str) -> Benchmar
 
 
 def predict_test_split(workspace: Workspace, images: ImageSet, model_id: str) -> PredictedSplit:
-    """What a model says of the test split that its folder holds.
+    """Predict the test split that the folder of a model records.
 
     Raises
     ------
-    UserError : these are not the images of its training, so nobody can tell which of them it has seen; or it has no
-        test split.
+    UserError : these are not the images of its training, so nobody knows which of them it has seen; or it has no test
+        split.
     models.errors.ModelError : no such model, or it is damaged.
     """
     card = load_card(workspace.models, model_id)
@@ -177,36 +179,21 @@ def _device_name(device: torch.device) -> str:
     return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
-def confusion_table(evaluation: Evaluation, slugs: list[str]) -> list[list[str]]:
-    """Rows of text: true class, counts called each class, recall. The first row is the header."""
-    rows = [["true \\ called", *[str(i) for i in range(len(slugs))], "recall"]]
-    for i, slug in enumerate(slugs):
-        recall = evaluation.recall[i]
-        rows.append(
-            [f"{i} {slug}", *[str(n) for n in evaluation.confusion[i]], "–" if recall != recall else f"{recall:.2f}"]
-        )
-    return rows
+# --- report -------------------------------------------------------------------------------------------------------
 
 
 def to_markdown(result: BenchmarkResult) -> str:
     """The report for people."""
     table = confusion_table(result.evaluation, result.card.class_slugs)
-    e = result.evaluation
-    lines = [
-        f"# Benchmark of {result.card.model_id}",
-        "",
-        f"Test split {result.card.split_digest} of {result.card.data['source']}"
-        + (" (**simulated**)" if result.card.data.get("simulated") else "")
-        + f", {e.n} images.",
-        "",
-        f"Accuracy {e.accuracy:.4f}, macro-F1 {e.macro_f1:.4f}, calibration error {e.ece:.4f}, Brier {e.brier:.4f}; "
-        f"{result.images_per_second:.0f} images/s on {result.device}.",
-        "",
-        "| " + " | ".join(table[0]) + " |",
-        "|" + "---|" * len(table[0]),
-        *("| " + " | ".join(row) + " |" for row in table[1:]),
-    ]
-    return "\n".join(lines) + "\n"
+    return render("pipeline.evaluation", "benchmark.md.j2", result=result, confusion=table)
+
+
+def confusion_table(evaluation: Evaluation, slugs: list[str]) -> pd.DataFrame:
+    """A row of text for each true class: its number and name, the images of each predicted class, and the recall."""
+    classes = range(len(slugs))
+    table = pd.DataFrame(evaluation.confusion, columns=[str(c) for c in classes])
+    table.insert(0, "true \\ predicted", [f"{c} {slugs[c]}" for c in classes])
+    return table.assign(recall=["–" if np.isnan(recall) else f"{recall:.2f}" for recall in evaluation.recall])
 
 
 def _write(stem: Path, result: BenchmarkResult) -> None:

@@ -1,325 +1,215 @@
-"""The board of a benchmark: what the cells of grids have measured on one frozen test split, added up over seeds.
+"""The leaderboard of a benchmark: what experiments measured on one frozen test split, as pandas tables.
 
-Everything on it comes from the cards of the models and from the files of predictions that the cells left, so it can be
-made again at any time. Cells that differ in nothing but the seed make a row. How it is written is known to
-`pipeline.evaluation.leaderboard_report`.
+Everything on it comes from the cards of the models and from the predictions that experiments leave, so it can be made
+again at any time. Experiments that differ only in the seed make one entry. `pipeline.evaluation.leaderboard_report`
+writes the files.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+import pandas as pd
 
-from catalogs.atomic import atomic_write
 from models.artifacts.registry import ModelCard, load_card
-from models.metrics import Evaluation, ReliabilityBin
-from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.evaluation.evaluate import PredictedSplit
-from pipeline.evaluation.paired import AccuracyDifference, compare_accuracy
-from pipeline.evaluation.published_results import benchmark_of, published_for
+from pipeline.evaluation.grid_record import PREDICTIONS, ExperimentState, GridRecord
+from pipeline.evaluation.measured_experiment import METRICS, MeasuredExperiment
+from pipeline.evaluation.published_results import public_benchmark
+from pipeline.evaluation.statistics import AccuracyDifference, compare_accuracy
 
-log = logging.getLogger(__name__)
-
-_PREDICTIONS = "predictions"
-_RECORD = "grid.json"
-_BINS = 15  # of the reliability tables of the cards
-
-METRICS = (
-    "accuracy",
-    "macro_f1",
-    "ece_before",
-    "ece",
-    "brier_before",
-    "brier",
-    "nll_before",
-    "nll",
-    "coverage",
-    "mean_set_size",
-    "images_per_second",
-    "training_images_per_second",
-)
-"""Numbers of a cell. `_before` is at temperature 1, the others as served; `images_per_second` is inference on the test
-split, `training_images_per_second` the median epoch."""
+_ENTRY_COLUMNS = [
+    "label",
+    "variant",
+    "layout",
+    "recipe",
+    "seeds",
+    "models",
+    "parameters",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "coverage_target",
+    "devices",
+    "reported_percent",
+]
 
 
-def leaderboard_folder(workspace: Workspace, image_set: str, split: str) -> Path:
-    """Where the board of one image set and one split lies."""
-    return workspace.reports / f"board-{image_set}-{split}"
-
-
-def predictions_file(folder: Path, model_id: str) -> Path:
-    """Where a cell keeps the predictions of its model; it is done when this is there."""
-    return folder / _PREDICTIONS / f"{model_id}.parquet"
-
-
-# --- what a grid leaves beside the predictions --------------------------------------------------------------------
-
-
-class ExperimentState(BaseModel):
-    """How a cell of the last grid ended; `reason` says why it failed or was skipped."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    model_id: str
-    state: Literal["done", "failed", "skipped"]
-    reason: str = ""
-
-
-class GridRecord(BaseModel):
-    """The last grid that ran on an image set and a split: what they are, and its cells in their order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    grid: str
-    image_set: str
-    split: str
-    source: str
-    kind: str
-    simulated: bool
-    images: int
-    test_images: int
-    cells: tuple[ExperimentState, ...]
-
-    def save(self, folder: Path) -> None:
-        """Write it into the folder of a board."""
-        with atomic_write(folder / _RECORD) as beside:
-            beside.write_text(self.model_dump_json(indent=1))
-
-    @classmethod
-    def load(cls, folder: Path) -> GridRecord:
-        """Read it. Raises UserError when there is none or it is damaged."""
-        try:
-            return cls.model_validate_json((folder / _RECORD).read_bytes())
-        except (FileNotFoundError, ValidationError) as error:
-            raise UserError(f"{folder / _RECORD} cannot be read ({error}); run the benchmark grid again") from error
-
-
-# --- a cell and a row ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MeasuredExperiment:
-    """One trained network with what it says of the test split."""
-
-    card: ModelCard
-    run: PredictedSplit
-
-    @property
-    def recipe(self) -> str:
-        return str(self.card.settings["preset"])
-
-    @property
-    def seed(self) -> int:
-        return int(self.card.settings["seed"])
-
-    @cached_property
-    def evaluation(self) -> Evaluation:
-        """Computed from the predictions."""
-        return self.run.evaluation(self.card)
-
-    @cached_property
-    def correct(self) -> np.ndarray:
-        """Whether each test image is called right, bool (n,)."""
-        return self.run.probabilities.argmax(axis=1) == self.run.labels
-
-    @cached_property
-    def numbers(self) -> dict[str, float]:
-        """The `METRICS`; NaN where one is not known."""
-        before = self.card.calibration["test"].before
-        speeds = [epoch["images_per_second"] for epoch in self.card.history]
-        known = {
-            **self.evaluation.to_dict(),
-            **{f"{name}_before": before[name] for name in ("ece", "brier", "nll")},
-            "images_per_second": self.run.images_per_second,
-            "training_images_per_second": float(np.median(speeds)) if speeds else float("nan"),
-        }
-        return {name: float(known[name]) for name in METRICS}
-
-    @cached_property
-    def class_coverage(self) -> list[float]:
-        """For each class the share of its images whose prediction set holds it; NaN without images."""
-        sets, labels = self.card.conformal.sets(self.run.probabilities), self.run.labels
-        held = sets[np.arange(len(labels)), labels]
-        return [_share(held[labels == c]) for c in range(sets.shape[1])]
-
-    @cached_property
-    def scales(self) -> dict[float, tuple[int, float]]:
-        """Images and accuracy at each pixel scale (arcsec, to three decimals); empty where no scale is known."""
-        scale = np.round(self.run.pixscale, 3)
-        known = np.unique(scale[np.isfinite(scale)])
-        return {float(s): (int((scale == s).sum()), _share(self.correct[scale == s])) for s in known}
-
-
-@dataclass(frozen=True)
-class SeedSummary:
-    """Mean over seeds and standard deviation (n - 1); the latter None for one seed."""
-
-    mean: float
-    deviation: float | None
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> SeedSummary:
-        """NaN is passed over; of nothing else the mean is NaN."""
-        known = np.array([value for value in values if np.isfinite(value)])
-        if len(known) == 0:
-            return cls(float("nan"), None, 0)
-        return cls(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None, len(known))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"mean": self.mean, "deviation": self.deviation, "n": self.n}
-
-
-@dataclass(frozen=True)
-class LeaderboardEntry:
-    """The cells of one configuration, by seed. `against` compares it with the reference of the board; None for that.
-
-    `reported` is the percentage that others published for this network on these images, None where nobody did.
-    """
-
-    label: str
-    cells: tuple[MeasuredExperiment, ...]
-    reported: float | None = None
-    against: AccuracyDifference | None = None
-
-    @property
-    def card(self) -> ModelCard:
-        """The card of the first seed, for what all have in common."""
-        return self.cells[0].card
-
-    @property
-    def seeds(self) -> list[int]:
-        return [cell.seed for cell in self.cells]
-
-    def spread(self, metric: str) -> SeedSummary:
-        """Mean and deviation over seeds of one of the `METRICS`."""
-        return SeedSummary.of(cell.numbers[metric] for cell in self.cells)
-
-    def recall(self) -> list[SeedSummary]:
-        """For each class."""
-        return [SeedSummary.of(values) for values in zip(*(cell.evaluation.recall for cell in self.cells), strict=True)]
-
-    def class_coverage(self) -> list[SeedSummary]:
-        """For each class: how often its prediction sets hold it."""
-        return [SeedSummary.of(values) for values in zip(*(cell.class_coverage for cell in self.cells), strict=True)]
-
-    def confusion(self) -> np.ndarray:
-        """int64 (C, C), summed over seeds: true class by row, called class by column."""
-        return np.array([cell.evaluation.confusion for cell in self.cells], dtype=np.int64).sum(axis=0)
-
-    def scale_accuracy(self) -> dict[float, SeedSummary]:
-        """Accuracy at each pixel scale in arcsec."""
-        return {s: SeedSummary.of(cell.scales[s][1] for cell in self.cells) for s in self.cells[0].scales}
-
-    def reliability(self, when: Literal["before", "after"]) -> list[ReliabilityBin]:
-        """Confidence against accuracy on the test split, over all seeds, before or after temperature scaling."""
-        tables = [getattr(cell.card.calibration["test"], when)["bins"] for cell in self.cells]
-        return _pooled([ReliabilityBin(**each) for table in tables for each in table])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        card = self.card
-        return {
-            "label": self.label,
-            "variant": card.variant,
-            "layout": card.layout,
-            "recipe": self.cells[0].recipe,
-            "seeds": self.seeds,
-            "models": [cell.card.model_id for cell in self.cells],
-            "parameters": card.parameters,
-            "image_size": card.image_size,
-            "epochs": card.settings["epochs"],
-            "batch_size": card.settings["batch_size"],
-            "coverage_target": card.conformal.coverage,
-            "devices": devices(self.cells),
-            **{metric: self.spread(metric).to_dict() for metric in METRICS},
-            "recall": [each.to_dict() for each in self.recall()],
-            "class_coverage": [each.to_dict() for each in self.class_coverage()],
-            "confusion": self.confusion().tolist(),
-            "accuracy_by_pixscale": {str(s): each.to_dict() for s, each in self.scale_accuracy().items()},
-            "reported_percent": self.reported,
-            "against_reference": self.against and {**vars(self.against), "verdict": self.against.verdict},
-        }
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leaderboard:
-    """Rows, best mean accuracy first, and what became of the last grid. `reference` is the label of a row, or empty.
+    """What grids measured on one test split, and how the last of them ended.
 
-    `lost` says of predictions that stand in no row why not, by id of the model.
+    Every table is indexed by `entry`, the place of the configuration by mean accuracy, from 1 on. `experiments` has a
+    row for each trained network, by entry and seed. The other tables have many rows for each network, with its
+    `model_id`, `label` and `seed`.
+
+    experiments : label, settings, `METRICS` and provenance of each network; its columns are those of `cells.parquet`.
+    classes : class, slug, images, recall, coverage (share of images whose prediction set holds the true class).
+    confusion : true, called, images.
+    scales : pixscale (arcsec per pixel), images, accuracy; empty where no pixel scale is known.
+    reliability : calibration ("before" or "after"), confidence, accuracy and n of each bin on the test split.
+    epochs : epoch (from 1 on), validation_loss (nats), validation_accuracy.
+    reference : the entry that the others are compared with; None without entries.
+    comparisons : by entry, its accuracy against that of the reference.
+    lost : by model, why its predictions are in no entry.
     """
 
     folder: Path
     record: GridRecord
-    rows: tuple[LeaderboardEntry, ...]
-    reference: str
-    lost: dict[str, str] = field(default_factory=dict)
+    experiments: pd.DataFrame = field(default_factory=pd.DataFrame)
+    classes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    confusion: pd.DataFrame = field(default_factory=pd.DataFrame)
+    scales: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reference: int | None = None
+    comparisons: Mapping[int, AccuracyDifference] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def simulated(self) -> bool:
         return self.record.simulated
 
     @property
-    def cells(self) -> list[MeasuredExperiment]:
-        """All, row by row and seed by seed."""
-        return [cell for row in self.rows for cell in row.cells]
-
-    @property
     def failed(self) -> list[ExperimentState]:
-        """Cells of the last grid that failed."""
-        return [cell for cell in self.record.cells if cell.state == "failed"]
+        """Experiments of the last grid that failed."""
+        return [each for each in self.record.experiments if each.state == "failed"]
 
     @property
     def skipped(self) -> list[ExperimentState]:
-        """Cells of the last grid that were not run."""
-        return [cell for cell in self.record.cells if cell.state == "skipped"]
+        """Experiments of the last grid that were not run."""
+        return [each for each in self.record.experiments if each.state == "skipped"]
 
-    def row(self, label: str) -> LeaderboardEntry:
-        """The row of a label."""
-        return next(row for row in self.rows if row.label == label)
+    @cached_property
+    def entries(self) -> pd.DataFrame:
+        """One row for each configuration: what its experiments have in common, and lists of seeds, models, devices."""
+        if self.experiments.empty:
+            return self.experiments
+        groups = self.experiments.groupby("entry")
+        lists = {
+            "seeds": groups.seed.agg(list),
+            "models": groups.model_id.agg(list),
+            "devices": groups.device.agg(lambda names: sorted(set(names))),
+        }
+        return groups.first().assign(**lists)[_ENTRY_COLUMNS]
+
+    @property
+    def reference_label(self) -> str:
+        """The label of the reference, empty without entries."""
+        return "" if self.reference is None else str(self.entries.label[self.reference])
+
+    @property
+    def class_slugs(self) -> list[str]:
+        """Names of the classes in their order."""
+        return [] if self.classes.empty else list(dict.fromkeys(self.classes.slug))
+
+    def metric(self, name: str) -> pd.DataFrame:
+        """The `seed_summary` of one of the `METRICS`, by entry."""
+        return seed_summary(self.experiments, name)
+
+    def class_metric(self, name: str) -> pd.DataFrame:
+        """The `seed_summary` of "recall" or "coverage", by entry and class."""
+        return seed_summary(self.classes, name, "class")
+
+    def scale_accuracy(self) -> pd.DataFrame:
+        """The `seed_summary` of accuracy, by entry and pixel scale (arcsec per pixel)."""
+        return seed_summary(self.scales, "accuracy", "pixscale")
+
+    def confusion_matrix(self, entry: int) -> np.ndarray:
+        """int64 (C, C), summed over seeds: true class by row, predicted class by column."""
+        counts = of_entry(self.confusion, entry).groupby(["true", "called"]).images.sum()
+        return counts.unstack().to_numpy()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; NaN is None."""
-        record = self.record.model_dump(exclude={"cells"})
         return _plain(
             {
                 "title": "SIMULATED images" if self.simulated else "",
-                **record,
+                **self.record.model_dump(exclude={"experiments"}),
                 "folder": str(self.folder),
-                "classes": self.rows[0].card.class_slugs if self.rows else [],
-                "reference": self.reference,
-                "rows": [row.to_dict() for row in self.rows],
-                "failed": [cell.model_dump() for cell in self.failed],
-                "skipped": [cell.model_dump() for cell in self.skipped],
+                "classes": self.class_slugs,
+                "reference": self.reference_label,
+                "rows": self._entry_values(),
+                "failed": [each.model_dump() for each in self.failed],
+                "skipped": [each.model_dump() for each in self.skipped],
                 "lost": self.lost,
             }
         )
 
+    def _entry_values(self) -> list[dict[str, Any]]:
+        """Each entry as plain values, best first."""
+        if self.entries.empty:
+            return []
+        shared = self.entries.to_dict()
+        reported = shared.pop("reported_percent")
+        metrics = {name: self.metric(name).to_dict("records") for name in METRICS}
+        recall, coverage = self.class_metric("recall"), self.class_metric("coverage")
+        values = []
+        for i, entry in enumerate(self.entries.index):
+            difference = self.comparisons.get(entry)
+            values.append(
+                {
+                    **{str(name): column[entry] for name, column in shared.items()},
+                    **{name: summaries[i] for name, summaries in metrics.items()},
+                    "recall": of_entry(recall, entry).to_dict("records"),
+                    "class_coverage": of_entry(coverage, entry).to_dict("records"),
+                    "confusion": self.confusion_matrix(entry).tolist(),
+                    "accuracy_by_pixscale": self._scale_values(entry),
+                    "reported_percent": reported[entry],
+                    "against_reference": difference and {**vars(difference), "verdict": difference.verdict},
+                }
+            )
+        return values
 
-def devices(cells: Sequence[MeasuredExperiment]) -> list[str]:
-    """Names of the devices that the speeds of cells were measured on."""
-    return sorted({cell.run.device for cell in cells})
+    def _scale_values(self, entry: int) -> dict[str, Any]:
+        """The accuracy of an entry by pixel scale, as plain values."""
+        if self.scales.empty:
+            return {}
+        summary = of_entry(self.scale_accuracy(), entry)
+        scales = summary.index.get_level_values("pixscale")
+        return {str(scale): values for scale, values in zip(scales, summary.to_dict("records"), strict=True)}
+
+
+def of_entry(table: pd.DataFrame, entry: int) -> pd.DataFrame:
+    """The rows of one entry."""
+    return table[table.index.get_level_values("entry") == entry]
+
+
+def seed_summary(table: pd.DataFrame, column: str, *by: str) -> pd.DataFrame:
+    """`mean`, standard `deviation` (n - 1) and number `n` of a column over the seeds of each entry.
+
+    With `by`, the same for each entry and value of these columns. NaN is left out; the deviation is NaN for one seed,
+    and the mean as well where nothing is left.
+    """
+    summary = table.groupby(["entry", *by])[column].agg(["mean", "std", "count"])
+    return summary.set_axis(["mean", "deviation", "n"], axis=1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
 def read_leaderboard(folder: Path, models: Path) -> Leaderboard:
-    """Make the board of a folder from its files of predictions and the cards below `models`.
+    """Make the leaderboard of a folder from its files of predictions and the cards below `models`.
 
-    Each row is compared with the one of the first cell of the last grid that is measured: who asks for a grid says by
-    its order what to compare with, and nothing is chosen by the test split.
+    Each entry is compared with the one of the first measured experiment of the last grid: whoever asks for a grid
+    chooses the reference by its order, and nothing is chosen by the test split.
 
     Raises
     ------
@@ -327,110 +217,103 @@ def read_leaderboard(folder: Path, models: Path) -> Leaderboard:
     ModelError : the card of a model is damaged.
     """
     record = GridRecord.load(folder)
-    cells: list[MeasuredExperiment] = []
-    lost: dict[str, str] = {}
-    for path in sorted((folder / _PREDICTIONS).glob("*.parquet")):
-        if not (models / path.stem / "card.json").is_file():
-            lost[path.stem] = "its predictions are here, but the model is gone"
-            continue
-        try:
-            run = PredictedSplit.load(path)
-        except UserError as error:  # of a grid that does not run now, or that one would have made it anew
-            lost[path.stem] = str(error)
-            continue
-        cells.append(MeasuredExperiment(load_card(models, path.stem), run))
-        _check_fits(path, cells[0], cells[-1], record)
-    rows = _rows(cells, record)
-    reference = _reference(rows, record)
-    if reference:
-        rows = [_compared(row, reference) for row in rows]
-    return Leaderboard(folder, record, tuple(rows), reference.label if reference else "", lost)
-
-
-def _check_fits(path: Path, first: MeasuredExperiment, cell: MeasuredExperiment, record: GridRecord) -> None:
-    expected = (record.image_set, record.split)
-    for found in ((cell.run.image_set, cell.run.split), (cell.card.data["digest"], cell.card.split_digest)):
-        if found != expected:
-            raise UserError(
-                f"{path}: of images {found[0]} and split {found[1]}, the board is of {expected[0]} and {expected[1]}: "
-                "different ones cannot stand on one board; move the file away"
-            )
-    if not (np.array_equal(cell.run.rows, first.run.rows) and np.array_equal(cell.run.labels, first.run.labels)):
-        raise UserError(f"{path}: not the test images of {first.card.model_id}; delete it and run the benchmark again")
-
-
-def _rows(cells: list[MeasuredExperiment], record: GridRecord) -> list[LeaderboardEntry]:
-    """Cells that differ in nothing but the seed make a row."""
-    groups: dict[str, list[MeasuredExperiment]] = {}
-    for cell in cells:
-        groups.setdefault(_configuration(cell), []).append(cell)
-    public = benchmark_of(record.kind, record.images, simulated=record.simulated)
-    rows = []
-    for (_, group), label in zip(groups.items(), _labels([group[0] for group in groups.values()]), strict=True):
-        card = group[0].card
-        reported = published_for(public, card.variant, card.layout)
-        rows.append(LeaderboardEntry(label, tuple(sorted(group, key=lambda cell: cell.seed)), reported))
-    return sorted(rows, key=lambda row: (-row.spread("accuracy").mean, row.label))
-
-
-def _configuration(cell: MeasuredExperiment) -> str:
-    settings = {name: value for name, value in cell.card.settings.items() if name != "seed"}
-    return json.dumps([settings, cell.card.recipe_digest], sort_keys=True)
-
-
-def _labels(cells: Sequence[MeasuredExperiment]) -> list[str]:
-    """Network, layout and recipe; where that does not tell rows apart, also the settings in which they differ."""
-    short = [" ".join(p for p in (c.card.variant, c.card.layout, c.recipe) if p != "-") for c in cells]
-    labels = []
-    for cell, label in zip(cells, short, strict=True):
-        alike = [other.card.settings for other, its in zip(cells, short, strict=True) if its == label]
-        names = [n for n in cell.card.settings if n != "seed" and len({json.dumps(s.get(n)) for s in alike}) > 1]
-        values = ", ".join(f"{name} {cell.card.settings[name]}" for name in names)
-        labels.append(f"{label} ({values})" if values else label)
-    return labels
-
-
-def _reference(rows: Sequence[LeaderboardEntry], record: GridRecord) -> LeaderboardEntry | None:
-    for state in record.cells:
-        for row in rows:
-            if state.model_id in (cell.card.model_id for cell in row.cells):
-                return row
-    return rows[0] if rows else None
-
-
-def _compared(row: LeaderboardEntry, reference: LeaderboardEntry) -> LeaderboardEntry:
-    if row is reference:
-        return row
-    theirs, ours = (np.stack([cell.correct for cell in each.cells]) for each in (reference, row))
-    return LeaderboardEntry(row.label, row.cells, row.reported, compare_accuracy(ours, theirs))
-
-
-def _pooled(bins: list[ReliabilityBin]) -> list[ReliabilityBin]:
-    """Bins of several trainings as one table, those of the same confidence together."""
-    which: dict[int, list[ReliabilityBin]] = {}
-    for each in bins:
-        which.setdefault(min(int(each.confidence * _BINS), _BINS - 1), []).append(each)
-    return [_together(which[number]) for number in sorted(which)]
-
-
-def _together(bins: list[ReliabilityBin]) -> ReliabilityBin:
-    counts = [each.n for each in bins]
-    return ReliabilityBin(
-        confidence=float(np.average([each.confidence for each in bins], weights=counts)),
-        accuracy=float(np.average([each.accuracy for each in bins], weights=counts)),
-        n=sum(counts),
+    measured, lost = _read_measured(folder, models, record)
+    if not measured:
+        return Leaderboard(folder, record, lost=lost)
+    table = _experiment_table(measured, record)
+    measured = [measured[position] for position in table["position"]]
+    experiments = table.drop(columns="position")
+    reference = _reference(experiments, record)
+    correct = {
+        entry: np.stack([measured[i].correct for i in np.flatnonzero(experiments.index == entry)])
+        for entry in experiments.index.unique()
+    }
+    return Leaderboard(
+        folder,
+        record,
+        experiments=experiments,
+        classes=_joined(experiments, (each.classes() for each in measured)),
+        confusion=_joined(experiments, (each.confusion() for each in measured)),
+        scales=_joined(experiments, (each.scales() for each in measured)),
+        reliability=_joined(experiments, (each.reliability() for each in measured)),
+        epochs=_joined(experiments, (each.epochs() for each in measured)),
+        reference=reference,
+        comparisons={
+            entry: compare_accuracy(ours, correct[reference]) for entry, ours in correct.items() if entry != reference
+        },
+        lost=lost,
     )
 
 
-def _share(yes: np.ndarray) -> float:
-    return float(yes.mean()) if len(yes) else float("nan")
+def _read_measured(folder: Path, models: Path, record: GridRecord) -> tuple[list[MeasuredExperiment], dict[str, str]]:
+    """The experiments whose model and predictions can be read, and for the other models why not."""
+    measured: list[MeasuredExperiment] = []
+    lost: dict[str, str] = {}
+    for path in sorted((folder / PREDICTIONS).glob("*.parquet")):
+        if not (models / path.stem / "card.json").is_file():
+            lost[path.stem] = "its predictions exist, but the model is gone"
+            continue
+        try:
+            run = PredictedSplit.load(path)
+        except UserError as error:  # of another grid than the last, which would have made the file again
+            lost[path.stem] = str(error)
+            continue
+        measured.append(MeasuredExperiment(load_card(models, path.stem), run))
+        _check_same_test_images(path, measured[0], measured[-1], record)
+    return measured, lost
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def _check_same_test_images(
+    path: Path, first: MeasuredExperiment, experiment: MeasuredExperiment, record: GridRecord
+) -> None:
+    card, run = experiment.card, experiment.run
+    expected = (record.image_set, record.split)
+    for found in ((run.image_set, run.split), (card.data["digest"], card.split_digest)):
+        if found != expected:
+            raise UserError(
+                f"{path}: of images {found[0]} and split {found[1]}, the leaderboard is of {expected[0]} and "
+                f"{expected[1]}: different ones cannot share a leaderboard; move the file away"
+            )
+    if not (np.array_equal(run.rows, first.run.rows) and np.array_equal(run.labels, first.run.labels)):
+        raise UserError(f"{path}: not the test images of {first.card.model_id}; delete it and run the benchmark again")
+
+
+def _experiment_table(measured: Sequence[MeasuredExperiment], record: GridRecord) -> pd.DataFrame:
+    """`Leaderboard.experiments`, and the `position` of each row in `measured`."""
+    labels = _labels({each.configuration: each.card for each in measured})
+    benchmark = public_benchmark(record.kind, record.images, simulated=record.simulated)
+    rows = [each.numbers(labels[each.configuration], benchmark) for each in measured]
+    table = pd.DataFrame(rows).assign(
+        position=range(len(measured)), configuration=[each.configuration for each in measured]
+    )
+    table["mean"] = table.groupby("configuration").accuracy.transform("mean")
+    table = table.sort_values(["mean", "label", "configuration", "seed"], ascending=[False, True, True, True])
+    table.index = pd.Index((table.configuration != table.configuration.shift()).cumsum(), name="entry")
+    return table.drop(columns=["mean", "configuration"])
+
+
+def _labels(cards: Mapping[str, ModelCard]) -> dict[str, str]:
+    """Network, layout and recipe of each configuration; where several share these, also the settings that differ."""
+    short = {
+        configuration: " ".join(part for part in (card.variant, card.layout, card.settings["preset"]) if part != "-")
+        for configuration, card in cards.items()
+    }
+    labels = {}
+    for configuration, card in cards.items():
+        alike = [other.settings for key, other in cards.items() if short[key] == short[configuration]]
+        names = [n for n in card.settings if n != "seed" and len({json.dumps(s.get(n)) for s in alike}) > 1]
+        values = ", ".join(f"{name} {card.settings[name]}" for name in names)
+        labels[configuration] = f"{short[configuration]} ({values})" if values else short[configuration]
+    return labels
+
+
+def _reference(experiments: pd.DataFrame, record: GridRecord) -> int:
+    entry_of = dict(zip(experiments.model_id, experiments.index, strict=True))
+    return next((entry_of[state.model_id] for state in record.experiments if state.model_id in entry_of), 1)
+
+
+def _joined(experiments: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of single experiments, in the order of `experiments`, as one."""
+    names = experiments.reset_index()[["entry", "model_id", "label", "seed"]]
+    parts = [names.iloc[[i]].merge(table, how="cross") for i, table in enumerate(tables)]
+    return pd.concat(parts).set_index("entry")

@@ -1,38 +1,44 @@
-"""A board as files: Markdown and plots for people, JSON and Parquet for programs.
+"""The files of a leaderboard: Markdown and figures for people, JSON and Parquet for programs.
 
 `cells.parquet` has a row for each trained network with every number; `recall.parquet`, `confusion.parquet` and
-`scales.parquet` are long tables of classes, pairs of classes and pixel scales. The predictions lie beside them already.
-Nothing is computed here that `pipeline.evaluation.leaderboard` does not give.
+`scales.parquet` are long tables of classes, pairs of classes and pixel scales. The predictions are in the same folder.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogs.atomic import atomic_write
-from pipeline.evaluation.leaderboard import Leaderboard, LeaderboardEntry, MeasuredExperiment, SeedSummary, devices
+from pipeline.core.templates import render
+from pipeline.evaluation.leaderboard import Leaderboard
 from pipeline.evaluation.leaderboard_plots import plots
-from pipeline.evaluation.published_results import REPORTED, TITLES, benchmark_of
+from pipeline.evaluation.published_results import TITLES, public_benchmark, published_results
 
-_MOST_CLASSES = 30  # of a table of recall for people; with more it would fill pages
+_MOST_CLASSES = 30  # in the report's table of recall; with more it would fill pages
 
 
 def write_leaderboard(board: Leaderboard, folder: Path) -> None:
-    """Write every file of a board, each of them whole."""
-    for name, rows in (
-        ("cells", [_cell_numbers(row, cell) for row in board.rows for cell in row.cells]),
-        ("recall", _long(board, _recall)),
-        ("confusion", _long(board, _confusion)),
-        ("scales", _long(board, _scales)),
-    ):
-        _write_table(folder / f"{name}.parquet", rows, board)
+    """Write every file of a leaderboard, each atomically."""
+    tables = {
+        "cells": board.experiments,
+        "recall": board.classes,
+        "confusion": board.confusion,
+        "scales": board.scales,
+    }
+    for name, table in tables.items():
+        path = folder / f"{name}.parquet"
+        if table.empty:
+            path.unlink(missing_ok=True)
+            continue
+        marked = pa.Table.from_pandas(table.assign(simulated=board.simulated), preserve_index=False)
+        with atomic_write(path) as beside:
+            pq.write_table(marked, beside, compression="zstd")
     texts = {"board.json": json.dumps(board.to_dict(), indent=1), "board.md": to_markdown(board)}
     contents = {**{name: text.encode() for name, text in texts.items()}, **plots(board)}
     for name, content in contents.items():
@@ -40,256 +46,112 @@ def write_leaderboard(board: Leaderboard, folder: Path) -> None:
             beside.write_bytes(content)
 
 
-# --- for programs -------------------------------------------------------------------------------------------------
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]], board: Leaderboard) -> None:
-    """One table; where there are no rows, none, and one from before goes."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    frame = pd.DataFrame(rows).assign(simulated=board.simulated)
-    with atomic_write(path) as beside:
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), beside, compression="zstd")
-
-
-def _cell_numbers(row: LeaderboardEntry, cell: MeasuredExperiment) -> dict[str, Any]:
-    card = cell.card
-    return {
-        "model_id": card.model_id,
-        "label": row.label,
-        "variant": card.variant,
-        "layout": card.layout,
-        "recipe": cell.recipe,
-        "seed": cell.seed,
-        "epochs": card.settings["epochs"],
-        "batch_size": card.settings["batch_size"],
-        "image_size": card.image_size,
-        "views": card.views,
-        "parameters": card.parameters,
-        "test_images": cell.evaluation.n,
-        **cell.numbers,
-        "temperature": card.temperature,
-        "coverage_target": card.conformal.coverage,
-        "validation_accuracy": card.validation["accuracy"] if card.validation else float("nan"),
-        "device": cell.run.device,
-        "reported_percent": float("nan") if row.reported is None else row.reported,
-        "image_set": cell.run.image_set,
-        "split": cell.run.split,
-    }
-
-
-def _long(board: Leaderboard, of_cell: Callable[[MeasuredExperiment], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [
-        {"model_id": cell.card.model_id, "label": row.label, "seed": cell.seed, **values}
-        for row in board.rows
-        for cell in row.cells
-        for values in of_cell(cell)
-    ]
-
-
-def _recall(cell: MeasuredExperiment) -> list[dict[str, Any]]:
-    numbers = zip(cell.evaluation.confusion, cell.evaluation.recall, cell.class_coverage, strict=True)
-    return [
-        {"class": c, "slug": slug, "images": sum(counts), "recall": recall, "coverage": coverage}
-        for c, (slug, (counts, recall, coverage)) in enumerate(zip(cell.card.class_slugs, numbers, strict=True))
-    ]
-
-
-def _confusion(cell: MeasuredExperiment) -> list[dict[str, Any]]:
-    return [
-        {"true": true, "called": called, "images": images}
-        for true, counts in enumerate(cell.evaluation.confusion)
-        for called, images in enumerate(counts)
-    ]
-
-
-def _scales(cell: MeasuredExperiment) -> list[dict[str, Any]]:
-    return [{"pixscale": s, "images": images, "accuracy": accuracy} for s, (images, accuracy) in cell.scales.items()]
-
-
-# --- for people ---------------------------------------------------------------------------------------------------
-
-
 def to_markdown(board: Leaderboard) -> str:
-    """The board for people."""
-    sections = [_heading(board)]
-    if board.rows:
-        sections += [_results(board), _comparison(board), _recall_table(board), _scale_table(board), _figures(board)]
-    sections += [_missing(board), _reported(board), _notes(board)]
-    return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def results_table(board: Leaderboard) -> list[list[str]]:
-    """The main table as text, a header and a line for each row of the board."""
-    header = ["#", "network, layout, recipe", "seeds", "accuracy %", "macro-F1 %", "calibration error, before → after"]
-    header += ["Brier", f"coverage % ({_target(board)})", "classes in a set", "images/s", "parameters", "epochs"]
-    header += ["px", "reported %"]
-    return [header, *(_result(number, row) for number, row in enumerate(board.rows, 1))]
-
-
-def _result(number: int, row: LeaderboardEntry) -> list[str]:
-    card = row.card
-    ece = f"{_of(row.spread('ece_before'), 3)} → {_of(row.spread('ece'), 3)}"
-    return [
-        str(number),
-        row.label,
-        str(len(row.seeds)),
-        _percent(row.spread("accuracy")),
-        _percent(row.spread("macro_f1")),
-        ece,
-        _of(row.spread("brier"), 3),
-        _percent(row.spread("coverage")),
-        _of(row.spread("mean_set_size"), 2),
-        f"{row.spread('images_per_second').mean:,.0f}",
-        f"{card.parameters:,}",
-        str(card.settings["epochs"]),
-        str(card.image_size),
-        "" if row.reported is None else f"{row.reported:.2f}",
-    ]
-
-
-def _heading(board: Leaderboard) -> str:
+    """The report for people."""
     record = board.record
-    mark = "SIMULATED images: " if board.simulated else ""
-    lines = [
-        f"# {mark}benchmark board of {record.source}",
-        "",
-        f"{record.test_images:,} test images of {record.images:,}; image set {record.image_set}, split {record.split}. "
-        "Nothing was chosen by the test images; selection and calibration saw the validation split.",
-    ]
-    if board.simulated:
-        lines += [
-            "",
-            "> **SIMULATED.** These galaxies were drawn by a program. The numbers compare networks and recipes with "
-            "each other; they say nothing about real galaxies.",
-        ]
-    return "\n".join(lines)
-
-
-def _results(board: Leaderboard) -> str:
-    names = devices(board.cells)
-    speed = f"Images/s: inference on {'; '.join(names)}."
-    if len(names) > 1:
-        speed += " **The devices differ: the speeds of the rows cannot be compared.**"
-    return "\n".join(
-        ["## Results", "", "Mean ± standard deviation over seeds.", "", *_lines(results_table(board)), "", speed]
+    tables = {}
+    if not board.entries.empty:
+        tables = {
+            "devices": sorted(set(board.experiments.device)),
+            "results": _results(board),
+            "comparison": _comparison(board),
+            "recall": _recall(board),
+            "scales": _scales(board),
+        }
+    return render(
+        "pipeline.evaluation",
+        "leaderboard.md.j2",
+        board=board,
+        most_classes=_MOST_CLASSES,
+        published=_published(record.kind),
+        is_public=public_benchmark(record.kind, record.images, simulated=record.simulated) is not None,
+        title=TITLES.get(record.kind, ""),
+        **tables,
     )
 
 
-def _comparison(board: Leaderboard) -> str:
-    table = [["#", "network, layout, recipe", "accuracy, points", "95 % interval", "verdict"]]
-    for number, row in enumerate(board.rows, 1):
-        if row.against:
-            d = row.against
-            alone = "" if d.over_seeds else " (a single seed: its chance is not in the interval)"
-            interval = f"{100 * d.low:+.2f} … {100 * d.high:+.2f}"
-            table.append([str(number), row.label, f"{100 * d.mean:+.2f}", interval, d.verdict + alone])
-    if len(table) == 1:
-        return ""
-    return "\n".join(
-        [
-            f"## Compared with {board.reference}",
-            "",
-            "On the same test images; the interval holds the chance of the images and of the seeds. Each row is "
-            "compared by itself: of twenty rows without any difference, one is expected to look different.",
-            "",
-            *_lines(table),
-        ]
+# --- tables of text -----------------------------------------------------------------------------------------------
+
+
+def _results(board: Leaderboard) -> pd.DataFrame:
+    """The main table, a row for each entry."""
+    entries = board.entries
+    targets = " and ".join(sorted({f"{100 * target:g}" for target in entries.coverage_target}))
+    ece_before, ece = (_mean_and_deviation(board.metric(name), 3) for name in ("ece_before", "ece"))
+    return pd.DataFrame(
+        {
+            "#": entries.index,
+            "network, layout, recipe": entries.label,
+            "seeds": entries.seeds.str.len(),
+            "accuracy %": _percent(board.metric("accuracy")),
+            "macro-F1 %": _percent(board.metric("macro_f1")),
+            "calibration error, before → after": ece_before + " → " + ece,
+            "Brier": _mean_and_deviation(board.metric("brier"), 3),
+            f"coverage % (target {targets})": _percent(board.metric("coverage")),
+            "classes in a set": _mean_and_deviation(board.metric("mean_set_size"), 2),
+            "images/s": board.metric("images_per_second")["mean"].map("{:,.0f}".format),
+            "parameters": entries.parameters.map("{:,}".format),
+            "epochs": entries.epochs,
+            "px": entries.image_size,
+            "reported %": entries.reported_percent.map(lambda percent: "" if np.isnan(percent) else f"{percent:.2f}"),
+        }
     )
 
 
-def _recall_table(board: Leaderboard) -> str:
-    slugs = board.rows[0].card.class_slugs
-    if len(slugs) > _MOST_CLASSES:
-        return "## Recall\n\nIn `recall.parquet`, class by class."
-    columns = [row.recall() for row in board.rows]
-    counts = board.cells[0].evaluation.confusion
-    table = [["class", "images", *(f"#{n}" for n in range(1, len(columns) + 1))]]
-    for c, slug in enumerate(slugs):
-        table.append([slug, str(sum(counts[c])), *(_percent(column[c]) for column in columns)])
-    return "\n".join(["## Recall, %", "", *_lines(table)])
+def _comparison(board: Leaderboard) -> pd.DataFrame:
+    """Each entry but the reference against the reference."""
+    rows = []
+    for entry, difference in board.comparisons.items():
+        note = "" if difference.over_seeds else " (a single seed: the interval leaves out the chance of seeds)"
+        rows.append(
+            {
+                "#": entry,
+                "network, layout, recipe": board.entries.label[entry],
+                "accuracy, points": f"{100 * difference.mean:+.2f}",
+                "95 % interval": f"{100 * difference.low:+.2f} … {100 * difference.high:+.2f}",
+                "verdict": difference.verdict + note,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def _scale_table(board: Leaderboard) -> str:
-    first = board.cells[0].scales
-    if not first:
-        return ""
-    table = [["arcsec a pixel", "images", *(f"#{n}" for n in range(1, len(board.rows) + 1))]]
-    for scale, (images, _) in first.items():
-        table.append([f"{scale:g}", str(images), *(_percent(row.scale_accuracy()[scale]) for row in board.rows)])
-    return "\n".join(["## Accuracy by pixel scale, %", "", *_lines(table)])
+def _recall(board: Leaderboard) -> pd.DataFrame:
+    """Recall of each class by entry."""
+    first = board.classes[board.classes.model_id == board.experiments.model_id.iloc[0]].set_index("class")
+    by_entry = _percent(board.class_metric("recall")).unstack("entry").add_prefix("#")
+    return pd.concat([first[["slug", "images"]].rename(columns={"slug": "class"}), by_entry], axis=1)
 
 
-def _figures(board: Leaderboard) -> str:
-    best = board.rows[0].label
-    return "\n\n".join(
-        [
-            "## Figures",
-            "![accuracy of each row, seed by seed](accuracy.png)",
-            f"![confidence against accuracy of {best}, before and after calibration](reliability.png)",
-            f"![confusion matrix of {best}](confusion.png)",
-            "![training curves](curves.png)",
-        ]
-    )
+def _scales(board: Leaderboard) -> pd.DataFrame:
+    """Accuracy at each pixel scale by entry; empty where no scale is known."""
+    if board.scales.empty:
+        return board.scales
+    first = board.scales[board.scales.model_id == board.experiments.model_id.iloc[0]].set_index("pixscale")
+    by_entry = _percent(board.scale_accuracy()).unstack("entry").add_prefix("#")
+    table = pd.concat([first[["images"]], by_entry], axis=1)
+    table.insert(0, "arcsec a pixel", table.index.map("{:g}".format))
+    return table
 
 
-def _missing(board: Leaderboard) -> str:
-    lines = [f"* {cell.name}: {cell.state}: {cell.reason}" for cell in (*board.failed, *board.skipped)]
-    lines += [f"* {model_id}: {reason}" for model_id, reason in board.lost.items()]
-    return "\n".join(["## Not on the board", "", *lines]) if lines else ""
+def _published(kind: str) -> pd.DataFrame:
+    """What others have published on the benchmark of this kind of image set."""
+    results = published_results()
+    table = results.loc[results.benchmark == kind, ["network", "accuracy", "source", "trust"]]
+    table["accuracy"] = table.accuracy.map("{:.2f}".format)
+    return table.set_axis(["network", "top-1 %", "source", "how far to trust it"], axis=1)
 
 
-def _reported(board: Leaderboard) -> str:
-    record = board.record
-    public = benchmark_of(record.kind, record.images, simulated=record.simulated)
-    entries = [entry for entry in REPORTED if entry.benchmark == record.kind]
-    if not entries:
-        return ""
-    title = f"## *Reported* by others on {TITLES[record.kind]}"
-    if public:
-        warning = "Not measured here, and not on this split."
-    else:
-        what = "simulated images" if record.simulated else "these images"
-        warning = f"> **Of other images:** {what} are not {TITLES[record.kind]}; set no number above against these."
-    table = [["network", "top-1 %", "source", "how far to trust it"]]
-    table += [[entry.network, f"{entry.accuracy:.2f}", entry.source, entry.trust] for entry in entries]
-    return "\n".join([title, "", warning, "", *_lines(table)])
+def _percent(summary: pd.DataFrame) -> pd.Series:
+    return _mean_and_deviation(summary[["mean", "deviation"]] * 100, 1)
 
 
-def _notes(board: Leaderboard) -> str:
-    notes = [
-        "calibration error: expected calibration error in 15 bins of equal width, before and after temperature scaling",
-        "coverage: share of test images whose conformal prediction set holds the true class; the target is what the "
-        "settings ask for (training.coverage)",
-        "the cells of one grid share images, split, epochs, batch and pixels; rows of other budgets name what differs",
-        "speed: predictions of images in memory, once over the test split, after a first batch",
-        "`cells.parquet`, `recall.parquet`, `confusion.parquet`, `scales.parquet`, `predictions/`, `board.json` hold "
-        "every number",
-    ]
-    return "\n".join(["## How to read this", "", *(f"* {note}" for note in notes)])
+def _mean_and_deviation(summary: pd.DataFrame, digits: int) -> pd.Series:
+    """ "12.3 ± 0.4" for each row; the mean alone for one seed, and "–" where there is none."""
 
+    def text(mean: float, deviation: float) -> str:
+        if np.isnan(mean):
+            return "–"
+        return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
-def _target(board: Leaderboard) -> str:
-    targets = sorted({f"{100 * cell.card.conformal.coverage:g}" for cell in board.cells})
-    return "target " + " and ".join(targets)
-
-
-def _percent(spread: SeedSummary) -> str:
-    return _of(SeedSummary(100 * spread.mean, spread.deviation and 100 * spread.deviation, spread.n), 1)
-
-
-def _of(spread: SeedSummary, digits: int) -> str:
-    if spread.n == 0:
-        return "–"
-    return f"{spread.mean:.{digits}f}" + ("" if spread.deviation is None else f" ± {spread.deviation:.{digits}f}")
-
-
-def _lines(table: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table; the first row is the header."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in table]
-    return [
-        "| " + " | ".join(cells[0]) + " |",
-        "|" + "---|" * len(cells[0]),
-        *("| " + " | ".join(row) + " |" for row in cells[1:]),
-    ]
+    texts = [text(*row) for row in zip(summary["mean"], summary["deviation"], strict=True)]
+    return pd.Series(texts, index=summary.index)

@@ -16,7 +16,7 @@ from models.artifacts.registry import champion, history, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 from pipeline.drift.monitor import latest_alarms
-from pipeline.promotion.retraining_trigger import differing, label_set, learned_labels, reports
+from pipeline.promotion.retraining_trigger import count_changed_labels, label_set, learned_labels, reports
 from pipeline.runs.locks import LockHolder, holder, retraining_lock, survey_lock
 from pipeline.survey.plan import Run, make_plan, missing_for_release, start_run, survey_roots, tiles_in
 
@@ -111,7 +111,7 @@ def _tiles(workspace: Workspace, run: Run) -> tuple[dict[str, int], list[str]]:
 def _labels(workspace: Workspace) -> dict[str, Any]:
     current, name = label_set(workspace), champion(workspace.models)
     learned = learned_labels(load_card(workspace.models, name))[0] if name else ""
-    not_learned = differing(workspace, current.version, learned)
+    not_learned = count_changed_labels(workspace, current.version, learned)
     return {"version": current.version, "labels": current.labels, "not_learned": not_learned}
 
 

@@ -1,7 +1,8 @@
 """The gate: whether a trained model may take the place of the champion, as a verdict with its numbers.
 
-The two are shown the frozen test split, a frozen sample of the sky, and the clock; `pipeline.promotion.checks` says
-what the numbers mean. A verdict is written once: judging again what was judged returns it. Nothing is promoted here.
+Both models predict the frozen test split and a frozen sample of the sky, and their speed is measured.
+`pipeline.promotion.checks` decides what the numbers mean. A verdict is written once: comparing the same models again
+returns it. Nothing is promoted here.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.evaluation.evaluate import PredictedSplit, predict_test_split
 from pipeline.promotion.checks import (
     HeldOutPredictions,
+    check_against_champion,
+    check_candidate,
     check_flips,
     check_speed,
-    checks_against,
-    checks_alone,
     not_measured,
 )
 from pipeline.promotion.decision import Decision, GateCheck, decision_path, read_decision, write_decision
@@ -38,31 +39,16 @@ from pipeline.promotion.sky_sample import SkySample, sky_sample
 
 _log = logging.getLogger(__name__)
 
-_ROUNDS = 5  # times that each model is clocked
-_TIMED = 256  # images a round, fewer where the slower model would take longer than:
+_ROUNDS = 5  # in which the speed of each model is measured
+_ROUND_IMAGES = 256  # fewer where the slower model would take longer than the next number
 _ROUND_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class _Contender:
-    """A model that was shown the test split."""
-
-    card: ModelCard
-    predictor: Predictor
-    run: PredictedSplit
-
-    @property
-    def said(self) -> HeldOutPredictions:
-        sets = self.card.conformal
-        p = self.run.probabilities
-        return HeldOutPredictions(p, sets.sets(p), sets.coverage, sum(sets.counts))
 
 
 def compare(workspace: Workspace, images: ImageSet, candidate: str, champion: str | None = None) -> Decision:
     """Judge a model against a champion, the present one unless another is named, by the policy in `[gate]`.
 
-    Where there is no champion, only what needs no comparison is checked. The verdict is written beside the candidate;
-    if one of the same models, images, policy and sky sample is there, it is returned.
+    Where there is no champion, only what needs no comparison is checked. The verdict is written into the folder of the
+    candidate. If there is one of the same models, images, policy and sky sample, that one is returned.
 
     Raises
     ------
@@ -78,8 +64,8 @@ def compare(workspace: Workspace, images: ImageSet, candidate: str, champion: st
     sample = sky_sample(workspace)
     policy = workspace.settings.gate.model_dump()
     sky = sample.digest if isinstance(sample, SkySample) else ""
-    what = [candidate, present, images.digest, card.split_digest, policy, sky]
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    depends_on = [candidate, present, images.digest, card.split_digest, policy, sky]
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
     path = decision_path(workspace.models, candidate, key)
     if path.is_file():
         return read_decision(path)
@@ -102,24 +88,39 @@ def compare(workspace: Workspace, images: ImageSet, candidate: str, champion: st
     return verdict
 
 
+@dataclass(frozen=True)
+class _Contender:
+    """A model and its predictions of the test split."""
+
+    card: ModelCard
+    predictor: Predictor
+    run: PredictedSplit
+
+    @property
+    def predictions(self) -> HeldOutPredictions:
+        sets = self.card.conformal
+        probabilities = self.run.probabilities
+        return HeldOutPredictions(probabilities, sets.sets(probabilities), sets.coverage, sum(sets.counts))
+
+
 def _checks(
     workspace: Workspace, images: ImageSet, card: ModelCard, before: ModelCard | None, sample: SkySample | str
 ) -> list[GateCheck]:
     """Every check that can be made, in the order in which people read them."""
-    settings = workspace.settings.gate
+    settings, slugs = workspace.settings.gate, card.class_slugs
     candidate = _contender(workspace, images, card)
-    labels = candidate.run.labels
+    labels, predictions = candidate.run.labels, candidate.predictions
     if before is None:
-        return checks_alone(labels, candidate.said, card.class_slugs, settings)
+        return check_candidate(labels, predictions, slugs, settings)
     comparable = _comparable(card, before)
     if not comparable.passed:
-        alone = checks_alone(labels, candidate.said, card.class_slugs, settings)
+        alone = check_candidate(labels, predictions, slugs, settings)
         return [comparable, *alone, _flips(workspace, candidate.predictor, _predictor(workspace, before), sample)]
     champion = _contender(workspace, images, before)
     return [
         comparable,
-        *checks_against(labels, candidate.said, champion.said, card.class_slugs, settings),
-        *checks_alone(labels, candidate.said, card.class_slugs, settings, champion.said),
+        *check_against_champion(labels, predictions, champion.predictions, slugs, settings),
+        *check_candidate(labels, predictions, slugs, settings, champion.predictions),
         _flips(workspace, candidate.predictor, champion.predictor, sample),
         _speed(workspace, images, candidate, champion),
     ]
@@ -131,12 +132,12 @@ def _contender(workspace: Workspace, images: ImageSet, card: ModelCard) -> _Cont
 
 
 def _predictor(workspace: Workspace, card: ModelCard) -> Predictor:
-    """The predictor of a model; after `predict_test_split` it is the one that is loaded already."""
+    """The predictor of a model; after `predict_test_split` this is the one that is loaded already."""
     return predictor_for(workspace.models, card.model_id, chosen_device(workspace.settings.workers.device))
 
 
 def _comparable(candidate: ModelCard, champion: ModelCard) -> GateCheck:
-    """Whether nobody was trained on an image that the other is tested on."""
+    """Whether neither model was trained on an image that the other is tested on."""
     differ = [
         f"{what} ({theirs} and {ours})"
         for what, theirs, ours in (
@@ -151,49 +152,50 @@ def _comparable(candidate: ModelCard, champion: ModelCard) -> GateCheck:
         if differ
         else "the same images and split"
     )
-    return GateCheck(name="comparable", passed=not differ, value=None, limit=None, reference=None, words=words)
+    return GateCheck(name="comparable", passed=not differ, words=words)
 
 
 def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, sample: SkySample | str) -> GateCheck:
-    """Show both the sample of the sky; labels are counted where the champion is sure of its own."""
+    """Let both models predict the sample of the sky; count changed labels where those of the champion are reliable."""
     if isinstance(sample, str):
         return not_measured("flips", sample)
     if candidate.card.class_slugs != champion.card.class_slugs:
-        return not_measured("flips", "the models know other classes")
+        return not_measured("flips", "the models have different classes")
     if not _field(candidate.recipe) == _field(champion.recipe) == _field(sample.recipe):
-        return not_measured("flips", "the models, or that of the sample, want other fields of view or renderings")
-    fields = sample.fields(workspace)
+        return not_measured("flips", "the models, or that of the sample, need different fields of view or renderings")
+    catalog = sample.pixels(workspace)
     scales = sample.rows["pixscale"].to_numpy()
-    said = [
-        predictor.predict(fields.pixels(predictor.recipe, scales, fields.usable)).probabilities
+    new, old = (
+        predictor.predict(catalog.pixels(predictor.recipe, scales, catalog.usable)).probabilities
         for predictor in (candidate, champion)
-    ]
-    sure = said[1].max(axis=1) >= RELIABLE_CONFIDENCE
-    counts = {**fields.left_out(), f"{champion.card.model_id} is unsure": int((~sure).sum())}
-    left_out = f"of {len(fields.status)} objects of release {sample.release} left out: " + ", ".join(
+    )
+    reliable = old.max(axis=1) >= RELIABLE_CONFIDENCE
+    counts = {**catalog.left_out(), f"{champion.card.model_id} is unsure": int((~reliable).sum())}
+    left_out = f"of {len(catalog.status)} objects of release {sample.release} left out: " + ", ".join(
         f"{reason} {count}" for reason, count in counts.items()
     )
-    return check_flips(said[0].argmax(axis=1)[sure], said[1].argmax(axis=1)[sure], left_out, workspace.settings.gate)
+    new_labels, old_labels = new.argmax(axis=1)[reliable], old.argmax(axis=1)[reliable]
+    return check_flips(new_labels, old_labels, left_out, workspace.settings.gate)
 
 
 def _field(recipe: Preprocessing) -> tuple[object, ...]:
-    """What stamps must be like to be seen through a recipe, whatever the network's size."""
+    """What a preprocessing needs of a stamp, whatever the image size of the network."""
     return recipe.field_pixels, recipe.pixel_scales, recipe.rendering, recipe.colour
 
 
 def _speed(workspace: Workspace, images: ImageSet, candidate: _Contender, champion: _Contender) -> GateCheck:
-    """Clock both on the same test images, in turn, so that whatever else the machine does slows both."""
+    """Time both models on the same test images, in turn, so that whatever else the machine does slows both."""
     slower = min(candidate.run.images_per_second, champion.run.images_per_second)
-    rows = candidate.run.rows[: max(1, min(_TIMED, int(slower * _ROUND_SECONDS)))]
+    rows = candidate.run.rows[: max(1, min(_ROUND_IMAGES, int(slower * _ROUND_SECONDS)))]
     seconds: tuple[list[float], list[float]] = ([], [])
     pixels = [
         images.pixels(each.predictor.recipe, workspace.cache)[torch.from_numpy(rows)] for each in (candidate, champion)
     ]
     for _ in range(_ROUNDS):
-        for each, shown, times in zip((candidate, champion), pixels, seconds, strict=True):
+        for each, batch, times in zip((candidate, champion), pixels, seconds, strict=True):
             started = time.perf_counter()
-            each.predictor.predict(shown)
+            each.predictor.predict(batch)
             times.append(time.perf_counter() - started)
     speeds = [len(rows) / statistics.median(times) for times in seconds]
-    words = f"medians of {_ROUNDS} rounds of {len(rows)} images on {candidate.run.device}"
-    return check_speed(speeds[0], speeds[1], words, workspace.settings.gate)
+    measurement = f"medians of {_ROUNDS} rounds of {len(rows)} images on {candidate.run.device}"
+    return check_speed(speeds[0], speeds[1], measurement, workspace.settings.gate)

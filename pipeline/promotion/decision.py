@@ -1,7 +1,6 @@
-"""What the gate said of a model: a file beside the model, never written again.
+"""The verdict of the gate on a model: a file in the folder of the model that is written once and never changed.
 
-Reading verdicts needs no torch, so that listing models stays quick. How a verdict comes about stands in
-`pipeline.promotion.compare`.
+`pipeline.promotion.compare` makes verdicts. Reading them needs no torch, so that listing models stays quick.
 """
 
 from __future__ import annotations
@@ -13,43 +12,48 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.atomic import atomic_write
 from pipeline.core.errors import UserError
+from pipeline.core.templates import render
 
 _FOLDER = "verdicts"
 
 
 class GateCheck(BaseModel):
-    """One thing that the gate looked at.
+    """One property of a candidate that the gate examined.
 
-    `value` is what was measured, None where nothing was; `limit` what it was held against, `reference` the same of the
-    champion; both None where there is none. Whether it passed is more than a comparison of these numbers (what chance
-    explains is allowed for): `words` say why.
+    `value` is what was measured, `limit` what it was compared with, `reference` the value of the champion; each is None
+    where there is none. Passing takes more than a comparison of these numbers, as chance is allowed for: `words` give
+    the reason.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     passed: bool
-    value: float | None
-    limit: float | None
-    reference: float | None
+    value: float | None = None
+    limit: float | None = None
+    reference: float | None = None
     words: str
 
     @property
-    def briefly(self) -> str:
-        """What was measured and against what; the words where there are no numbers."""
+    def summary(self) -> str:
+        """The name with the numbers, or with the words where there are no numbers."""
         if self.value is None:
             return f"{self.name}: {self.words}"
-        against = (("champion", self.reference), ("limit", self.limit))
-        told = ", ".join(f"{what} {number:.3f}" for what, number in against if number is not None)
-        return f"{self.name} {self.value:.3f}" + (f" ({told})" if told else "")
+        compared = (("champion", self.reference), ("limit", self.limit))
+        numbers = ", ".join(f"{what} {number:.3f}" for what, number in compared if number is not None)
+        return f"{self.name} {self.value:.3f}" + (f" ({numbers})" if numbers else "")
 
 
 class Decision(BaseModel):
-    """Whether a candidate may take the place of the champion, by which numbers.
+    """Whether a candidate may take the place of the champion, and by which numbers.
 
-    `champion` is None where there was none: only what needs no comparison was checked. `image_set` and `split` are the
-    digests of the candidate's, `sky_sample` that of the sample of the sky, empty without one. `simulated` says that the
-    test images or the sky were. `created` is ISO 8601 UTC; `key` a digest of everything but the numbers.
+    key : digest of everything that the verdict depends on.
+    champion : None where there was none; then only what needs no comparison was checked.
+    policy : the settings of the gate.
+    image_set, split : digests of the images and the split that the candidate was trained with.
+    sky_sample : digest of the sample of the sky, empty without one.
+    simulated : whether the test images or the sky were simulated.
+    created : ISO 8601, UTC.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,49 +77,28 @@ class Decision(BaseModel):
 
     @property
     def why(self) -> str:
-        """One sentence: passed, or which checks refused it and by what numbers."""
+        """One sentence: passed, or refused by which checks and numbers."""
         if self.passed:
             against = f" against {self.champion}" if self.champion else ", with no champion to compare with"
             return f"{self.candidate} passed all {len(self.checks)} checks{against}"
-        told = "; ".join(check.briefly for check in self.refusals)
-        return f"{self.candidate} is refused by {len(self.refusals)} of {len(self.checks)} checks: {told}"
+        reasons = "; ".join(check.summary for check in self.refusals)
+        return f"{self.candidate} is refused by {len(self.refusals)} of {len(self.checks)} checks: {reasons}"
 
     def to_markdown(self) -> str:
         """The verdict for people."""
-        lines = [
-            f"# {self.candidate}: {'passed' if self.passed else 'refused'}",
-            "",
-            f"{self.why}.",
-            "",
-            f"Champion {self.champion or 'none'}; images {self.image_set}, split {self.split}, sky sample "
-            f"{self.sky_sample or 'none'}; {self.created}" + ("; **simulated**." if self.simulated else "."),
-            "",
-            "| check | | value | limit | champion | |",
-            "|---|---|---|---|---|---|",
-        ]
-        for check in self.checks:
-            numbers = " | ".join(_number(value) for value in (check.value, check.limit, check.reference))
-            lines.append(
-                f"| {check.name} | {'passed' if check.passed else '**refused**'} | {numbers} | {check.words} |"
-            )
-        policy = ", ".join(f"{name} = {value}" for name, value in self.policy.items())
-        return "\n".join([*lines, "", f"Policy (section `[gate]` of the settings): {policy}."]) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+        return render("pipeline.promotion", "decision.md.j2", decision=self)
 
 
 def decision_path(models: Path, candidate: str, key: str) -> Path:
-    """Where a verdict lies; the same name with `.md` is for people."""
+    """The file of a verdict; the same name with `.md` is the version for people."""
     return models / candidate / _FOLDER / f"{key}.json"
 
 
 def write_decision(models: Path, verdict: Decision) -> None:
-    """Write a verdict beside its candidate, for people first: the JSON file is what says that it is there."""
+    """Write a verdict into the folder of its candidate, the JSON file last: it marks the verdict as complete."""
     path = decision_path(models, verdict.candidate, verdict.key)
-    for where, text in ((path.with_suffix(".md"), verdict.to_markdown()), (path, verdict.model_dump_json(indent=1))):
-        with atomic_write(where) as beside:
+    for file, text in ((path.with_suffix(".md"), verdict.to_markdown()), (path, verdict.model_dump_json(indent=1))):
+        with atomic_write(file) as beside:
             beside.write_text(text, encoding="utf-8")
 
 
@@ -126,7 +109,7 @@ def read_decision(path: Path) -> Decision:
     except ValidationError as error:
         raise UserError(
             f"{path}: not a verdict of this version ({error.error_count()} problems, the first: "
-            f"{error.errors()[0]['msg']}); delete it, and `morphcat models evaluate` makes it anew"
+            f"{error.errors()[0]['msg']}); delete it, and `morphcat models evaluate` makes a new one"
         ) from error
 
 

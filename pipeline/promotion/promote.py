@@ -1,6 +1,6 @@
-"""Who leads: promotion after the gate, or against it by a person, and the way back. Needs no torch.
+"""Promotion of a model to champion, after the gate or by a person who overrides it, and rollback. Needs no torch.
 
-The registry changes the pointer and keeps the history; here stands who may ask for it.
+`models.artifacts.registry` changes the champion and keeps the history; this module decides who may ask for it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def promote(
 ) -> ChampionChange:
     """Make a candidate champion; returns the line of the history.
 
-    Without `override` it takes a verdict that was passed, against the present champion, and a candidate that nobody
-    turned back from. With it a person, named by `by` and `reason`, decides; the history says that the gate was
-    overridden only where it had to be.
+    Without `override` the candidate needs a passed verdict against the present champion, and must not have been rolled
+    back. With it a person decides, named by `by`, for a `reason`; the history records an override only where one was
+    needed.
 
     Raises
     ------
-    UserError : it may not be promoted; the message says why.
+    UserError : the candidate may not be promoted; the message gives the reason.
     models.errors.ModelError : no such model, it is champion already, or the champion was changed meanwhile.
     """
     models = workspace.models
@@ -35,7 +35,7 @@ def promote(
     if objection and not override:
         raise UserError(f"{objection}; a person may promote it all the same, with --override and a --reason")
     if objection and not (by.strip() and reason.strip()):
-        raise UserError("to override the gate takes a name and a reason, for the history (--by NAME --reason TEXT)")
+        raise UserError("overriding the gate takes a name and a reason, for the history (--by NAME --reason TEXT)")
     return set_champion(
         models,
         candidate,
@@ -48,7 +48,7 @@ def promote(
 
 
 def _objection(models: Path, candidate: str, verdict: Decision | None, present: str | None) -> str:
-    """Why a candidate may not be promoted without a person; empty where nothing speaks against it."""
+    """Why a candidate may not be promoted without an override; empty where nothing speaks against it."""
     if verdict is None:
         return f"{candidate} was not evaluated: `morphcat models evaluate {candidate}`"
     if verdict.champion != present:
@@ -58,31 +58,31 @@ def _objection(models: Path, candidate: str, verdict: Decision | None, present: 
         )
     if not verdict.passed:
         return verdict.why
-    if back := turned_back(models, candidate):
-        return f"{candidate} was champion and {back.by or 'somebody'} turned back from it on {back.utc} ({back.reason})"
+    if rollback := rollback_from(models, candidate):
+        who = rollback.by or "somebody"
+        return f"{candidate} was champion and {who} turned back from it on {rollback.utc} ({rollback.reason})"
     return ""
 
 
 def roll_back(workspace: Workspace, to: str | None, *, by: str, reason: str) -> ChampionChange:
     """Put an earlier champion back: the one before the present one, or a named one that has been champion.
 
-    Going back twice goes two champions back: one that was turned back from is passed over.
+    Two rollbacks in a row go two champions back: one that was rolled back is passed over.
 
     Raises
     ------
-    UserError : there was none before, or the named one never was champion; or no reason is given.
+    UserError : there was none before, the named one never was champion, or no reason is given.
     models.errors.ModelError : the model is gone, or is champion already.
     """
     changes = history(workspace.models)
     if not reason.strip():
         raise UserError("a rollback takes a reason, for the history (--reason TEXT)")
-    line = standing(changes)
+    lineage = champion_lineage(changes)
     if to is None:
-        if len(line) < 2:
-            raise UserError(
-                f"{line[-1] if line else 'no model'} is the first champion of {workspace.models}: there is none before"
-            )
-        to = line[-2]
+        if len(lineage) < 2:
+            first = lineage[-1] if lineage else "no model"
+            raise UserError(f"{first} is the first champion of {workspace.models}: there is none before")
+        to = lineage[-2]
     elif to not in {change.to for change in changes}:
         known = ", ".join(dict.fromkeys(change.to for change in changes)) or "none"
         raise UserError(f"{to} never was champion (there were: {known}); `morphcat models promote` asks the gate")
@@ -91,25 +91,25 @@ def roll_back(workspace: Workspace, to: str | None, *, by: str, reason: str) -> 
     )
 
 
-def standing(changes: list[ChampionChange]) -> list[str]:
-    """The champions that led to the present one, oldest first and it last, without those that were turned back from."""
-    line: list[str] = []
+def champion_lineage(changes: list[ChampionChange]) -> list[str]:
+    """The champions up to the present one, oldest first, without those that were rolled back."""
+    lineage: list[str] = []
     for change in changes:
-        if change.rollback and change.to in line:
-            while line[-1] != change.to:
-                line.pop()
-        elif line[-1:] != [change.to]:
-            line.append(change.to)
-    return line
+        if change.rollback and change.to in lineage:
+            while lineage[-1] != change.to:
+                lineage.pop()
+        elif lineage[-1:] != [change.to]:
+            lineage.append(change.to)
+    return lineage
 
 
 def was_promoted(models: Path, verdict_key: str) -> bool:
-    """Whether a verdict has led to a promotion, whatever came after it."""
+    """Whether a verdict has led to a promotion, even if it was rolled back later."""
     return any(change.verdict == verdict_key for change in history(models))
 
 
-def turned_back(models: Path, model_id: str) -> ChampionChange | None:
-    """The rollback that took the lead from a model, if nobody has given it back since."""
+def rollback_from(models: Path, model_id: str) -> ChampionChange | None:
+    """The rollback by which a model ceased to be champion, unless it has become champion again since."""
     last: ChampionChange | None = None
     for change in history(models):
         if change.to == model_id:

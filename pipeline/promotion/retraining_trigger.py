@@ -1,7 +1,7 @@
-"""Whether labels of people wait to be learned from, and what came of those that were.
+"""When a retraining is due, and the results of earlier ones.
 
-Retraining goes by level: it is due while the labels in force differ from those that the champion learned from, however
-that is noticed. Nothing here needs torch, so that a look is quick.
+A retraining is due as long as the labels in force differ from those that the champion learned from, whatever event or
+schedule asks. Nothing in this module needs torch, so that asking is quick.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.artifacts.registry import ModelCard, champion, load_card
 from pipeline.config.workspace import Workspace
 from pipeline.core.errors import UserError
 
-_TICK = 0.5  # seconds between two looks at the labels
+_POLL_SECONDS = 0.5  # between two checks for new labels
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,11 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
-class Retraining:
-    """What came of a label set. `why` is the verdict in a sentence; `promoted` says whether this run promoted."""
+class RetrainingResult:
+    """The result of retraining on a label set.
+
+    `why` is the verdict in a sentence, `verdict` its key; `promoted` : whether this run promoted the candidate.
+    """
 
     labels: LabelSet
     champion: str
@@ -45,7 +48,7 @@ class Retraining:
 
     @property
     def outcome(self) -> str:
-        """In a word or two."""
+        """ "promoted", "promoted before" or "refused"."""
         if self.promoted:
             return "promoted"
         return "promoted before" if self.passed else "refused"
@@ -70,7 +73,7 @@ def label_set(workspace: Workspace, version: str | None = None) -> LabelSet:
 
 
 def due(workspace: Workspace) -> LabelSet | None:
-    """The newest labels when the champion has not learned from them; None when it has, or too few differ.
+    """The newest labels if the champion has not learned from them; None if it has, or too few differ.
 
     Raises
     ------
@@ -85,34 +88,36 @@ def due(workspace: Workspace) -> LabelSet | None:
     version, learned = learned_labels(load_card(workspace.models, name))
     if now.digest == learned:
         return None
-    return now if differing(workspace, now.version, version) >= workspace.settings.retraining.min_labels else None
+    changed = count_changed_labels(workspace, now.version, version)
+    return now if changed >= workspace.settings.retraining.min_labels else None
 
 
 def learned_labels(card: ModelCard) -> tuple[str, str]:
-    """Version and digest of the labels of people that a model learned from; empty for one that learned from none."""
-    told = card.data.get("labels") or {}
-    return str(told.get("version", "")), str(told.get("digest", ""))
+    """Version and digest of the human labels that a model learned from; empty for one that learned from none."""
+    labels = card.data.get("labels") or {}
+    return str(labels.get("version", "")), str(labels.get("digest", ""))
 
 
-def differing(workspace: Workspace, version: str, other: str) -> int:
-    """How many objects have another label at one version than at another, or a label at only one of them."""
+def count_changed_labels(workspace: Workspace, version: str, other: str) -> int:
+    """How many objects have different labels in two versions, or a label in only one of them."""
     ours, theirs = (_by_object(workspace, name) for name in (version, other))
-    return sum(ours.get(one) != theirs.get(one) for one in ours.keys() | theirs.keys())
+    return sum(ours.get(object_id) != theirs.get(object_id) for object_id in ours.keys() | theirs.keys())
 
 
 def wait_until_quiet(workspace: Workspace, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return when no label has come for `retraining.quiet_seconds`, so that ten files in a minute train once."""
+    """Return when no label has arrived for `retraining.quiet_seconds`, so that ten files in a minute train once."""
     quiet = workspace.settings.retraining.quiet_seconds
     head = workspace.labels / "HEAD"
-    seen, still = None, 0.0
-    while still < quiet:
+    changed, quiet_for = None, 0.0
+    while quiet_for < quiet:
         now = head.stat().st_mtime_ns if head.is_file() else 0
-        if now != seen:  # an age that the clock tells counts, except one from a clock that was set
-            seen, still = now, min(quiet, max(0.0, time.time() - now / 1e9))
+        if now != changed:
+            # The age of the file counts as quiet time, within limits, as the clock may have been set.
+            changed, quiet_for = now, min(quiet, max(0.0, time.time() - now / 1e9))
         else:
-            still += _TICK
-        if still < quiet:
-            sleep(_TICK)
+            quiet_for += _POLL_SECONDS
+        if quiet_for < quiet:
+            sleep(_POLL_SECONDS)
 
 
 def reports(workspace: Workspace) -> list[dict[str, Any]]:
@@ -126,7 +131,7 @@ def _named(version: str, labels: pa.Table) -> LabelSet:
 
 
 def _by_object(workspace: Workspace, version: str) -> dict[int, str]:
-    """Label by object id at a version; none where the version is empty."""
+    """The label of each object id in a version; none for an empty version."""
     if not version:
         return {}
     labels = in_force(workspace.labels, version)

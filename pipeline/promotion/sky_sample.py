@@ -1,7 +1,7 @@
-"""A frozen sample of the sky: objects of a release that every candidate is shown, to count the labels it would change.
+"""A frozen sample of the sky: objects of a release whose labels are compared, to count those a candidate would change.
 
-It is drawn once, from the release of that day, and stays while its file is there: verdicts of years are told of the
-same objects. Deleting the file draws it anew. Which model looks at it is not known here.
+The sample is drawn once, from the current release, and stays as long as its file exists, so that verdicts of different
+years use the same objects. After the file is deleted, a new sample is drawn.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pipeline.survey.catalog_pixels import ROW_COLUMNS, CatalogPixels, load_cata
 
 FILE = "sky-sample.parquet"
 _FOOTER = b"morphcat"
-_TILES = 32  # sky tiles to draw from, unless these have too few objects: a tile is read whole for any of its objects
+_TILES = 32  # to draw from, unless these have too few objects: a tile is read as a whole for any of its objects
 
 
 @dataclass(frozen=True)
 class SkySample:
-    """Reliable objects of a release, the recipe that their `input_digest` belongs to, and the release's name.
+    """Reliable objects of a release, the preprocessing that their `input_digest` belongs to, and the release's name.
 
     `rows` has the columns of `pipeline.survey.catalog_pixels.ROW_COLUMNS` and `simulated`, bool.
     """
@@ -53,16 +53,16 @@ class SkySample:
 
     @property
     def simulated(self) -> bool:
-        """Whether any object is of a simulated sky."""
+        """Whether any object was simulated."""
         return any(self.rows["simulated"].to_pylist())
 
-    def fields(self, workspace: Workspace) -> CatalogPixels:
+    def pixels(self, workspace: Workspace) -> CatalogPixels:
         """The pixels of the objects as they are now. Raises what `load_catalog_pixels` raises."""
         return load_catalog_pixels(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
 
 
 def sky_sample(workspace: Workspace) -> SkySample | str:
-    """The frozen sample; the first call with a release freezes it. Why there is none, in words, where there is none.
+    """The frozen sample, drawn by the first call after a release; a sentence where there is none, with the reason.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def sky_sample(workspace: Workspace) -> SkySample | str:
         if current_name(workspace.catalog) is None:
             return "there is no release yet"
         try:
-            sample = _drawn(workspace, most)
+            sample = _draw(workspace, most)
         except ModelError as error:
             return f"the model of the release cannot be used ({error})"
         if sample.rows.num_rows == 0:
@@ -84,7 +84,7 @@ def sky_sample(workspace: Workspace) -> SkySample | str:
     return _read(path)
 
 
-def _drawn(workspace: Workspace, most: int) -> SkySample:
+def _draw(workspace: Workspace, most: int) -> SkySample:
     """Up to `most` reliable objects of the current release from tiles all over the sky, both in the order of a hash."""
     release, layout = find_release(workspace.catalog)
     recipe = preprocessing_of(load_card(workspace.models, release.model_id))
@@ -102,7 +102,7 @@ def _drawn(workspace: Workspace, most: int) -> SkySample:
 
 
 def _tiles(layout: ReleaseLayout, most: int) -> list[str]:
-    """The tiles to draw from: at least 32 where there are so many, and enough of them for `most` objects."""
+    """The tiles to draw from: at least 32 if there are as many, and enough of them for `most` objects."""
     counted = select(
         layout,
         """SELECT tile_id, count(*) AS n FROM morphology WHERE label_id >= 0 AND is_reliable

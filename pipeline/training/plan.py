@@ -47,7 +47,7 @@ class TrainingPlan:
         return self.job.name
 
 
-def plan(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> TrainingPlan:
+def plan_training(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> TrainingPlan:
     """Plan the training that the settings describe; `split_file` is a split from elsewhere, else one is made.
 
     Writes the model-ready pixels of labelled images into the cache where they are missing; those of a set with objects

@@ -18,7 +18,7 @@ from pipeline.config.workspace import Workspace
 from pipeline.datasets.image_set import ImageSet
 from pipeline.training.fit import fit, write_rows
 from pipeline.training.learning_curves import curve_files
-from pipeline.training.plan import TrainingPlan, plan, start_remarks
+from pipeline.training.plan import TrainingPlan, plan_training, start_remarks
 from pipeline.training.publish_model import TrainedNetwork, ensemble_of, measure, publish_network
 
 
@@ -33,7 +33,7 @@ def train(workspace: Workspace, images: ImageSet, split_file: str | None = None,
     UserError : unknown names in the settings, too few images, or a loss that is no longer a number.
     ModelError : no such network, or weights to start from that do not fit.
     """
-    planned = plan(workspace, images, split_file)
+    planned = plan_training(workspace, images, split_file)
     if is_published(workspace, planned.model_id):
         if may_lead:
             promote_if_first(workspace.models, planned.model_id)
@@ -50,7 +50,7 @@ def train(workspace: Workspace, images: ImageSet, split_file: str | None = None,
 
 def train_worker(workspace: Workspace, images: ImageSet, split_file: str | None = None) -> None:
     """Take part in a training that another process of torchrun, the one of rank 0, publishes."""
-    planned = plan(workspace, images, split_file)
+    planned = plan_training(workspace, images, split_file)
     if not is_published(workspace, planned.model_id):
         _fit(workspace, planned)
 

@@ -1,4 +1,4 @@
-"""A small grid of real trainings on simulated galaxies, run once and shared by the tests of grid and board."""
+"""A small grid of real trainings on simulated galaxies, run once, for the tests of grid and leaderboard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.datasets.loading import ImageSource
-from pipeline.evaluation.grid import Axes, Grid, make_grid, run_grid
+from pipeline.evaluation.experiments import Axes, Grid, make_grid
+from pipeline.evaluation.grid import run_grid
 from pipeline.evaluation.leaderboard import Leaderboard
 from tests.conftest import SMALL_TRAINING, Small
 
@@ -29,7 +30,7 @@ class RanGrid:
     board: Leaderboard
 
     def copied_to(self, root: Path, *overrides: str) -> Workspace:
-        """A workspace of its own with the same models and board."""
+        """A workspace of its own with the same models and leaderboard."""
         shutil.copytree(self.workspace.root, root, dirs_exist_ok=True)
         return open_workspace(root, [*ONE_EPOCH, *overrides])
 
@@ -45,13 +46,13 @@ def source_of(small: Small) -> ImageSource:
 
 
 def run_small_grid(root: Path, small: Small) -> RanGrid:
-    """Train and measure the four cells."""
+    """Train and measure the four experiments."""
     workspace = open_workspace(root, ONE_EPOCH)
     grid, source = small_grid(workspace), source_of(small)
     return RanGrid(workspace, source, grid, run_grid(workspace, source, grid))
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
-    """What `cells.parquet` of a board says, without what depends on the clock."""
+    """What `cells.parquet` of a leaderboard holds, without what depends on the clock."""
     table = pq.read_table(folder / "cells.parquet").drop_columns(list(SPEEDS))
     return table.to_pylist()

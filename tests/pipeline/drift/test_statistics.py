@@ -9,10 +9,10 @@ from scipy import stats
 from pipeline.drift.counts import RegionSums
 from pipeline.drift.statistics import (
     Sample,
-    chance_of_fractions,
-    chance_of_means,
-    chance_of_shares,
     design_effects,
+    fractions_p_value,
+    means_p_value,
+    shares_p_value,
     weighted,
 )
 
@@ -32,28 +32,28 @@ def test_shares_by_the_exact_test_of_fisher() -> None:
     for yes, n, earlier, m in ((9, 100, 400, 20_000), (0, 300, 30, 900), (3, 7, 3, 7), (50, 100, 5000, 10_000)):
         table = [[yes, n - yes], [earlier, m - earlier]]
         tail = min(stats.fisher_exact(table, alternative).pvalue for alternative in ("greater", "less"))
-        assert chance_of_shares((yes, earlier), (n, m), 1.0) == pytest.approx(min(2 * tail, 1), rel=1e-6)
-    assert chance_of_shares((90, 400), (1000, 20_000), 10.0) == chance_of_shares((9, 40), (100, 2000), 1.0)
+        assert shares_p_value((yes, earlier), (n, m), 1.0) == pytest.approx(min(2 * tail, 1), rel=1e-6)
+    assert shares_p_value((90, 400), (1000, 20_000), 10.0) == shares_p_value((9, 40), (100, 2000), 1.0)
 
 
 def test_fractions_by_chi_squared_with_rare_classes_as_one() -> None:
     new, earlier, one = np.array([50.0, 30.0, 20.0]), np.array([500.0, 340.0, 160.0]), np.ones(3)
     expected = stats.chi2_contingency([new, earlier], correction=False).pvalue
-    assert chance_of_fractions(new, earlier, one) == pytest.approx(expected, rel=1e-9)
-    assert chance_of_fractions(new * 4, earlier * 4, 4 * one) == pytest.approx(expected, rel=1e-9)
+    assert fractions_p_value(new, earlier, one) == pytest.approx(expected, rel=1e-9)
+    assert fractions_p_value(new * 4, earlier * 4, 4 * one) == pytest.approx(expected, rel=1e-9)
     rare, rare_earlier = np.append(new, [1.0, 1.0, 0.0]), np.append(earlier, [0.0, 2.0, 0.0])
     together = stats.chi2_contingency([[*new, 2], [*earlier, 2]], correction=False).pvalue
-    assert chance_of_fractions(rare, rare_earlier, np.ones(6)) == pytest.approx(together, rel=1e-9)
-    assert chance_of_fractions(np.array([5.0, 0.0]), np.array([9.0, 0.0]), np.ones(2)) == 1.0
+    assert fractions_p_value(rare, rare_earlier, np.ones(6)) == pytest.approx(together, rel=1e-9)
+    assert fractions_p_value(np.array([5.0, 0.0]), np.array([9.0, 0.0]), np.ones(2)) == 1.0
 
 
 def test_means_by_the_normal_distribution() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random(500), rng.random(4000) + 0.03
     expected = stats.ttest_ind(a, b, equal_var=False).pvalue
-    ours = chance_of_means((a.mean(), b.mean()), (a.var(), b.var()), (500, 4000), 1.0)
+    ours = means_p_value((a.mean(), b.mean()), (a.var(), b.var()), (500, 4000), 1.0)
     assert ours == pytest.approx(expected, rel=0.05)
-    assert chance_of_means((0.5, 0.5), (0, 0), (9, 9), 1.0) == 1.0 and chance_of_means((0, 1), (0, 0), (9, 9), 1) == 0.0
+    assert means_p_value((0.5, 0.5), (0, 0), (9, 9), 1.0) == 1.0 and means_p_value((0, 1), (0, 0), (9, 9), 1) == 0.0
 
 
 @pytest.mark.parametrize(("alike", "effect"), [(0.0, 1.0), (0.1, 5.75)])
@@ -78,7 +78,7 @@ def test_with_the_design_effect_chance_is_as_rare_as_it_says() -> None:
 
     def often(effect: float) -> float:
         pairs = zip(new.total[:, 0], earlier.total[:, 0], strict=True)
-        return float(np.mean([chance_of_shares(pair, (800, 3000), effect) < 0.05 for pair in pairs]))
+        return float(np.mean([shares_p_value(pair, (800, 3000), effect) < 0.05 for pair in pairs]))
 
     assert often(effect) < 0.08 and often(1.0) > 0.3
 

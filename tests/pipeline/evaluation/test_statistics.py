@@ -1,4 +1,4 @@
-"""What chance explains: against exact values, brute force, and how often draws from equal models look different."""
+"""What chance explains: against exact values, brute force, and how often equal models or groups look different."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from sklearn.metrics import f1_score
 
 from models.metrics import calibration_gap, reliability
 from pipeline.evaluation.statistics import (
-    _score,
-    coverage_chance,
-    ece_beyond_chance,
-    exceeds,
-    f1_chance,
-    f1_gains,
+    _score_statistic,
+    binomial_p_value,
+    bootstrap_f1_gains,
+    compare_accuracy,
+    coverage_p_value,
+    ece_limit,
+    f1_p_value,
     gain_interval,
     macro_f1,
-    mcnemar,
+    mcnemar_p_value,
 )
 
 
@@ -26,7 +27,7 @@ from pipeline.evaluation.statistics import (
     [(0, 0, 1.0), (0, 5, 1 / 32), (1, 4, 6 / 32), (5, 0, 1.0), (3, 3, 42 / 64)],
 )
 def test_mcnemar_is_the_tail_of_a_coin(gained: int, lost: int, expected: float) -> None:
-    assert mcnemar(gained, lost) == pytest.approx(expected)
+    assert mcnemar_p_value(gained, lost) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("truth", [-0.3, -0.02, 0.0, 0.01, 0.2])
@@ -41,7 +42,7 @@ def test_the_score_uses_the_most_probable_rates(truth: float) -> None:
     bounds = (max(0.0, -truth) + 1e-9, (1 - truth) / 2 - 1e-9)
     losses = optimize.minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x
     deviation = np.sqrt(n * (2 * losses + truth - truth**2))
-    assert _score(gained, lost, n, truth) == pytest.approx((gained - lost - n * truth) / deviation, rel=1e-4)
+    assert _score_statistic(gained, lost, n, truth) == pytest.approx((gained - lost - n * truth) / deviation, rel=1e-4)
 
 
 def test_the_interval_of_the_gain() -> None:
@@ -69,21 +70,21 @@ def calls(rng: np.random.Generator, labels: np.ndarray, accuracy: float) -> np.n
 
 def test_macro_f1_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(2)
-    labels = rng.integers(0, 3, 50)  # class 3 is called, and never true
-    called = calls(rng, labels, 0.6)
-    expected = f1_score(labels, called, labels=np.unique(labels), average="macro")
-    assert macro_f1(labels, called) == pytest.approx(expected)
+    labels = rng.integers(0, 3, 50)  # class 3 is predicted, and never true
+    predicted = calls(rng, labels, 0.6)
+    expected = f1_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert macro_f1(labels, predicted) == pytest.approx(expected)
 
 
 def test_the_bootstrap_of_macro_f1_keeps_the_classes_and_its_seed() -> None:
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(4), (60, 30, 9, 1))
     first, second = calls(rng, labels, 0.9), calls(rng, labels, 0.7)
-    gains = f1_gains(labels, first, second, seed=1)
+    gains = bootstrap_f1_gains(labels, first, second, seed=1)
     assert gains.shape == (2000,) and np.isfinite(gains).all()
     assert gains.mean() == pytest.approx(macro_f1(labels, first) - macro_f1(labels, second), abs=0.02)
-    assert np.array_equal(gains, f1_gains(labels, first, second, seed=1))
-    assert (f1_gains(labels, first, first, seed=1) == 0).all()
+    assert np.array_equal(gains, bootstrap_f1_gains(labels, first, second, seed=1))
+    assert (bootstrap_f1_gains(labels, first, first, seed=1) == 0).all()
     # By hand: rows drawn with replacement within their class.
     members = [np.flatnonzero(labels == label) for label in range(4)]
     drawn = (np.concatenate([rng.choice(rows, len(rows)) for rows in members]) for _ in range(300))
@@ -95,32 +96,80 @@ def test_equal_models_seldom_look_worse_in_macro_f1_however_few_the_images() -> 
     rng, refused, trials = np.random.default_rng(4), 0, 150
     labels = np.repeat(np.arange(4), (20, 12, 6, 2))
     for _ in range(trials):
-        refused += f1_chance(labels, calls(rng, labels, 0.8), calls(rng, labels, 0.8), seed=0) < 0.05
+        refused += f1_p_value(labels, calls(rng, labels, 0.8), calls(rng, labels, 0.8), seed=0) < 0.05
     assert refused <= stats.binom.ppf(0.999, trials, 0.05)
-    much_worse = f1_chance(labels, calls(rng, labels, 0.3), calls(rng, labels, 0.95), seed=0)
+    much_worse = f1_p_value(labels, calls(rng, labels, 0.3), calls(rng, labels, 0.95), seed=0)
     assert much_worse < 0.005
 
 
 def test_honest_confidences_stay_below_the_error_that_chance_gives() -> None:
     rng, n = np.random.default_rng(6), 300
     probabilities = rng.dirichlet((0.3, 0.3, 0.3), size=n)
-    limit = ece_beyond_chance(probabilities.max(axis=1), 0.1, bins=15, seed=1)
+    limit = ece_limit(probabilities.max(axis=1), 0.1, bins=15, seed=1)
     over = 0
     for _ in range(200):
         labels = (probabilities.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
         over += calibration_gap(reliability(probabilities, labels, equal_count=True)) > limit
     assert 0.04 * 200 < over < 0.17 * 200
-    assert ece_beyond_chance(np.full(7, 1.0), 0.01, bins=15, seed=1) == 0
+    assert ece_limit(np.full(7, 1.0), 0.01, bins=15, seed=1) == 0
 
 
 def test_coverage_allows_for_the_images_that_the_thresholds_came_from() -> None:
-    assert coverage_chance(50, 100, 0.9, 50) < coverage_chance(80, 100, 0.9, 50) < coverage_chance(90, 100, 0.9, 50)
-    few, many = (coverage_chance(82, 100, 0.9, n) for n in (20, 100_000))
+    assert coverage_p_value(50, 100, 0.9, 50) < coverage_p_value(80, 100, 0.9, 50) < coverage_p_value(90, 100, 0.9, 50)
+    few, many = (coverage_p_value(82, 100, 0.9, n) for n in (20, 100_000))
     assert few > 0.1 > 0.02 > many
     assert many == pytest.approx(stats.binom.cdf(82, 100, 0.9), rel=0.02)
-    assert coverage_chance(99, 100, 1.0, 50) == 0 and coverage_chance(100, 100, 1.0, 50) == 1
+    assert coverage_p_value(99, 100, 1.0, 50) == 0 and coverage_p_value(100, 100, 1.0, 50) == 1
 
 
 def test_shares_that_chance_explains() -> None:
-    assert exceeds(2, 4, 0.5) == pytest.approx(11 / 16)
-    assert exceeds(0, 10, 0.2) == 1 and exceeds(10, 10, 0.2) == pytest.approx(0.2**10)
+    assert binomial_p_value(2, 4, 0.5) == pytest.approx(11 / 16)
+    assert binomial_p_value(0, 10, 0.2) == 1 and binomial_p_value(10, 10, 0.2) == pytest.approx(0.2**10)
+
+
+# --- groups of trainings ------------------------------------------------------------------------------------------
+
+
+def trainings(rng: np.random.Generator, seeds: int, difficulty: np.ndarray, gain: float = 0.0) -> np.ndarray:
+    """Simulated correctness bool (seeds, N): images differ in difficulty, trainings in luck."""
+    luck = rng.normal(0.0, 0.02, size=(seeds, 1))
+    return rng.random((seeds, len(difficulty))) < difficulty + luck + gain
+
+
+def test_groups_that_do_not_differ_seldom_look_different() -> None:
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(400):
+        difficulty = rng.beta(4.0, 1.5, size=300)
+        difference = compare_accuracy(trainings(rng, 3, difficulty), trainings(rng, 3, difficulty))
+        found += difference.verdict != "no difference shown"
+    assert found <= 0.05 * 400
+
+
+def test_a_large_difference_is_found_and_has_a_sign() -> None:
+    rng = np.random.default_rng(1)
+    difficulty = rng.uniform(0.5, 0.8, size=1000)
+    better, worse = trainings(rng, 3, difficulty, gain=0.15), trainings(rng, 3, difficulty)
+    difference = compare_accuracy(better, worse)
+    assert difference.verdict == "better" and difference.low < 0.15 < difference.high
+    turned = compare_accuracy(worse, better)
+    assert turned.verdict == "worse" and turned.mean == pytest.approx(-difference.mean)
+    assert difference.mean == pytest.approx(better.mean() - worse.mean())
+
+
+def test_few_seeds_widen_the_interval() -> None:
+    """Two seeds that disagree say little about the next, however many images there are."""
+    images = np.arange(10_000)
+    steady = np.stack([images < 8_000] * 2)
+    moody = np.stack([images < 7_000, images < 8_600])
+    difference = compare_accuracy(moody, steady)
+    assert difference.high - difference.low > 0.5 and difference.over_seeds
+    alone = compare_accuracy(moody[:1], steady[:1])
+    assert alone.verdict == "worse" and not alone.over_seeds
+
+
+def test_a_group_with_itself() -> None:
+    same = np.stack([np.arange(50) % 3 > 0] * 2)
+    difference = compare_accuracy(same, same)
+    assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
+    assert difference.verdict == "no difference shown"

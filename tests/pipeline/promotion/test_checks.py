@@ -1,4 +1,4 @@
-"""The checks of the gate on drawn calls: what is clearly bad is refused, what chance explains is not, and why."""
+"""The checks of the gate on random predictions: the clearly bad is refused, what chance explains is not, and why."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.config.promotion import GateSettings
 from pipeline.core.errors import UserError
 from pipeline.promotion.checks import (
     HeldOutPredictions,
+    check_against_champion,
+    check_candidate,
     check_flips,
     check_speed,
-    checks_against,
-    checks_alone,
     not_measured,
 )
 from pipeline.promotion.decision import GateCheck
@@ -26,17 +26,17 @@ def settings(**values: Any) -> GateSettings:
     return GateSettings.model_validate(values)
 
 
-def said(called: np.ndarray, confidence: float = 0.9, coverage: float = 0.9) -> HeldOutPredictions:
-    """Calls of equal confidence, with sets of the called class alone; thresholds from 1,000 images."""
-    p = np.full((len(called), len(SLUGS)), (1 - confidence) / (len(SLUGS) - 1), dtype=np.float32)
-    p[np.arange(len(called)), called] = confidence
-    return HeldOutPredictions(p, np.eye(len(SLUGS), dtype=bool)[called], coverage, 1000)
+def predict(predicted: np.ndarray, confidence: float = 0.9, coverage: float = 0.9) -> HeldOutPredictions:
+    """Predictions of equal confidence, with sets of the predicted class alone; thresholds from 1,000 images."""
+    p = np.full((len(predicted), len(SLUGS)), (1 - confidence) / (len(SLUGS) - 1), dtype=np.float32)
+    p[np.arange(len(predicted)), predicted] = confidence
+    return HeldOutPredictions(p, np.eye(len(SLUGS), dtype=bool)[predicted], coverage, 1000)
 
 
 def wrong_at(labels: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
-    called = labels.copy()
-    called[rows] = (called[rows] + 1) % len(SLUGS)
-    return called
+    predicted = labels.copy()
+    predicted[rows] = (predicted[rows] + 1) % len(SLUGS)
+    return predicted
 
 
 def by_name(checks: list[GateCheck]) -> dict[str, GateCheck]:
@@ -52,12 +52,12 @@ LABELS = np.repeat(np.arange(4), (150, 100, 40, 10))
 def against(
     candidate: np.ndarray, champion: np.ndarray, labels: np.ndarray = LABELS, **values: Any
 ) -> dict[str, GateCheck]:
-    return by_name(checks_against(labels, said(candidate), said(champion), SLUGS, settings(**values)))
+    return by_name(check_against_champion(labels, predict(candidate), predict(champion), SLUGS, settings(**values)))
 
 
 def test_equal_calls_pass_with_their_numbers() -> None:
-    called = wrong_at(LABELS, np.arange(0, 300, 5))
-    checks = against(called, called)
+    predicted = wrong_at(LABELS, np.arange(0, 300, 5))
+    checks = against(predicted, predicted)
     assert list(checks) == ["accuracy", "macro_f1", "recall"] and all(check.passed for check in checks.values())
     assert checks["accuracy"].value == checks["accuracy"].reference == pytest.approx(0.8)
 
@@ -77,14 +77,14 @@ def test_a_clear_gain_passes_whatever_is_required() -> None:
 
 
 def test_better_refuses_what_is_only_as_good() -> None:
-    called = wrong_at(LABELS, np.arange(0, 300, 5))
+    predicted = wrong_at(LABELS, np.arange(0, 300, 5))
     one_less = wrong_at(LABELS, np.arange(5, 300, 5))
-    checks = against(one_less, called, require="better")
+    checks = against(one_less, predicted, require="better")
     assert checks["accuracy"].passed and not checks["improvement"].passed
     assert "gate.require = better" in checks["improvement"].words
     clear = wrong_at(LABELS, np.arange(0, 300, 50))
-    assert against(clear, called, require="better", margin=0.02)["improvement"].passed
-    assert not against(clear, called, require="better", margin=0.2)["improvement"].passed
+    assert against(clear, predicted, require="better", margin=0.02)["improvement"].passed
+    assert not against(clear, predicted, require="better", margin=0.2)["improvement"].passed
 
 
 def test_a_loss_within_the_margin_is_tolerated() -> None:
@@ -95,7 +95,7 @@ def test_a_loss_within_the_margin_is_tolerated() -> None:
 
 def test_a_class_that_collapses_is_refused_where_accuracy_hardly_moves() -> None:
     candidate = LABELS.copy()
-    candidate[-10:] = 0  # every ring is called round
+    candidate[-10:] = 0  # every ring is predicted round
     champion = wrong_at(LABELS, slice(0, 12))
     checks = against(candidate, champion)
     assert checks["accuracy"].passed and not checks["recall"].passed
@@ -140,8 +140,8 @@ def test_a_worse_candidate_is_nearly_always_refused() -> None:
 # --- alone --------------------------------------------------------------------------------------------------------
 
 
-def alone(called: np.ndarray, confidence: float = 0.9, **values: Any) -> dict[str, GateCheck]:
-    return by_name(checks_alone(LABELS, said(called, confidence), SLUGS, settings(**values)))
+def alone(predicted: np.ndarray, confidence: float = 0.9, **values: Any) -> dict[str, GateCheck]:
+    return by_name(check_candidate(LABELS, predict(predicted, confidence), SLUGS, settings(**values)))
 
 
 def test_an_honest_model_passes_alone() -> None:
@@ -151,37 +151,37 @@ def test_an_honest_model_passes_alone() -> None:
 
 
 def test_floors_are_absolute() -> None:
-    called = wrong_at(LABELS, slice(291, 300))
-    checks = alone(called, min_macro_f1=0.95, min_recall={"round": 0.9, "ring": 0.5})
+    predicted = wrong_at(LABELS, slice(291, 300))
+    checks = alone(predicted, min_macro_f1=0.95, min_recall={"round": 0.9, "ring": 0.5})
     assert not checks["macro_f1_floor"].passed and "gate.min_macro_f1 is 0.950" in checks["macro_f1_floor"].words
     assert checks["recall_floors"].words == "ring 0.10 of at least 0.50"
     assert not checks["recall_floors"].passed and checks["recall_floors"].value == pytest.approx(0.1)
-    assert alone(called, min_recall={"ring": 0.1})["recall_floors"].passed
-    with pytest.raises(UserError, match="no class rings; there are round, spiral"):
-        alone(called, min_recall={"rings": 0.5})
+    assert alone(predicted, min_recall={"ring": 0.1})["recall_floors"].passed
+    with pytest.raises(UserError, match="no class rings; the classes are round, spiral"):
+        alone(predicted, min_recall={"rings": 0.5})
 
 
 def test_a_floor_of_a_class_without_test_images_is_not_reached() -> None:
     labels = np.repeat(np.arange(3), 50)
     (check,) = (
-        c for c in checks_alone(labels, said(labels), SLUGS, settings(min_recall={"ring": 0.5})) if c.limit == 0.5
+        c for c in check_candidate(labels, predict(labels), SLUGS, settings(min_recall={"ring": 0.5})) if c.limit == 0.5
     )
     assert not check.passed and check.value is None and "without test images" in check.words
 
 
 def test_confidences_that_are_not_honest_are_refused() -> None:
-    called = wrong_at(LABELS, np.arange(0, 300, 3))
-    check = alone(called, confidence=0.95)["calibration"]
+    predicted = wrong_at(LABELS, np.arange(0, 300, 3))
+    check = alone(predicted, confidence=0.95)["calibration"]
     assert not check.passed and check.value == pytest.approx(0.95 - 2 / 3, abs=0.01)
-    assert alone(called, confidence=0.68)["calibration"].passed
-    assert alone(called, confidence=0.95, max_ece=0.3)["calibration"].passed
+    assert alone(predicted, confidence=0.68)["calibration"].passed
+    assert alone(predicted, confidence=0.95, max_ece=0.3)["calibration"].passed
 
 
 def test_an_error_that_honest_confidences_show_by_chance_passes() -> None:
     """Fifteen bins of four images: an error of 0.15 is nothing that could be held against anybody."""
     labels, rng = np.arange(60) % 4, np.random.default_rng(8)
-    called = np.where(rng.random(60) < 0.7, labels, (labels + 1) % 4)
-    checks = by_name(checks_alone(labels, said(called, 0.7), SLUGS, settings()))
+    predicted = np.where(rng.random(60) < 0.7, labels, (labels + 1) % 4)
+    checks = by_name(check_candidate(labels, predict(predicted, 0.7), SLUGS, settings()))
     assert checks["calibration"].passed and (checks["calibration"].value or 0) > settings().max_ece
 
 
@@ -193,7 +193,9 @@ def test_sets_that_hold_the_truth_too_seldom_are_refused() -> None:
 
 
 def test_what_the_champion_shows_stands_beside_it() -> None:
-    checks = by_name(checks_alone(LABELS, said(LABELS), SLUGS, settings(), said(wrong_at(LABELS, slice(0, 60)))))
+    checks = by_name(
+        check_candidate(LABELS, predict(LABELS), SLUGS, settings(), predict(wrong_at(LABELS, slice(0, 60))))
+    )
     assert checks["coverage"].reference == pytest.approx(0.8)
     assert checks["calibration"].reference is not None and checks["recall_floors"].reference is None
 

@@ -180,7 +180,7 @@ def test_objects_that_are_gone_are_counted(ring: Ring, passed: Decision) -> None
     try:
         sample = sky_sample(ring.workspace)
         assert isinstance(sample, SkySample)
-        status = sample.fields(ring.workspace).status
+        status = sample.pixels(ring.workspace).status
     finally:
         away.rename(moved)
     assert np.bincount(status, minlength=3).tolist() == [1, 0, GALAXIES - 1]

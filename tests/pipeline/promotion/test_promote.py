@@ -12,7 +12,7 @@ from models.errors import ModelError
 from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.errors import UserError
 from pipeline.promotion.decision import Decision, GateCheck
-from pipeline.promotion.promote import promote, roll_back, standing, turned_back, was_promoted
+from pipeline.promotion.promote import champion_lineage, promote, roll_back, rollback_from, was_promoted
 from tests.conftest import Small
 
 
@@ -90,7 +90,7 @@ def test_going_back_and_back_again(workspace: Workspace) -> None:
     assert roll_back(workspace, None, by="Ann", reason="still").to == "A"
     with pytest.raises(UserError, match="A is the first champion"):
         roll_back(workspace, None, by="Ann", reason="still")
-    assert standing(history(workspace.models)) == ["A"]
+    assert champion_lineage(history(workspace.models)) == ["A"]
     assert roll_back(workspace, "C", by="Ann", reason="it was the sky").to == "C"
     with pytest.raises(ModelError, match="already"):
         roll_back(workspace, "C", by="Ann", reason="twice")
@@ -112,10 +112,10 @@ def test_what_a_person_turned_back_from_takes_a_person(workspace: Workspace) -> 
     again = verdict("B", "A").model_copy(update={"key": "new"})
     with pytest.raises(UserError, match=r"Ann turned back from it on .* \(too many rings\)"):
         promote(workspace, "B", again, by="retraining", reason="2")
-    back = turned_back(workspace.models, "B")
-    assert back is not None and back.by == "Ann" and turned_back(workspace.models, "A") is None
+    back = rollback_from(workspace.models, "B")
+    assert back is not None and back.by == "Ann" and rollback_from(workspace.models, "A") is None
     assert promote(workspace, "B", again, by="Ann", reason="it was the sky", override=True).override
-    assert turned_back(workspace.models, "B") is None
+    assert rollback_from(workspace.models, "B") is None
 
 
 def test_of_two_promotions_at_once_one_wins(workspace: Workspace) -> None:

@@ -22,7 +22,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import progress_display
 from pipeline.execution.process_group import run_process_group
 from pipeline.training.fit import FitJob, fit
-from pipeline.training.plan import plan
+from pipeline.training.plan import plan_training
 from pipeline.training.train import train
 from tests.conftest import SMALL_TRAINING, Small
 from tests.pipeline.fits import GANG, SMOOTH, doomed_member, small_job
@@ -165,4 +165,4 @@ def test_torchrun_trains_and_publishes_what_one_process_does(small: Small, tmp_p
         assert two["loss"] == pytest.approx(one["loss"], rel=2e-3)
         assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=2e-3)
     assert not list((tmp_path / "two" / "models").glob(".training/*"))
-    assert plan(workspace, small.images).model_id == card.model_id
+    assert plan_training(workspace, small.images).model_id == card.model_id

@@ -28,7 +28,7 @@ from pipeline.datasets.splits import Split, recorded_split
 from pipeline.survey.rendering import pixel_digests
 from pipeline.training.ensembles import ensemble
 from pipeline.training.human_labels import usable, with_human_labels
-from pipeline.training.plan import can_start_from, plan, preprocessing_for, split_of
+from pipeline.training.plan import can_start_from, plan_training, preprocessing_for, split_of
 from pipeline.training.train import train
 from pipeline.training.training_set import TrainingSet
 from tests.conftest import SMALL_TRAINING, Small
@@ -64,7 +64,7 @@ class Sky:
         return with_human_labels(workspace, TrainingSet.of(images, self.parts), recipe)
 
     def plan_id(self, *overrides: str) -> str:
-        return plan(self.changed(*overrides), self.images).model_id
+        return plan_training(self.changed(*overrides), self.images).model_id
 
     @property
     def at_train(self) -> int:
@@ -234,9 +234,15 @@ def test_a_model_says_what_it_learned_from_and_training_resumes(sky: Sky, as_was
     with pytest.raises(Killed), progress_display(cut_off):
         train(workspace, sky.images, frozen)
     card = train(workspace, sky.images, frozen)
-    assert card.model_id == plan(workspace, sky.images, frozen).model_id == plan(workspace, sky.images).model_id
+    assert (
+        card.model_id
+        == plan_training(workspace, sky.images, frozen).model_id
+        == plan_training(workspace, sky.images).model_id
+    )
     assert len(card.history) == 2 and not list((sky.workspace.models / ".training").iterdir())
-    assert not plan(workspace, sky.images).job.pixels.exists()  # no file of all images is left for each set of labels
+    assert not plan_training(
+        workspace, sky.images
+    ).job.pixels.exists()  # no file of all images is left for each set of labels
     before = load_card(sky.workspace.models, sky.model_id)
     assert (card.split_digest, card.data["digest"]) == (before.split_digest, before.data["digest"])
     assert recorded_split(sky.workspace.models, card, sky.images).digest == sky.parts.digest
