@@ -32,17 +32,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
-    """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
-    found = find_inputs(workspace, survey_roots(workspace, run, roots))
-    plan = make_plan(workspace, run, found.tiles)
-    published = is_published(workspace.catalog, run.card.model_id) or missing_for_release(workspace, run, found.tiles)
-    if plan.todo or plan.retired or not published or not has_report(workspace):
-        return None
-    current = current_release(workspace.catalog)
-    return summarize(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)
-
-
 def classify_jobs(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
     """What workers need to classify these tiles. Raises ModelError when this version cannot use the model."""
     # They load torch, which a run without work does not need.
@@ -108,3 +97,14 @@ def release_catalogue(workspace: Workspace, run: Run, tiles: Sequence[SkyTile]) 
     if release:
         _log.info("release %s: %d objects of %d sky tiles", release.release, release.objects, release.tiles)
     return release
+
+
+def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
+    """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
+    found = find_inputs(workspace, survey_roots(workspace, run, roots))
+    plan = make_plan(workspace, run, found.tiles)
+    published = is_published(workspace.catalog, run.card.model_id) or missing_for_release(workspace, run, found.tiles)
+    if plan.todo or plan.retired or not published or not has_report(workspace):
+        return None
+    current = current_release(workspace.catalog)
+    return summarize(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)
