@@ -23,7 +23,7 @@ from pipeline.runs.records import record_run
 from pipeline.runs.run_log import log_result
 from pipeline.survey.plan import Run, find_inputs, make_plan, missing_for_release, survey_roots
 from pipeline.survey.publish import build_release
-from pipeline.survey.summary import Summary, summarize
+from pipeline.survey.summary import Summary, make_summary
 from pipeline.tiles.sky_tile import SkyTile
 
 if TYPE_CHECKING:
@@ -107,4 +107,4 @@ def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summa
     if plan.todo or plan.retired or not published or not has_report(workspace):
         return None
     current = current_release(workspace.catalog)
-    return summarize(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)
+    return make_summary(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)

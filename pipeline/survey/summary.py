@@ -84,7 +84,7 @@ class Summary:
         return render("pipeline.survey", "summary.md.j2", summary=self)
 
 
-def summarize(
+def make_summary(
     workspace: Workspace,
     run: Run,
     tiles: Sequence[SkyTile],
