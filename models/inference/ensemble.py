@@ -1,7 +1,8 @@
-"""What networks say of images, pass by pass, before it is made into confidences.
+"""Logits of an ensemble of networks for views of images, before calibration.
 
-An `Ensemble` holds one network or several, and the views of each image that each of them sees. A pass is one view seen
-by one network. Calibration and inference run through the same code, so that what is calibrated is what is predicted.
+An `Ensemble` holds one network or several. Each sees one view of each image, or eight (test-time augmentation); a pass
+is one view seen by one network. Calibration and inference run the same code, so that what is calibrated is what is
+predicted.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.inference.tta import views_of
 from models.preprocessing import Preprocessing
 from models.uncertainty.ood import FeatureSpace
 
-Seen = TypeVar("Seen")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Ensemble:
         ------
         ModelError : logits that are not finite.
         """
-        parts = list(self._in_batches(self._look, pixels, rows))
+        parts = list(self._in_batches(self._forward, pixels, rows))
         if not parts:
             classes = int(self.networks[0].num_classes)  # type: ignore[arg-type]
             return EnsembleLogits(torch.empty(len(self.networks) * self.views, 0, classes), np.empty(0, np.float32))
@@ -69,12 +69,12 @@ class Ensemble:
         """Features before the last layer, float32 (n, D), of `rows` of pixels, seen once by the first network."""
         network = self.networks[0]
 
-        def look(batch: Tensor) -> np.ndarray:
+        def features_of(batch: Tensor) -> np.ndarray:
             return network.penultimate(self.recipe.to_input(batch)).float().cpu().numpy()  # type: ignore[operator]
 
-        return np.concatenate(list(self._in_batches(look, pixels, rows)))
+        return np.concatenate(list(self._in_batches(features_of, pixels, rows)))
 
-    def _look(self, batch: Tensor) -> EnsembleLogits:
+    def _forward(self, batch: Tensor) -> EnsembleLogits:
         logits: list[Tensor] = []
         distances: list[np.ndarray] = []
         for view in views_of(self.recipe.to_input(batch), self.views):
@@ -88,26 +88,46 @@ class Ensemble:
             raise ModelError("the network gives logits that are not finite: it is broken, train it again")
         return EnsembleLogits(stacked, np.stack(distances).mean(axis=0))
 
-    def _in_batches(self, look: Callable[[Tensor], Seen], pixels: Tensor, rows: np.ndarray | None) -> Iterator[Seen]:
+    def _in_batches(
+        self, function: Callable[[Tensor], Result], pixels: Tensor, rows: np.ndarray | None
+    ) -> Iterator[Result]:
         index = None if rows is None else torch.from_numpy(rows)
         count = len(pixels) if index is None else len(index)
         start = 0
         while start < count:
             chosen = slice(start, start + self.batch_size)
             batch = pixels[chosen] if index is None else pixels[index[chosen]]
-            seen: Seen | None = None
+            result: Result | None = None
             try:
                 with torch.inference_mode():
-                    seen = look(batch.to(self.device))
+                    result = function(batch.to(self.device))
             except torch.cuda.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
                 self.batch_size = max(1, len(batch) // 2)
-            if seen is None:
+            if result is None:
                 torch.cuda.empty_cache()  # not before: the exception held the memory of the batch
                 continue
             start += len(batch)
-            yield seen
+            yield result
+
+
+def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
+    """The first `views` (1 or 8) views of images (N, C, S, S), each of that shape and type; the first is the images.
+
+    The eight are the right-angle rotations and their mirror images, all symmetries of a square grid: nothing is
+    resampled, and a turned or mirrored copy of an image has the same eight views in another order. Galaxies have no
+    up.
+
+    Raises
+    ------
+    ValueError : another number of views: their mean would depend on how the camera was held.
+    """
+    if views not in (1, 8):
+        raise ValueError(f"expected 1 view or 8, found {views}")
+    for number in range(views):
+        turned = images.rot90(number % 4, dims=(-2, -1))
+        yield turned.flip(-1) if number >= 4 else turned
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:

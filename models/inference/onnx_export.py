@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.errors import ModelError
-from models.inference.tta import views_of
+from models.inference.ensemble import views_of
 from models.preprocessing import Preprocessing
 
 INPUT, OUTPUTS = "pixels", ("logits", "probabilities")

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from catalogs.tiles import QuarantineEntry
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import InputChanged
 from pipeline.core.object_ids import printable
-from pipeline.readers.stamps import Item, StampBatch, in_batches, quarantine_entry
+from pipeline.readers.stamps import Item, Stamp, StampBatch, TileNote, quarantine_entry
 from pipeline.tiles.checksums import verify
 from pipeline.tiles.file_names import TileKind
 from pipeline.tiles.sky_tile import SkyTile, names_of, table_of, unchanged
+
+_WAITING_BYTES = 256 << 20  # most pixels that wait for a batch: 64 stamps of 1024 px are 800 MB
 
 
 def read_tile(tile: SkyTile, reading: ReadingSettings, batch: int) -> Iterator[StampBatch]:
@@ -68,3 +71,27 @@ def _items(tile: SkyTile, names: list[str], reading: ReadingSettings) -> Iterato
             from pipeline.readers.images import read_pictures
 
             return read_pictures(path, names, table_of(path), tile.source, reading.input)
+
+
+def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
+    """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
+    waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
+    refused: list[QuarantineEntry] = []
+    notes: list[TileNote] = []
+    count = memory = 0
+    for item in items:
+        if not isinstance(item, Stamp):
+            refused.append(item) if isinstance(item, QuarantineEntry) else notes.append(item)
+            continue
+        waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
+        count, memory = count + 1, memory + item.pixels.nbytes
+        if count >= size or memory >= _WAITING_BYTES:
+            group = waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
+            count, memory = count - len(group), memory - sum(stamp.pixels.nbytes for stamp in group)
+            yield StampBatch(group, refused, notes)
+            refused, notes = [], []
+    for group in waiting.values():
+        yield StampBatch(group, refused, notes)
+        refused, notes = [], []
+    if refused or notes:
+        yield StampBatch([], refused, notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from pipeline.core.object_ids import NO_SURVEY_KEYS, hashed_id, printable, targe
 BANDS = ("g", "r", "z")
 MAX_SIDE = 4096  # pixels; a larger picture is no cutout of one galaxy
 _EDGE_FRACTION = 0.01  # of a band; single blank pixels are no edge
-_WAITING_BYTES = 256 << 20  # most pixels that wait for a batch: 64 stamps of 1024 px are 800 MB
 
 
 @dataclass(frozen=True)
@@ -94,30 +93,6 @@ class StampBatch:
     def pixscale(self) -> np.ndarray:
         """Float64 (N,), arcsec."""
         return np.array([s.pixscale for s in self.stamps], dtype=np.float64)
-
-
-def in_batches(items: Iterator[Item], size: int) -> Iterator[StampBatch]:
-    """Gather stamps of equal shape and type into batches; at most `size` stamps, and 256 MiB, wait at any time."""
-    waiting: dict[tuple[tuple[int, ...], str], list[Stamp]] = {}
-    refused: list[QuarantineEntry] = []
-    notes: list[TileNote] = []
-    count = memory = 0
-    for item in items:
-        if not isinstance(item, Stamp):
-            refused.append(item) if isinstance(item, QuarantineEntry) else notes.append(item)
-            continue
-        waiting.setdefault((item.pixels.shape, item.pixels.dtype.str), []).append(item)
-        count, memory = count + 1, memory + item.pixels.nbytes
-        if count >= size or memory >= _WAITING_BYTES:
-            group = waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
-            count, memory = count - len(group), memory - sum(stamp.pixels.nbytes for stamp in group)
-            yield StampBatch(group, refused, notes)
-            refused, notes = [], []
-    for group in waiting.values():
-        yield StampBatch(group, refused, notes)
-        refused, notes = [], []
-    if refused or notes:
-        yield StampBatch([], refused, notes)
 
 
 def quarantine_entry(path: Path, source_name: str, bad: BadInput) -> QuarantineEntry:

@@ -8,23 +8,21 @@ atomic commit, and the committed file is the only record that the tile is done.
 from __future__ import annotations
 
 import ctypes
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalogs.tiles import TileMetadata, commit, read_tile_metadata, tile_path
+from catalogs.tiles import commit, read_tile_metadata, tile_path
 from models.inference.predictor import predictor_for
 from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput
 from pipeline.core.times import utc_of
 from pipeline.readers.dispatch import read_tile
 from pipeline.survey.prediction import PreviousPredictions, predict
-from pipeline.survey.rendering import pixel_digests, render_stamps
-from pipeline.survey.rows import TileResult, rows_of
+from pipeline.survey.rendering import render_stamps
+from pipeline.survey.rows import rows_of
 from pipeline.survey.screening import screen
+from pipeline.survey.tile_result import TileResult, log_outcome
 from pipeline.tiles.sky_tile import SkyTile, origin_of
-
-_log = logging.getLogger(__name__)
 
 _BATCHES_BETWEEN_TRIMS = 8
 
@@ -88,9 +86,8 @@ def classify(job: ClassifyJob) -> TileReceipt:
             if not screened.stamps:
                 continue
             pixels = render_stamps(screened.batch, preprocessing, predictor.device)
-            digests = pixel_digests(pixels)
-            prediction = predict(pixels, digests, screened, predictor, previous, job.run_id, job.mjd)
-            result.add(rows_of(screened, digests, prediction, tile.tile_id, card), prediction.reused)
+            prediction = predict(pixels, screened, predictor, previous, job.run_id, job.mjd)
+            result.add(rows_of(screened, prediction, tile.tile_id, card), prediction.reused)
     except BadInput as bad:
         result = result.refused(bad)
     table = result.table(card.class_slugs)
@@ -105,7 +102,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
         class_slugs=card.class_slugs,
     )
     commit(catalog, table, metadata)
-    _log_outcome(metadata)
+    log_outcome(metadata)
     return TileReceipt(tile.tile_id, metadata.classified, metadata.unclassified, len(metadata.quarantine))
 
 
@@ -119,13 +116,3 @@ def _return_freed_memory() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
-
-
-def _log_outcome(metadata: TileMetadata) -> None:
-    """Log what is out of the ordinary about a tile."""
-    if metadata.rejected:
-        _log.info("nothing of it could be used (%s): %s", metadata.rejected, metadata.quarantine[0].detail)
-    elif metadata.quarantine:
-        _log.info("%d of %d inputs gave no row", len(metadata.quarantine), metadata.inputs)
-    for remark in metadata.remarks:
-        _log.info(remark)

@@ -18,6 +18,7 @@ from torch import Tensor
 from catalogs.schema import CERTAINTY_FLAGS, arrow_schema, certainty_columns, certainty_flags, label_columns
 from catalogs.tiles import read_tile_metadata
 from models.inference.predictor import Predictor
+from pipeline.survey.rendering import pixel_digests
 from pipeline.survey.screening import ScreenedBatch
 
 _PREDICTED_COLUMNS = (
@@ -39,12 +40,15 @@ _PREDICTED_COLUMNS = (
 
 @dataclass(frozen=True)
 class BatchPrediction:
-    """The columns that a prediction determines, each (N,), and how many of the N predictions were kept.
+    """Predictions for the N stamps of a batch.
 
-    `quality_flags` among the columns holds only the bits that a prediction sets.
+    `columns` are those of the catalogue that a prediction determines, each (N,); among them `quality_flags` holds only
+    the bits that a prediction sets. `digests` int64 (N,) are those of the model-ready pixels. `reused` counts the
+    predictions that were kept from the previous commit.
     """
 
     columns: dict[str, np.ndarray]
+    digests: np.ndarray
     reused: int
 
 
@@ -97,20 +101,20 @@ class PreviousPredictions:
 
 def predict(
     pixels: Tensor,
-    digests: np.ndarray,
     screened: ScreenedBatch,
     predictor: Predictor,
     previous: PreviousPredictions | None,
     run_id: str,
     mjd: float,
 ) -> BatchPrediction:
-    """Predictions for model-ready pixels uint8 (N, 3, S, S) with digests int64 (N,).
+    """Predictions for the model-ready pixels uint8 (N, 3, S, S) of screened stamps.
 
     Raises
     ------
     models.errors.ModelError : the network gives logits that are not finite.
     """
     has_label = screened.has_label
+    digests = pixel_digests(pixels)
     rows = previous.lookup(screened.object_ids, digests) if previous else np.full(len(pixels), -1)
     rows[~has_label] = -1
     fresh = rows < 0
@@ -124,7 +128,7 @@ def predict(
     for where, part in parts:
         for name, values in part.items():
             columns[name][where] = values
-    return BatchPrediction(columns, int((~fresh).sum()))
+    return BatchPrediction(columns, digests, int((~fresh).sum()))
 
 
 def _by_network(

@@ -98,19 +98,18 @@ def domain_flags(batch: StampBatch, preprocessing: Preprocessing, card: ModelCar
     scale = batch.pixscale
     height, width = batch.stamps[0].pixels.shape[1:] if batch.is_flux else batch.stamps[0].pixels.shape[:2]
     other_size = np.isfinite(scale) | (min(height, width) != preprocessing.field_pixels)
-    resampled = ~preprocessing.is_training_scale(scale) & other_size
     magnitudes = np.array([stamp.mag_r for stamp in batch.stamps])
     seeing = np.array([stamp.psfsize for stamp in batch.stamps])
     renderings = _renderings(batch, preprocessing)
     unknown_rule = np.array([UNKNOWN_RENDERING in (name, preprocessing.rendering) for name in renderings])
     flags = np.zeros(len(batch.stamps), dtype=np.int64)
     for condition, flag in (
-        (~preprocessing.covers_field(scale, height, width), QualityFlag.FOV_MISMATCH),
-        (resampled, QualityFlag.RESAMPLED),
         (_outside(scale, card.envelope.get("pixscale"), _MARGIN), QualityFlag.PIXSCALE_OUTSIDE_TRAINING),
         (_outside(magnitudes, card.envelope.get("mag_r"), 0), QualityFlag.MAGNITUDE_OUTSIDE_TRAINING),
         (_outside(seeing, card.envelope.get("psfsize"), _MARGIN), QualityFlag.PSF_OUTSIDE_TRAINING),
         (unknown_rule, QualityFlag.COLOUR_RULE_DIFFERS),
+        (~preprocessing.is_training_scale(scale) & other_size, QualityFlag.RESAMPLED),
+        (~preprocessing.covers_field(scale, height, width), QualityFlag.FOV_MISMATCH),
     ):
         flags[condition] |= int(flag)
     return flags

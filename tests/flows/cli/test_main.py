@@ -136,7 +136,7 @@ def test_options_may_stand_before_or_after_the_command(
     after = json.loads(capsys.readouterr().out)
     assert main(["--json", "--set", "workers.count=7", "--workspace", str(tmp_path), "config"]) == 0
     assert json.loads(capsys.readouterr().out) == after
-    assert after["workers"]["n"] == 7
+    assert after["workers"]["count"] == 7
 
 
 @pytest.mark.parametrize(

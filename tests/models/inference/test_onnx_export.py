@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
+from models.inference.ensemble import views_of
 from models.inference.onnx_export import export
-from models.inference.tta import views_of
 from models.networks.factory import create_network
 from models.preprocessing import Preprocessing
 

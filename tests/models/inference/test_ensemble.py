@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.inference.tta import views_of
+from models.inference.ensemble import views_of
 
 
 def test_there_are_eight_and_the_first_is_the_image() -> None:
