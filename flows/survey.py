@@ -34,7 +34,7 @@ from pipeline.survey.plan import (
 )
 from pipeline.survey.quarantine import reasons_of
 from pipeline.survey.run import already_done, classify_tiles, release_catalogue
-from pipeline.survey.summary import Summary, summarize, write_report
+from pipeline.survey.summary import Summary, make_summary, write_report
 from pipeline.tiles.sky_tile import SkyTile
 
 _MOST_FAILED = 1000  # rows of the table that Prefect's server keeps; the report on disk has all
@@ -156,7 +156,7 @@ def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> 
     info = release(place, run, tiles)
     if info:
         drift(place, info.release)
-    summary = summarize(place, run, tiles, len(todo.done), failed, info, before, found.skipped, todo.waiting)
+    summary = make_summary(place, run, tiles, len(todo.done), failed, info, before, found.skipped, todo.waiting)
     summarise(place, summary)
     if summary.alarm:
         logger.error(summary.alarm)

@@ -181,7 +181,7 @@ def _class_probabilities(
 
 
 def _calibration_note(entry: CataloguedObject, card: ModelCard) -> str:
-    """How often the model was right where it was as confident as here: the nearest bin of its reliability table."""
+    """How often the model was right at confidences like this one: the nearest bin of its reliability table."""
     split = next((name for name in ("test", "validation") if name in card.calibration), "")
     bins = card.calibration[split].after["bins"] if split else []
     if not bins or not entry.classified:

@@ -1,6 +1,7 @@
 """The plan of a survey run: with which model, where to look for sky tiles, and which of them need work.
 
-Plans without loading torch, because most runs of a service find nothing to do. Changes nothing.
+Plans without loading torch, because most runs of a service find nothing to do. Writes nothing but the tables that are
+cut from a list of positions, in the cache.
 """
 
 from __future__ import annotations

@@ -23,24 +23,13 @@ from pipeline.runs.records import record_run
 from pipeline.runs.run_log import log_result
 from pipeline.survey.plan import Run, find_inputs, make_plan, missing_for_release, survey_roots
 from pipeline.survey.publish import build_release
-from pipeline.survey.summary import Summary, summarize
+from pipeline.survey.summary import Summary, make_summary
 from pipeline.tiles.sky_tile import SkyTile
 
 if TYPE_CHECKING:
     from pipeline.survey.classify import ClassifyJob
 
 _log = logging.getLogger(__name__)
-
-
-def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
-    """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
-    found = find_inputs(workspace, survey_roots(workspace, run, roots))
-    plan = make_plan(workspace, run, found.tiles)
-    published = is_published(workspace.catalog, run.card.model_id) or missing_for_release(workspace, run, found.tiles)
-    if plan.todo or plan.retired or not published or not has_report(workspace):
-        return None
-    current = current_release(workspace.catalog)
-    return summarize(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)
 
 
 def classify_jobs(workspace: Workspace, run: Run, tiles: Iterable[SkyTile]) -> list[ClassifyJob]:
@@ -108,3 +97,14 @@ def release_catalogue(workspace: Workspace, run: Run, tiles: Sequence[SkyTile]) 
     if release:
         _log.info("release %s: %d objects of %d sky tiles", release.release, release.objects, release.tiles)
     return release
+
+
+def already_done(workspace: Workspace, run: Run, roots: Sequence[Path]) -> Summary | None:
+    """The summary of a run that would change nothing; None when there is work to do. Changes nothing itself."""
+    found = find_inputs(workspace, survey_roots(workspace, run, roots))
+    plan = make_plan(workspace, run, found.tiles)
+    published = is_published(workspace.catalog, run.card.model_id) or missing_for_release(workspace, run, found.tiles)
+    if plan.todo or plan.retired or not published or not has_report(workspace):
+        return None
+    current = current_release(workspace.catalog)
+    return make_summary(workspace, run, found.tiles, len(plan.done), {}, current, current, found.skipped, plan.waiting)

@@ -27,17 +27,18 @@ from pipeline.tiles.sky_tile import SkyTile
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run found and did.
+    """What a run found and did, over all of its tiles as they are committed now.
 
-    Over all tiles that are committed as they are now, objects = classified + unclassified + quarantined +
-    out_of_footprint + duplicates; `reasons` breaks quarantined down. `duplicates_across_tiles` counts rows of the
-    release's tiles that were left out of it, because another tile has the object.
-
-    `skipped_tiles` were done before this run; `failed` names tiles that could not be finished and why, `waiting` those
-    that are still arriving and why, `remarks` what is to be said about tiles as a whole: each by tile id. `passed_over`
-    counts files that are no input by their names, by extension; `set_aside` rows of survey catalogues that were not
-    selected, by reason. `reused` rows of this run kept their prediction, because their pixels were the same. `alarm`
-    is a sentence when too much is in quarantine, else empty; `drift` are the alarms of the drift monitor.
+    tiles, skipped_tiles : sky tiles found; those that were done before this run.
+    objects : classified + unclassified + quarantined + out_of_footprint + duplicates.
+    reasons : why inputs are in quarantine; the counts add up to `quarantined`.
+    duplicates_across_tiles : rows left out of the release, because another tile has the object.
+    failed, waiting : why tiles could not be finished, and why they are still arriving, by tile id.
+    passed_over : files that are no input by their names, by extension.
+    set_aside : rows of survey catalogues that were not selected, by reason.
+    remarks : notes on tiles as a whole, by tile id.
+    reused : rows of this run that kept their prediction, because their pixels were the same.
+    alarm, drift : a sentence when too much is in quarantine, else empty; the alarms of the drift monitor.
     """
 
     run_id: str
@@ -83,7 +84,7 @@ class Summary:
         return render("pipeline.survey", "summary.md.j2", summary=self)
 
 
-def summarize(
+def make_summary(
     workspace: Workspace,
     run: Run,
     tiles: Sequence[SkyTile],

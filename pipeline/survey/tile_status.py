@@ -96,7 +96,7 @@ def last_commit(catalog: Path, model_id: str, tile: SkyTile) -> TileMetadata | N
 
 
 def current_commits(catalog: Path, model_id: str, tiles: Iterable[SkyTile]) -> list[TileMetadata]:
-    """The metadata of the tiles whose last commit was made from these very inputs."""
+    """The metadata of the tiles whose last commit was made from their inputs as they are now."""
     commits = ((tile, last_commit(catalog, model_id, tile)) for tile in tiles)
     return [metadata for tile, metadata in commits if metadata and metadata.fingerprint == tile.fingerprint]
 

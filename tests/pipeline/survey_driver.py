@@ -13,21 +13,24 @@ from pipeline.runs.locks import exclusive, survey_lock
 from pipeline.runs.run_log import logging_to
 from pipeline.survey.plan import find_inputs, make_plan, start_run, survey_roots
 from pipeline.survey.run import classify_tiles, release_catalogue
-from pipeline.survey.summary import Summary, summarize, write_report
+from pipeline.survey.summary import Summary, make_summary, write_report
 
 
 def run(workspace: Workspace, model_id: str | None = None, roots: Sequence[Path] = ()) -> Summary:
     """All steps in the order of the flow."""
-    this = start_run(workspace, model_id)
-    with exclusive(survey_lock(workspace.catalog), this.run_id, "survey"), logging_to(workspace, "survey", this.run_id):
-        tiles = find_inputs(workspace, survey_roots(workspace, this, roots)).tiles
-        todo = make_plan(workspace, this, tiles)
+    started = start_run(workspace, model_id)
+    with (
+        exclusive(survey_lock(workspace.catalog), started.run_id, "survey"),
+        logging_to(workspace, "survey", started.run_id),
+    ):
+        tiles = find_inputs(workspace, survey_roots(workspace, started, roots)).tiles
+        todo = make_plan(workspace, started, tiles)
         before = current_release(workspace.catalog)
-        failed = classify_tiles(workspace, this, todo)
-        release = release_catalogue(workspace, this, tiles)
+        failed = classify_tiles(workspace, started, todo)
+        release = release_catalogue(workspace, started, tiles)
         if release:
             write_drift(workspace, release.release)
-        summary = summarize(workspace, this, tiles, len(todo.done), failed, release, before)
+        summary = make_summary(workspace, started, tiles, len(todo.done), failed, release, before)
         write_report(workspace, summary)
     return summary
 

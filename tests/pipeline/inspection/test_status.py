@@ -53,7 +53,7 @@ def test_failed_tiles_and_quarantine_are_alarms(small: Small, tmp_path: Path) ->
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"")  # a file where the folder of the committed tile should be: its commit fails
     survey_driver.run(workspace)
-    told = status(workspace)
-    assert told.tiles is not None and told.tiles["to_do"] == 1
-    assert told.alarms[0].startswith("1 sky tiles failed in survey ")
-    assert any("are in quarantine" in alarm for alarm in told.alarms[1:])
+    now = status(workspace)
+    assert now.tiles is not None and now.tiles["to_do"] == 1
+    assert now.alarms[0].startswith("1 sky tiles failed in survey ")
+    assert any("are in quarantine" in alarm for alarm in now.alarms[1:])

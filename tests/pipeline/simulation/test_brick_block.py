@@ -19,7 +19,7 @@ from pipeline.readers.stamps import Stamp
 from pipeline.simulation import SimulatedBricks, write_bricks
 from pipeline.survey.plan import find_inputs, make_plan, start_run
 from pipeline.survey.run import classify_tiles, release_catalogue
-from pipeline.survey.summary import summarize
+from pipeline.survey.summary import make_summary
 from pipeline.tiles.sky_tile import SkyTile
 from tests.conftest import Small
 
@@ -110,7 +110,7 @@ def test_five_thousand_galaxies_on_nine_bricks_close_the_audit(small: Small, tmp
     tiles = find_inputs(workspace, [tmp_path / "in"]).tiles
     failed = classify_tiles(workspace, run, make_plan(workspace, run, tiles))
     release = release_catalogue(workspace, run, tiles)
-    summary = summarize(workspace, run, tiles, 0, failed, release, None)
+    summary = make_summary(workspace, run, tiles, 0, failed, release, None)
     assert not failed and len(tiles) == 9 and release is not None
     assert summary.objects == len(seen.names) + seen.refused
     parts = (summary.classified, summary.unclassified, summary.quarantined, summary.out_of_footprint)

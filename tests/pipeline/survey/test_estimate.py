@@ -104,8 +104,8 @@ def test_a_pilot_run_predicts_what_the_survey_then_does(
 def test_only_as_much_of_a_tile_is_tried_as_there_is_time_for(small: Small, tmp_path: Path) -> None:
     workspace = small.elsewhere(tmp_path, "survey.batch=4", f'folders.catalog="{tmp_path}/try/catalog"')
     write_hdf5(workspace.incoming / "many.h5", hdf5_columns(60))
-    this = start_run(workspace, None)
-    (job,) = classify_jobs(workspace, this, find_inputs(workspace, []).tiles)
+    current = start_run(workspace, None)
+    (job,) = classify_jobs(workspace, current, find_inputs(workspace, []).tiles)
     part, whole = measure(PilotJob(job, 0.0)), measure(PilotJob(job, 1000.0))
     assert (part.stamps, part.share) == (4, 4 / 60) and (whole.stamps, whole.rows, whole.share) == (60, 60, 1.0)
     gone = replace(job, tile=replace(job.tile, fingerprint="another", stop=3))

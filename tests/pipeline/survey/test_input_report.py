@@ -17,7 +17,7 @@ from tests.pipeline.makers import galaxy, hdf5_columns, write_cutout, write_cuto
 from tests.pipeline.survey_driver import run
 
 
-def told(workspace: Workspace, small: Small | None) -> dict[str, str]:
+def outcomes(workspace: Workspace, small: Small | None) -> dict[str, str]:
     rows = list(input_statuses(workspace, [], small.card if small else None, time.time()))
     assert len({row.file for row in rows}) == len(rows)
     assert {row.file for row in rows} == {
@@ -33,25 +33,25 @@ def surveyed(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Workspac
     """A sky of all kinds of files, surveyed; then one more folder arrives."""
     root = tmp_path_factory.mktemp("table")
     workspace = small.elsewhere(root, "survey.rows=4")
-    here = root / "incoming"
-    write_cutouts(here / "C", 5)
-    write_cutout(here / "C" / "blank.fits", galaxy() * 0, ra=1, dec=1)
-    write_cutout(here / "C" / "nowhere.fits", CTYPE1=None)
-    write_pictures(here / "P", 2)
-    write_hdf5(here / "rgb.h5", hdf5_columns(6))
-    (here / "bad.h5").write_bytes(b"no HDF5")
+    incoming = root / "incoming"
+    write_cutouts(incoming / "C", 5)
+    write_cutout(incoming / "C" / "blank.fits", galaxy() * 0, ra=1, dec=1)
+    write_cutout(incoming / "C" / "nowhere.fits", CTYPE1=None)
+    write_pictures(incoming / "P", 2)
+    write_hdf5(incoming / "rgb.h5", hdf5_columns(6))
+    (incoming / "bad.h5").write_bytes(b"no HDF5")
     for name in ("readme.txt", ".hidden", "C/tractor-1498p020.fits", "C/sweep-140p000-150p005.fits", "C/notes.csv"):
-        (here / name).write_bytes(b"x")
-    (here / ".part").mkdir()
-    (here / ".part" / "x.fits").write_bytes(b"x")
+        (incoming / name).write_bytes(b"x")
+    (incoming / ".part").mkdir()
+    (incoming / ".part" / "x.fits").write_bytes(b"x")
     assert not run(workspace).failed
-    write_cutouts(here / "late", 1)
-    (here / "late" / MANIFEST).write_text(f"{'0' * 64}  g000.fits\n{'0' * 64}  g001.fits\n")
+    write_cutouts(incoming / "late", 1)
+    (incoming / "late" / MANIFEST).write_text(f"{'0' * 64}  g000.fits\n{'0' * 64}  g001.fits\n")
     return workspace
 
 
-def test_every_file_has_its_line(surveyed: Workspace, small: Small) -> None:
-    lines = told(surveyed, small)
+def test_every_file_has_its_outcome(surveyed: Workspace, small: Small) -> None:
+    lines = outcomes(surveyed, small)
     assert lines["C/g000.fits"].startswith("classified: ") and lines["P/p001.jpg"].startswith("classified: ")
     assert lines["C/blank.fits"].startswith("unclassified (missing_band")
     assert lines["C/nowhere.fits"] == "quarantined: no_wcs"
@@ -65,26 +65,26 @@ def test_every_file_has_its_line(surveyed: Workspace, small: Small) -> None:
 
 
 def test_without_a_model_nothing_is_surveyed(surveyed: Workspace) -> None:
-    lines = told(surveyed, None)
+    lines = outcomes(surveyed, None)
     assert lines["C/g000.fits"] == lines["rgb.h5"] == "not surveyed yet" and lines["late/g000.fits"].startswith("wait")
 
 
-def test_a_brick_speaks_for_all_its_files(small: Small, tmp_path: Path) -> None:
+def test_the_files_of_a_brick_share_its_outcome(small: Small, tmp_path: Path) -> None:
     workspace = small.elsewhere(tmp_path)
     folder = tmp_path / "incoming" / "coadd" / "149" / "1498p020"
     folder.mkdir(parents=True)
     for name in ("image-g.fits.fz", "image-r.fits.fz", "maskbits.fits.fz"):
         (folder / f"legacysurvey-1498p020-{name}").write_bytes(b"x")
-    assert set(told(workspace, small).values()) == {"brick 1498p020: not surveyed yet"}
+    assert set(outcomes(workspace, small).values()) == {"brick 1498p020: not surveyed yet"}
     assert not run(workspace).failed
-    assert set(told(workspace, small).values()) == {"brick 1498p020: 1 quarantined: missing_catalogue"}
+    assert set(outcomes(workspace, small).values()) == {"brick 1498p020: 1 quarantined: missing_catalogue"}
 
 
 def test_real_files_through_the_front_door(small: Small, shared: Path, tmp_path: Path) -> None:
     workspace = small.elsewhere(tmp_path, f'folders.incoming="{shared / "data" / "fits"}"')
     summary = run(workspace)
     assert not summary.failed and summary.objects == summary.classified + summary.quarantined == 27
-    lines = told(workspace, small)
+    lines = outcomes(workspace, small)
     assert lines["decals_dr9_subimage/cutout_59.1067_-30.4848.fits"].startswith("classified: ")
     assert lines["decals_dr9_subimage/copsf_59.1067_-30.4848.fits"] == "quarantined: no_wcs"
     assert "missing_band" in lines["decals_grz_cutouts/example_bad_pix.fits"]

@@ -25,8 +25,8 @@ LABELLED_ANEW, OTHER_PIXELS, MASKED, GONE, NEW = 30, 41, 215, 219, 9_000  # obje
 
 def positions(ids: np.ndarray) -> dict[str, Any]:
     """Ten objects along each of forty small arcs, four degrees from each other; the new one lies in tile 4's."""
-    place = np.where(ids == NEW, 45.5, ids)
-    ra, dec = place // ROWS * 4.0 + place % ROWS * 0.01, (place // ROWS % 5) * 9.0 - 20 + 0.005 * (place % ROWS)
+    index = np.where(ids == NEW, 45.5, ids)
+    ra, dec = index // ROWS * 4.0 + index % ROWS * 0.01, (index // ROWS % 5) * 9.0 - 20 + 0.005 * (index % ROWS)
     return {"ra": ra, "dec": dec, "_healpix_29": healpix_29(ra, dec)}
 
 
@@ -58,14 +58,14 @@ def patch(workspace: Workspace) -> None:
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleaseLayout, ReleaseLayout]:
     """The releases before and after the patch."""
-    place = open_workspace(tmp_path_factory.mktemp("patch"), ["release.max_rows=30", "release.exports=false"])
+    workspace = open_workspace(tmp_path_factory.mktemp("patch"), ["release.max_rows=30", "release.exports=false"])
     for number in range(TILES):
-        commit_tile(place, number, np.arange(number * ROWS, (number + 1) * ROWS), f"first-{number}")
-    first = build_release(place, MODEL)
-    patch(place)
-    second = build_release(place, MODEL)
+        commit_tile(workspace, number, np.arange(number * ROWS, (number + 1) * ROWS), f"first-{number}")
+    first = build_release(workspace, MODEL)
+    patch(workspace)
+    second = build_release(workspace, MODEL)
     assert first is not None and second is not None and first.objects == second.objects == TILES * ROWS
-    return layout_of(place.catalog, first.release), layout_of(place.catalog, second.release)
+    return layout_of(workspace.catalog, first.release), layout_of(workspace.catalog, second.release)
 
 
 def inode(layout: ReleaseLayout, partition: Partition) -> int:

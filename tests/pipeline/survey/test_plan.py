@@ -12,7 +12,7 @@ from pipeline.config.workspace import open_workspace
 from pipeline.core.errors import UserError
 from pipeline.survey.plan import find_inputs, make_plan, start_run
 from pipeline.survey.run import classify_tiles
-from pipeline.survey.summary import summarize
+from pipeline.survey.summary import make_summary
 from tests.conftest import Small
 from tests.pipeline.makers import write_cutouts
 from tests.pipeline.survey_driver import run
@@ -38,12 +38,12 @@ def test_a_source_never_overwrites_another_of_its_name(small: Small, tmp_path: P
     first, second = tmp_path / "one" / "night" / "C", tmp_path / "two" / "night" / "C"
     write_cutouts(first, 3)
     write_cutouts(second, 2)
-    this = start_run(workspace, None)
+    current = start_run(workspace, None)
 
     def classified(place: Path) -> int:
         tiles = find_inputs(workspace, [place]).tiles
-        classify_tiles(workspace, this, make_plan(workspace, this, tiles))
-        return summarize(workspace, this, tiles, 0, {}, None, None).classified
+        classify_tiles(workspace, current, make_plan(workspace, current, tiles))
+        return make_summary(workspace, current, tiles, 0, {}, None, None).classified
 
     assert classified(first) == 3
     with pytest.raises(UserError, match=r"has the same name as .*one/night/C"):

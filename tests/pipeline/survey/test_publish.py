@@ -1,4 +1,4 @@
-"""Releases of a workspace: the same wherever their units run, and failures in words."""
+"""Releases of a workspace: the same wherever their units run, and failures with a message."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.catalogs.conftest import MODEL, commit_tile
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    place = open_workspace(tmp_path, ["release.max_rows=4", "release.exports=false"])
-    commit_tile(place.catalog, "a-tile", list(range(10, 19)))
-    commit_tile(place.catalog, "b-tile", list(range(20, 24)), quarantined=1)
-    return place
+    workspace = open_workspace(tmp_path, ["release.max_rows=4", "release.exports=false"])
+    commit_tile(workspace.catalog, "a-tile", list(range(10, 19)))
+    commit_tile(workspace.catalog, "b-tile", list(range(20, 24)), quarantined=1)
+    return workspace
 
 
 def test_settings_reach_the_release(workspace: Workspace) -> None:
@@ -58,9 +58,9 @@ def _fail(job: PartitionJob) -> None:
 
 def test_a_full_disk_is_no_bug_and_worth_another_try() -> None:
     units = on_workers(WorkerSettings(retries=0))
-    with pytest.raises(OSError, match="pixel 0 of order 0: No space left") as told:
+    with pytest.raises(OSError, match="pixel 0 of order 0: No space left") as raised:
         list(units("failing", _fill, [PartitionJob("", 0, 0, 1)]))
-    assert is_transient(told.value)
+    assert is_transient(raised.value)
 
 
 def _fill(job: PartitionJob) -> None:

@@ -51,10 +51,10 @@ def test_a_tile_of_a_list_of_positions_is_tried_with_that_list_alone(tmp_path: P
         commit(workspace.catalog, make_table(tile, []), stamp)
         return stamp, entries
 
-    place = "incoming/dr9/coadd/149"
-    held("plain", "dr9/1498p020", f"{place}/1498p020")
-    held("cut", "dr9/1498p020@list.csv", f"{place}/1498p020")
-    held("neighbour", "dr9/1498p022@list.csv", f"{place}/1498p022", 0)
+    folder = "incoming/dr9/coadd/149"
+    held("plain", "dr9/1498p020", f"{folder}/1498p020")
+    held("cut", "dr9/1498p020@list.csv", f"{folder}/1498p020")
+    held("neighbour", "dr9/1498p022@list.csv", f"{folder}/1498p022", 0)
     held("outside", "positions@list.csv", "list.csv")
     held("folder", "sky/night@2", "night@2")
     held("gone", "sky/gone", "gone")
@@ -91,19 +91,19 @@ def test_only_tiles_with_such_entries_are_tried_again_and_what_came_good_is_coun
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))  # so that the plan sees no difference
     write_cutouts(tmp_path / "incoming" / "D", 1)
     again = frozenset({before[0][1].reason, "empty_file"})
-    this = start_run(workspace, None)
-    found = tiles_to_retry(workspace, this, find_inputs(workspace, []).tiles, again)
-    todo = make_plan(workspace, this, found, again)
+    current = start_run(workspace, None)
+    found = tiles_to_retry(workspace, current, find_inputs(workspace, []).tiles, again)
+    todo = make_plan(workspace, current, found, again)
     assert [tile.path[-1] for tile in todo.todo] == ["A", "B"] and todo.done == todo.retired == []
-    assert classify_tiles(workspace, this, todo) == {}
-    assert remaining_plan(workspace, this, todo).todo == []
-    assert retry_result(workspace, model, before, this.run_id) == RetryResult(tried=2, good=1, still=1, gone=0)
+    assert classify_tiles(workspace, current, todo) == {}
+    assert remaining_plan(workspace, current, todo).todo == []
+    assert retry_result(workspace, model, before, current.run_id) == RetryResult(tried=2, good=1, still=1, gone=0)
     assert retry_result(workspace, model, before, "another run") == RetryResult()
     ((stamp, left),) = quarantine_entries(workspace, model)
     assert (left.reason, left.attempts, left.first_seen) == ("empty_file", 2, before[1][1].first_seen)
     assert left.last_seen >= left.first_seen and stamp.reused == 1
     with pytest.raises(UserError, match="none of these sky tiles"):
-        tiles_to_retry(workspace, this, found, frozenset({"no_wcs"}))
+        tiles_to_retry(workspace, current, found, frozenset({"no_wcs"}))
 
 
 def test_an_alarm_is_raised_by_what_a_run_has_read(small: Small, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_what_is_still_arriving_is_named_and_its_old_rows_stay(small: Small, tmp
     (tmp_path / "incoming" / "A" / "g002.fits").unlink()
     write_cutout(tmp_path / "incoming" / "A" / "g001.fits", galaxy(9))
     patient = workspace.changed(survey={"settle": 3600.0})
-    this = start_run(patient, None)
-    done = already_done(patient, this, [])
+    current = start_run(patient, None)
+    done = already_done(patient, current, [])
     assert done is not None and done.nothing_to_do and done.objects == 0
     ((tile, why),) = done.waiting.items()
     assert "taken when unchanged for 3600 s" in why and f"* `{tile}`: {why}" in done.to_markdown()

@@ -72,8 +72,8 @@ def test_totals_add_up_and_a_second_run_changes_not_a_byte(small: Small, tmp_pat
 
     with as_was(workspace.catalog):
         again = run(workspace)
-        this = start_run(workspace, None)
-        done = already_done(workspace, this, [])
+        current = start_run(workspace, None)
+        done = already_done(workspace, current, [])
     assert again.nothing_to_do and again.skipped_tiles == again.tiles and again.objects == total.objects
     assert done is not None and done.nothing_to_do and done.release == total.release
 
@@ -85,9 +85,9 @@ def test_only_what_changed_is_done_again(small: Small, tmp_path: Path) -> None:
     before = rows_of(workspace)
     write_cutout(tmp_path / "incoming" / "C" / "broken.fits", galaxy(77), ra=7, dec=7)  # downloaded again
     write_hdf5(tmp_path / "incoming" / "rgb.h5", hdf5_columns(5))  # a shorter one: 3 tiles become 2
-    this = start_run(workspace, None)
-    assert already_done(workspace, this, []) is None
-    todo = make_plan(workspace, this, find_inputs(workspace, []).tiles)
+    current = start_run(workspace, None)
+    assert already_done(workspace, current, []) is None
+    todo = make_plan(workspace, current, find_inputs(workspace, []).tiles)
     assert sorted({t.source for t in todo.todo}) == ["incoming/C", "incoming/rgb.h5"]
     assert len(todo.todo) == 3 and len(todo.retired) == 1
     total = run(workspace)
@@ -182,11 +182,11 @@ def test_looking_whether_there_is_work_changes_nothing(small: Small, tmp_path: P
     write_cutouts(tmp_path / "incoming" / "C", 2)
     run(workspace)
     write_cutouts(tmp_path / "incoming" / "D", 2)
-    this = start_run(workspace, None)
+    current = start_run(workspace, None)
     tiles = find_inputs(workspace, []).tiles
-    classify_tiles(workspace, this, make_plan(workspace, this, tiles))
+    classify_tiles(workspace, current, make_plan(workspace, current, tiles))
     released = (workspace.catalog / "CURRENT").read_text()
-    assert already_done(workspace, this, []) is None
+    assert already_done(workspace, current, []) is None
     assert (workspace.catalog / "CURRENT").read_text() == released
     run(workspace)
-    assert already_done(workspace, this, []) is not None
+    assert already_done(workspace, current, []) is not None
