@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.cli.common import Subparsers, make_root, workspace_of
 from flows.cli.display import print_json, print_message, print_table
@@ -36,32 +36,38 @@ def check(arguments: argparse.Namespace) -> int:
         reports: list[WorkerReport] = []
     else:
         make_root(workspace)
-        reports = _asked(workspace)
-    fit = not any(report.problems for report in reports)
+        reports = _ask_workers(workspace)
+    compatible = not any(report.problems for report in reports)
     if arguments.json:
-        print_json({"ok": fit, "workers": [asdict(report) for report in reports]})
+        print_json({"ok": compatible, "workers": [_plain(report) for report in reports]})
     elif reports:
         _print(reports)
     else:
         print("ok: workers.kind is inline, units run in the process of the command")
-    return 0 if fit else EXIT_UNFIT
+    return 0 if compatible else EXIT_UNFIT
+
+
+def _plain(report: WorkerReport) -> dict[str, Any]:
+    """Plain values, with the key that scripts know for what the worker is like."""
+    values = asdict(report)
+    return {("condition" if name == "environment" else name): value for name, value in values.items()}
 
 
 def script(arguments: argparse.Namespace) -> None:
     """Print the job script."""
-    from pipeline.execution.clusters import slurm_script
+    from pipeline.execution.slurm import slurm_script
 
     print(slurm_script(workspace_of(arguments).settings.workers), end="")
 
 
-def _asked(workspace: Workspace) -> list[WorkerReport]:
+def _ask_workers(workspace: Workspace) -> list[WorkerReport]:
     from models.inference.predictor import chosen_device
     from pipeline.execution.clusters import needs_gpu, open_cluster
     from pipeline.execution.environment import requirements
     from pipeline.execution.preflight import ask_workers
 
     settings = workspace.settings.workers
-    standard = requirements(
+    needed = requirements(
         device=chosen_device(settings.device),
         writes=workspace.catalog,
         reads=[workspace.models],
@@ -70,7 +76,7 @@ def _asked(workspace: Workspace) -> list[WorkerReport]:
     expected = settings.count if settings.kind in ("local", "slurm") else 1
     print_message(f"waiting for the workers ({settings.kind}) …")
     with open_cluster(settings) as client:
-        return ask_workers(client, standard, expected=expected, gpu_only=needs_gpu(settings))
+        return ask_workers(client, needed, expected=expected, gpu_only=needs_gpu(settings))
 
 
 def _print(reports: Sequence[WorkerReport]) -> None:
@@ -81,16 +87,27 @@ def _print(reports: Sequence[WorkerReport]) -> None:
     for report in reports:
         for warning in report.warnings:
             print(f"warning, {report.address}: {warning}")
-    unfit = any(report.problems for report in reports)
-    print(describe_reports(reports, most=len(reports)) if unfit else "ok: every worker can do a survey")
+    incompatible = any(report.problems for report in reports)
+    print(describe_reports(reports, most=len(reports)) if incompatible else "ok: every worker can do a survey")
 
 
 def _row(report: WorkerReport) -> tuple[str | int | float | None, ...]:
-    said = report.condition
+    environment = report.environment
     state = "cannot" if report.problems else "ok"
-    if said is None:
+    if environment is None:
         return (report.address, *[None] * (len(_HEADER) - 2), state)
-    free = None if math.isnan(said.free_gb) else said.free_gb
-    torch, gpu = said.versions.get("torch"), said.gpu or said.gpus or None
+    free = None if math.isnan(environment.free_gb) else environment.free_gb
+    torch, gpu = environment.versions.get("torch"), environment.gpu or environment.gpus or None
     clock = round(report.clock_error, 1)
-    return (report.address, said.host, said.pid, said.python, torch, said.threads, gpu, free, clock, state)
+    return (
+        report.address,
+        environment.host,
+        environment.pid,
+        environment.python,
+        torch,
+        environment.threads,
+        gpu,
+        free,
+        clock,
+        state,
+    )

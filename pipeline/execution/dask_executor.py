@@ -1,11 +1,11 @@
-"""Units on the workers of a Dask cluster: a window of them under way, losses made good, nothing waited for without end.
+"""Units on the workers of a Dask cluster, in a bounded window; units of dead workers run again; every wait ends.
 
-First all units together, `WINDOW` for each thread of the workers that are there now, so that the driver's memory stays
-flat and clusters may grow and shrink. Each future is released as soon as its result is in: kept ones would run again
-when their worker dies. Units that were on a worker as it died are lost. They run once more at the end, apart: each
-pinned to a worker that has nothing else, so that one that kills its worker takes no other along.
+First all units together, `WINDOW` for each thread of the workers that exist now, so that the driver's memory stays flat
+and clusters may grow and shrink. Each future is released as soon as its result is in, because Dask runs kept ones again
+when their worker dies. Units that were on a worker when it died run once more at the end, alone: each pinned to a
+worker that has nothing else, so that one that kills its worker takes no other along.
 
-Every wait ends: a scheduler that is gone, or no worker for `workers.patience_seconds` seconds, is `ClusterLost`.
+A scheduler that is gone, or no worker for `workers.patience_seconds`, raises `ClusterLost`.
 Knows nothing of what units do, nor of how the cluster was started.
 """
 
@@ -38,35 +38,35 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 3  # jobs under way for each thread of the workers
 _FETCH_SECONDS = 10.0  # for a receipt of under 1 KB, or for a lost unit to run again
-_TICK = 0.2  # seconds; how long to wait for a unit to end before looking around
-_LOOK = 1.0  # seconds between two questions who is there
+_TICK = 0.2  # seconds to wait for a unit to end before the workers are polled
+_POLL_SECONDS = 1.0  # seconds between two polls of the workers
 
 
 @dataclass(frozen=True)
 class TaskLimits:
-    """What a unit is told of its worker: torch threads (0: as they are), seconds until it is ended, further tries.
+    """Limits of a unit: torch threads (0: as they are), seconds until its process is ended, further tries.
 
-    `standard` is what the worker's process has to be like, made sure of before its first unit; None: anything.
+    `requirements` are checked in the worker's process before its first unit; None: no check.
     """
 
     threads: int
     seconds: float
     retries: int
-    standard: WorkerRequirements | None = None
+    requirements: WorkerRequirements | None = None
 
 
-def run_on_worker(function: Callable[[Job], Receipt], job: Job, terms: TaskLimits) -> TaskResult[Receipt]:
+def run_on_worker(function: Callable[[Job], Receipt], job: Job, limits: TaskLimits) -> TaskResult[Receipt]:
     """Run one unit in a worker's process, which ends itself when the unit takes too long."""
-    if terms.threads and "torch" in sys.modules:  # else the unit, imported by now, needs none
-        set_torch_threads(terms.threads)
-    with process_ends_after(terms.seconds):
-        if terms.standard:
-            check_worker(terms.standard)
-        return run_task(function, job, terms.retries)
+    if limits.threads and "torch" in sys.modules:  # else the unit, imported by now, needs none
+        set_torch_threads(limits.threads)
+    with process_ends_after(limits.seconds):
+        if limits.requirements:
+            check_worker(limits.requirements)
+        return run_task(function, job, limits.retries)
 
 
 @dataclass
-class _UnderWay(Generic[Job]):
+class _RunningTask(Generic[Job]):
     """A unit that was sent: to any worker, or pinned to one, apart from others; `fetched` is its result's task."""
 
     job: Job
@@ -86,7 +86,7 @@ class _Lost(Generic[Job]):
 
 
 class DaskExecutor(Generic[Job, Receipt]):
-    """The jobs of one stage on a cluster; `outcomes` runs them."""
+    """The jobs of one stage on a cluster; `results` runs them."""
 
     def __init__(
         self,
@@ -94,72 +94,72 @@ class DaskExecutor(Generic[Job, Receipt]):
         function: Callable[[Job], Receipt],
         jobs: Sequence[Job],
         settings: WorkerSettings,
-        standard: WorkerRequirements | None = None,
+        requirements: WorkerRequirements | None = None,
     ) -> None:
         self._client, self._function, self._jobs, self._settings = client, function, jobs, settings
-        self._terms = TaskLimits(settings.worker_threads(), settings.unit_seconds, settings.retries, standard)
-        self._under_way: dict[str, _UnderWay[Job]] = {}
+        self._limits = TaskLimits(settings.worker_threads(), settings.unit_seconds, settings.retries, requirements)
+        self._running: dict[str, _RunningTask[Job]] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lost: deque[_Lost[Job]] = deque()
         self._done = 0
         self._workers: dict[str, int] = {}
-        self._looked = float("-inf")
-        self._seen = time.monotonic()  # when there was a worker for the last time
+        self._polled = float("-inf")
+        self._last_seen = time.monotonic()  # when there was a worker
 
-    def outcomes(self) -> Iterator[TaskResult[Receipt]]:
-        """The outcomes of all jobs as they come.
+    def results(self) -> Iterator[TaskResult[Receipt]]:
+        """The results of all jobs as they come.
 
         Raises
         ------
         ClusterLost : the scheduler went away, or no worker was there for too long.
-        UserError : workers die one after another, and no unit ends; a worker that came later is not fit for the run.
+        UserError : workers die one after another and no unit ends; a worker that joined does not meet the requirements.
         """
         try:
-            for outcome in itertools.chain(self._together(), self._apart()):
+            for result in itertools.chain(self._run_together(), self._run_alone()):
                 self._done += 1
-                yield outcome
+                yield result
         except (ClosedClientError, CancelledError) as error:
             raise self._cluster_lost("the connection to its scheduler broke") from error
 
-    def _together(self) -> Iterator[TaskResult[Receipt]]:
+    def _run_together(self) -> Iterator[TaskResult[Receipt]]:
         waiting = deque(self._jobs)
         lost_in_a_row = 0
-        while waiting or self._under_way:
-            self._look()
+        while waiting or self._running:
+            self._poll_workers()
             window = WINDOW * sum(self._workers.values())
-            while waiting and len(self._under_way) < window:
+            while waiting and len(self._running) < window:
                 self._submit(waiting.popleft())
             for unit in self._next_ended():
-                outcome = self._outcome(unit)
-                if outcome is None:
+                result = self._result_of(unit)
+                if result is None:
                     lost_in_a_row += 1
                     self._lost.append(_Lost(unit.job))
                 else:
                     lost_in_a_row = 0
-                    yield outcome
-            self._stop_dying(lost_in_a_row, window)
+                    yield result
+            self._stop_if_workers_die(lost_in_a_row, window)
 
-    def _apart(self) -> Iterator[TaskResult[Receipt]]:
-        """Units that were lost, each on a worker of its own, tried again as long as that dies."""
+    def _run_alone(self) -> Iterator[TaskResult[Receipt]]:
+        """Run units whose worker died again, each alone on a worker, until the worker survives or no tries are left."""
         tried: dict[str, _Lost[Job]] = {}
-        while self._lost or self._under_way:
-            self._look(0.0)  # a unit must not be pinned to a worker that is gone
+        while self._lost or self._running:
+            self._poll_workers(0.0)  # a unit must not be pinned to a worker that is gone
             if self._lost and self._lost[0].tries >= self._settings.max_worker_deaths:
                 lost = self._lost.popleft()
                 yield TaskResult(lost.job.name, None, lost.why)
                 continue
-            busy = {unit.worker for unit in self._under_way.values()}
+            busy = {unit.worker for unit in self._running.values()}
             for worker in self._workers.keys() - busy:
                 if self._lost and self._lost[0].tries < self._settings.max_worker_deaths:
                     lost = self._lost.popleft()
                     tried[self._submit(lost.job, worker)] = lost
-            for unit in self._next_ended() + self._stranded():
+            for unit in self._next_ended() + self._orphaned():
                 lost = tried.pop(unit.future.key)
-                outcome = self._outcome(unit)
-                if outcome is None:
+                result = self._result_of(unit)
+                if result is None:
                     self._lost.append(_Lost(lost.job, lost.tries + 1, self._why(unit, lost.tries + 1)))
                 else:
-                    yield outcome
+                    yield result
 
     def _submit(self, job: Job, worker: str = "") -> str:
         """Send a unit to a worker; returns the key of its future."""
@@ -167,12 +167,12 @@ class DaskExecutor(Generic[Job, Receipt]):
             run_on_worker,
             self._function,
             job,
-            self._terms,
+            self._limits,
             pure=False,
             workers=[worker] if worker else None,
             resources={"GPU": 1} if needs_gpu(self._settings) else None,
         )
-        self._under_way[future.key] = _UnderWay(job, future, time.monotonic(), worker)
+        self._running[future.key] = _RunningTask(job, future, time.monotonic(), worker)
         future.add_done_callback(lambda ended: self._client.loop.add_callback(self._fetch, ended))
         return future.key
 
@@ -184,10 +184,10 @@ class DaskExecutor(Generic[Job, Receipt]):
         """
         fetched = asyncio.ensure_future(future.result(timeout=_FETCH_SECONDS))
         await asyncio.wait([fetched])
-        fetched.exception()  # looked at, also where nobody wants it any longer
+        fetched.exception()  # retrieved, so that Dask does not warn about it
         self._ended.put((future.key, fetched))
 
-    def _next_ended(self) -> list[_UnderWay[Job]]:
+    def _next_ended(self) -> list[_RunningTask[Job]]:
         """The units that have ended by now; waits a moment for one when none has."""
         found = []
         try:
@@ -198,18 +198,18 @@ class DaskExecutor(Generic[Job, Receipt]):
             pass
         units = []
         for key, fetched in found:
-            if unit := self._under_way.pop(key, None):  # else it was stranded
+            if unit := self._running.pop(key, None):  # else it was orphaned
                 unit.fetched = fetched
                 units.append(unit)
         return units
 
-    def _stranded(self) -> list[_UnderWay[Job]]:
-        """Units pinned to workers that are gone: they would wait for ever."""
-        gone = [key for key, unit in self._under_way.items() if unit.worker not in self._workers]
-        return [self._under_way.pop(key) for key in gone]
+    def _orphaned(self) -> list[_RunningTask[Job]]:
+        """Units pinned to workers that are gone, which would wait for ever."""
+        gone = [key for key, unit in self._running.items() if unit.worker not in self._workers]
+        return [self._running.pop(key) for key in gone]
 
-    def _outcome(self, unit: _UnderWay[Job]) -> TaskResult[Receipt] | None:
-        """The outcome of a unit, whose future is released; None when its worker died."""
+    def _result_of(self, unit: _RunningTask[Job]) -> TaskResult[Receipt] | None:
+        """The result of a unit, whose future is released; None when its worker died."""
         try:
             if unit.future.status == "cancelled":
                 raise self._cluster_lost("its scheduler went away")
@@ -219,12 +219,12 @@ class DaskExecutor(Generic[Job, Receipt]):
         finally:
             unit.future.release()
 
-    def _look(self, every: float = _LOOK) -> None:
-        """See who is there, at most `every` so many seconds; raise when nobody is for too long, or no scheduler."""
+    def _poll_workers(self, every: float = _POLL_SECONDS) -> None:
+        """Update the workers, at most every so many seconds; raise if there is none for too long, or no scheduler."""
         if self._client.status != "running":
             raise self._cluster_lost("its scheduler went away")
         now = time.monotonic()
-        if now - self._looked < every:
+        if now - self._polled < every:
             return
         missing = "no worker"
         try:
@@ -232,11 +232,11 @@ class DaskExecutor(Generic[Job, Receipt]):
         except OSError as error:
             self._workers, missing = {}, "no answer of its scheduler"
             logger.warning("the scheduler does not answer (%s)", error or type(error).__name__)
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         if self._workers:
-            self._seen = now
-        elif now - self._seen > self._settings.longest_absence():
-            raise self._cluster_lost(f"{missing} for {now - self._seen:.0f} s (workers.patience_seconds)")
+            self._last_seen = now
+        elif now - self._last_seen > self._settings.longest_absence():
+            raise self._cluster_lost(f"{missing} for {now - self._last_seen:.0f} s (workers.patience_seconds)")
 
     def _cluster_lost(self, why: str) -> ClusterLost:
         return ClusterLost(
@@ -244,7 +244,7 @@ class DaskExecutor(Generic[Job, Receipt]):
             "run again to go on from there"
         )
 
-    def _stop_dying(self, lost_in_a_row: int, window: int) -> None:
+    def _stop_if_workers_die(self, lost_in_a_row: int, window: int) -> None:
         """Stop when more units in a row are lost than one event takes along, with all workers."""
         if self._settings.max_consecutive_failures and lost_in_a_row > self._settings.max_consecutive_failures + window:
             raise UserError(
@@ -253,7 +253,7 @@ class DaskExecutor(Generic[Job, Receipt]):
                 "fewer (workers.count) or a smaller survey.batch; then run again, which goes on from there"
             )
 
-    def _why(self, unit: _UnderWay[Job], tries: int) -> str:
+    def _why(self, unit: _RunningTask[Job], tries: int) -> str:
         """What is known of the end of a unit whose worker died."""
         seconds, limit = time.monotonic() - unit.since, self._settings.unit_seconds
         if limit and seconds >= limit:

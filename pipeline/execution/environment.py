@@ -1,7 +1,8 @@
 """Whether a process can do the units of a run as the driver would: with the same software, folders and kind of device.
 
-The driver's own software is the standard; a process tells its condition; comparing the two gives sentences for people.
-This runs in workers as well as in the driver, and knows nothing of Dask, nor of how workers are asked (`preflight`).
+The driver sets `WorkerRequirements`, each process describes its `WorkerEnvironment`, and comparing the two gives
+sentences for people. This runs in workers as well as in the driver, and knows nothing of Dask, nor of how workers are
+asked (`preflight`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class WorkerRequirements:
 
 @dataclass(frozen=True)
 class WorkerEnvironment:
-    """What a process says of itself.
+    """The environment of a process.
 
     `free_gb` is the disk left where units write (10⁹ bytes, NaN where it is not seen), `gpus` how many torch sees and
     `gpu` the name and id of the one that was asked for and works, `threads` those of torch (no torch: 0), `cores` those
@@ -82,7 +83,7 @@ def requirements(
     inputs: Iterable[Path] = (),
     module: str = "pipeline.survey.classify",
 ) -> WorkerRequirements:
-    """The standard that this process sets for the workers of its run; torch is not imported for it.
+    """The requirements that this process sets for the workers of its run; torch is not imported for it.
 
     Parameters
     ----------
@@ -112,13 +113,13 @@ def _filled(paths: Iterable[Path]) -> tuple[str, ...]:
 # --- in the worker --------------------------------------------------------------------------------------------------
 
 
-def inspect_environment(standard: WorkerRequirements, at_start: bool) -> WorkerEnvironment:
-    """The condition of this process; imports the module of the unit and, for a GPU, uses it once."""
-    troubles = [_folder_trouble(standard.writes, filled=False)]
-    read = standard.reads + (standard.inputs if at_start else ())
+def inspect_environment(requirements: WorkerRequirements, at_start: bool) -> WorkerEnvironment:
+    """Describe this process; imports the module of the unit and, for a GPU, uses it once."""
+    troubles = [_folder_trouble(requirements.writes, filled=False)]
+    read = requirements.reads + (requirements.inputs if at_start else ())
     troubles += [_folder_trouble(folder, filled=True) for folder in read]
-    troubles.append(_import_trouble(standard.module))
-    gpu, trouble = _gpu(standard.device) if standard.device.startswith("cuda") else ("", "")
+    troubles.append(_import_trouble(requirements.module))
+    gpu, trouble = _gpu(requirements.device) if requirements.device.startswith("cuda") else ("", "")
     troubles.append(trouble)
     torch = sys.modules.get("torch")  # imported by now where units need it
     return WorkerEnvironment(
@@ -129,7 +130,7 @@ def inspect_environment(standard: WorkerRequirements, at_start: bool) -> WorkerE
         code=_loaded_code(),
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads() if torch else 0,
-        free_gb=_free_gb(standard.writes),
+        free_gb=_free_gb(requirements.writes),
         gpus=torch.cuda.device_count() if torch else 0,
         gpu=gpu,
         troubles=tuple(filter(None, troubles)),
@@ -143,7 +144,7 @@ def _loaded_code() -> str:
 
 
 def _folder_trouble(path: str, filled: bool) -> str:
-    """Why a folder cannot be used here; `filled` says that the driver sees something in it."""
+    """Why a folder cannot be used; `filled` says that the driver sees something in it."""
     try:
         if _has_entries(Path(path)) or not filled:
             return ""
@@ -187,35 +188,37 @@ def _free_gb(path: str) -> float:
 # --- the comparison -------------------------------------------------------------------------------------------------
 
 
-def problems(standard: WorkerRequirements, condition: WorkerEnvironment) -> tuple[str, ...]:
+def problems(requirements: WorkerRequirements, environment: WorkerEnvironment) -> tuple[str, ...]:
     """Why a process must not do units of this run, each with what to do; empty when it may."""
-    found = list(condition.troubles)
-    if _minor(condition.python) != _minor(standard.python):
-        found.append(f"Python {condition.python} there, {standard.python} here: use the same minor version")
-    for package, here in standard.versions:
-        there = condition.versions.get(package, "missing")
+    found = list(environment.troubles)
+    if _minor(environment.python) != _minor(requirements.python):
+        found.append(f"Python {environment.python} there, {requirements.python} here: use the same minor version")
+    for package, here in requirements.versions:
+        there = environment.versions.get(package, "missing")
         if _public(there) != _public(here):
             found.append(f"{package} {there} there, {here} here: {_INSTALL}")
-    if condition.code != standard.code:
-        found.append(f"other source code of morphcat there ({condition.code}) than here ({standard.code}): {_CODE}")
+    if environment.code != requirements.code:
+        found.append(
+            f"other source code of morphcat there ({environment.code}) than here ({requirements.code}): {_CODE}"
+        )
     return tuple(found)
 
 
-def warnings(standard: WorkerRequirements, condition: WorkerEnvironment) -> tuple[str, ...]:
+def warnings(requirements: WorkerRequirements, environment: WorkerEnvironment) -> tuple[str, ...]:
     """What differs without harm to the rows, or may end badly later."""
     found = []
-    if condition.python != standard.python and _minor(condition.python) == _minor(standard.python):
-        found.append(f"Python {condition.python} there, {standard.python} here")
-    for package, here in standard.versions:
-        there = condition.versions.get(package, "")
+    if environment.python != requirements.python and _minor(environment.python) == _minor(requirements.python):
+        found.append(f"Python {environment.python} there, {requirements.python} here")
+    for package, here in requirements.versions:
+        there = environment.versions.get(package, "")
         if there != here and _public(there) == _public(here):
             found.append(f"{package} {there} there, {here} here: another build, last digits may differ")
-    if condition.free_gb < LITTLE_DISK:
-        found.append(f"only {condition.free_gb:g} GB are free for {standard.writes}")
-    if condition.gpus and not condition.gpu and not standard.device.startswith("cuda"):
-        found.append(f"{condition.gpus} GPUs there are not used: workers.device=cuda would")
-    if condition.threads > condition.cores:
-        found.append(f"{condition.threads} torch threads on {condition.cores} cores: lower workers.threads")
+    if environment.free_gb < LITTLE_DISK:
+        found.append(f"only {environment.free_gb:g} GB are free for {requirements.writes}")
+    if environment.gpus and not environment.gpu and not requirements.device.startswith("cuda"):
+        found.append(f"{environment.gpus} GPUs there are not used: workers.device=cuda would")
+    if environment.threads > environment.cores:
+        found.append(f"{environment.threads} torch threads on {environment.cores} cores: lower workers.threads")
     return tuple(found)
 
 
@@ -233,7 +236,7 @@ def _public(version: str) -> str:
 
 
 @cache  # keeps a success, not an error: done once in each process
-def check_worker(standard: WorkerRequirements) -> None:
+def check_worker(requirements: WorkerRequirements) -> None:
     """Make sure that this process may do units of the run.
 
     The preflight asks the workers that are there at the start; a cluster that grows, and a process that is started in
@@ -244,11 +247,11 @@ def check_worker(standard: WorkerRequirements) -> None:
     ------
     pipeline.core.errors.WorkerMismatch : it may not; the message says why.
     """
-    condition = inspect_environment(standard, at_start=False)
-    found = problems(standard, condition)
+    environment = inspect_environment(requirements, at_start=False)
+    found = problems(requirements, environment)
     if found:
         raise WorkerMismatch(
-            f"a worker on {condition.host} (process {condition.pid}) cannot do this run:\n  "
+            f"a worker on {environment.host} (process {environment.pid}) cannot do this run:\n  "
             + "\n  ".join(found)
             + "\nput it right, or take it out; what is committed stays, and running again goes on"
         )

@@ -1,7 +1,7 @@
 """Units of work: a plain function mapped over small jobs, in this process or on the workers of a Dask cluster.
 
-`run_tasks` yields a `TaskResult` for each job, as they end; the same function runs everywhere. How units are spread
-over a cluster stands in `dask_executor`, how a cluster is opened in `clusters`.
+`run_tasks` yields a `TaskResult` for each job, as they finish; the same function runs everywhere. `dask_executor`
+spreads units over a cluster, `clusters` opens one.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ def run_tasks(
     function: Callable[[Job], Receipt],
     jobs: Sequence[Job],
     settings: WorkerSettings,
-    standard: WorkerRequirements | None = None,
+    requirements: WorkerRequirements | None = None,
 ) -> Iterator[TaskResult[Receipt]]:
-    """Run `function` on every job and yield the outcomes as they come; a failed unit never stops the others.
+    """Run `function` on every job and yield the results as they come; a failed unit never stops the others.
 
-    Where there is a cluster, its workers must be as `standard` says: they are asked before the first unit, and those
-    that come later before their own first one.
+    On a cluster, workers must meet the `requirements`: they are checked before the first unit, and those that join
+    later before their own first unit.
 
     Raises
     ------
-    UserError : the cluster cannot be had, a worker is not as `standard` says, or so many units in a row failed by the
-        system that the rest would too.
+    UserError : the cluster cannot be started, a worker does not meet the requirements, or so many units in a row failed
+        by the system that the rest would too.
     pipeline.core.errors.ClusterLost : the scheduler or all workers went away.
     """
     if not jobs:
         return
-    ended = in_a_row = 0
-    with closing(_outcomes(function, jobs, settings, standard)) as outcomes:
-        for outcome in outcomes:
-            yield outcome
-            ended += 1
-            in_a_row = in_a_row + 1 if outcome.by_system else 0
+    finished = in_a_row = 0
+    with closing(_results(function, jobs, settings, requirements)) as results:
+        for result in results:
+            yield result
+            finished += 1
+            in_a_row = in_a_row + 1 if result.transient else 0
             if settings.max_consecutive_failures and in_a_row >= settings.max_consecutive_failures:
-                raise UserError(_given_up(outcome, in_a_row, ended, len(jobs)))
-    if ended != len(jobs):
-        raise RuntimeError(f"{ended} outcomes of {len(jobs)} units")
+                raise UserError(_too_many_failures(result, in_a_row, finished, len(jobs)))
+    if finished != len(jobs):
+        raise RuntimeError(f"{finished} results of {len(jobs)} units")
 
 
-def _outcomes(
+def _results(
     function: Callable[[Job], Receipt],
     jobs: Sequence[Job],
     settings: WorkerSettings,
-    standard: WorkerRequirements | None,
+    requirements: WorkerRequirements | None,
 ) -> Generator[TaskResult[Receipt], None, None]:
     if settings.kind == "inline":
         set_torch_threads(settings.torch_threads())
@@ -63,15 +63,15 @@ def _outcomes(
     from pipeline.execution.preflight import preflight
 
     with open_cluster(settings, len(jobs)) as client:
-        if standard:
-            preflight(client, standard, gpu_only=needs_gpu(settings))
-        yield from DaskExecutor(client, function, jobs, settings, standard).outcomes()
+        if requirements:
+            preflight(client, requirements, gpu_only=needs_gpu(settings))
+        yield from DaskExecutor(client, function, jobs, settings, requirements).results()
 
 
-def _given_up(last: TaskResult[Any], in_a_row: int, ended: int, jobs: int) -> str:
+def _too_many_failures(last: TaskResult[Any], in_a_row: int, finished: int, jobs: int) -> str:
     return (
         f"the last {in_a_row} units all failed by the system, at last {last.name}: "
-        f"{last.error.strip().splitlines()[-1]}. {ended} of {jobs} units have ended; what is committed stays. Put it "
-        "right (room on the disk, the network), then run again, which goes on from there; "
+        f"{last.error.strip().splitlines()[-1]}. {finished} of {jobs} units have ended; what is committed stays. "
+        "Put it right (room on the disk, the network), then run again, which goes on from there; "
         "workers.max_consecutive_failures sets how many failures in a row are too many"
     )

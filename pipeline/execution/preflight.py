@@ -1,8 +1,8 @@
-"""Before the first unit every worker of a Dask cluster is asked whether it can do the run as the driver would.
+"""Before the first unit, every worker of a Dask cluster is asked whether it can do the run as the driver would.
 
-A task whose worker lacks something waits, fails or, worst, makes other rows: other software, a folder of the same name
-that is another one, a clock that is wrong. What a process says of itself stands in `fitness`; here is how all are asked
-within a time limit, and what is made of the answers.
+A worker with other software, another folder under the same name or a wrong clock waits, fails or, worst, writes other
+rows. `environment` describes a process and compares it with the requirements; this module asks all workers within a
+time limit and evaluates their replies.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _MOUNT = "mount the same folder under this path on every machine"
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What is known of one worker; `condition` is None when it gave no answer.
+    """What is known of one worker; `environment` is None when it gave no answer.
 
     `clock_error` is how many seconds its clock is at least ahead of the driver's (behind when negative); 0 when the
     two agree as closely as the time of asking tells. A worker with `problems` must not be used.
     """
 
     address: str
-    condition: WorkerEnvironment | None
+    environment: WorkerEnvironment | None
     clock_error: float
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -71,14 +71,14 @@ class WorkerReply:
 
     started: float
     ended: float
-    condition: WorkerEnvironment
+    environment: WorkerEnvironment
     read: str
     wrote: str
 
 
 def preflight(
     client: Any,
-    standard: WorkerRequirements,
+    requirements: WorkerRequirements,
     *,
     expected: int = 1,
     gpu_only: bool = False,
@@ -90,7 +90,7 @@ def preflight(
     ------
     UserError : there is no worker, or some cannot do the run; says which, why, and what to do.
     """
-    reports = ask_workers(client, standard, expected=expected, gpu_only=gpu_only, seconds=seconds)
+    reports = ask_workers(client, requirements, expected=expected, gpu_only=gpu_only, seconds=seconds)
     for report in reports:
         for warning in report.warnings:
             _log.warning("worker %s: %s", _name(report), warning)
@@ -101,7 +101,7 @@ def preflight(
 
 def ask_workers(
     client: Any,
-    standard: WorkerRequirements,
+    requirements: WorkerRequirements,
     *,
     expected: int = 1,
     gpu_only: bool = False,
@@ -111,7 +111,7 @@ def ask_workers(
 
     Parameters
     ----------
-    standard : what this process sets; the folder that units write to is made where it does not exist.
+    requirements : what this process sets; the folder that units write to is made where it does not exist.
     expected : number of workers to wait for; fewer are a line in the log.
     gpu_only : only those that offer the resource GPU are asked.
     seconds : limit for workers to come, and for each to answer.
@@ -123,8 +123,8 @@ def ask_workers(
     """
     try:
         addresses = _workers(client, expected, gpu_only, seconds)
-        with _token(Path(standard.writes), len(addresses)) as token:
-            reports = client.sync(_ask_all, client, addresses, standard, token, seconds)
+        with _probe_file(Path(requirements.writes), len(addresses)) as probe:
+            reports = client.sync(_ask_all, client, addresses, requirements, probe, seconds)
     except (CommClosedError, TimeoutError, asyncio.CancelledError) as error:  # the client ends what waits
         raise ClusterLost("the scheduler went away as the workers were asked; run again") from error
     return _with_shared_gpus(reports)
@@ -142,9 +142,9 @@ def describe_reports(reports: Sequence[WorkerReport], most: int = _SHOWN) -> str
 
 
 def _name(report: WorkerReport) -> str:
-    if report.condition is None:
+    if report.environment is None:
         return report.address
-    return f"{report.address} ({report.condition.host}, process {report.condition.pid})"
+    return f"{report.address} ({report.environment.host}, process {report.environment.pid})"
 
 
 def _workers(client: Any, expected: int, gpu_only: bool, seconds: float) -> list[str]:
@@ -163,33 +163,33 @@ def _workers(client: Any, expected: int, gpu_only: bool, seconds: float) -> list
 
 
 @contextmanager
-def _token(folder: Path, answers: int) -> Iterator[ProbeFile]:
+def _probe_file(folder: Path, answers: int) -> Iterator[ProbeFile]:
     """A hidden file with random text in a folder; it and the answers are removed afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    token = ProbeFile(str(folder / f".preflight-{uuid4().hex}"), uuid4().hex)
-    files = [Path(token.path), *map(token.answer_of, range(answers))]
+    probe = ProbeFile(str(folder / f".preflight-{uuid4().hex}"), uuid4().hex)
+    files = [Path(probe.path), *map(probe.answer_of, range(answers))]
     try:
-        files[0].write_text(token.text)
-        yield token
+        files[0].write_text(probe.text)
+        yield probe
     finally:
         for file in files:
             file.unlink(missing_ok=True)
 
 
 async def _ask_all(
-    client: Any, addresses: Sequence[str], standard: WorkerRequirements, token: ProbeFile, seconds: float
+    client: Any, addresses: Sequence[str], requirements: WorkerRequirements, probe: ProbeFile, seconds: float
 ) -> list[WorkerReport]:
-    asked = [_ask(client, address, standard, token, number, seconds) for number, address in enumerate(addresses)]
+    asked = [_ask(client, address, requirements, probe, number, seconds) for number, address in enumerate(addresses)]
     return list(await asyncio.gather(*asked))
 
 
 async def _ask(
-    client: Any, address: str, standard: WorkerRequirements, token: ProbeFile, number: int, seconds: float
+    client: Any, address: str, requirements: WorkerRequirements, probe: ProbeFile, number: int, seconds: float
 ) -> WorkerReport:
     """Ask one worker, by Dask's side channel: a task for a worker that cannot import it would make it leave."""
     sent = time.time()
-    answer = token.answer_of(number)
-    asked = client.run(_answer, standard, token.path, str(answer), workers=[address], on_error="return")
+    answer = probe.answer_of(number)
+    asked = client.run(_answer, requirements, probe.path, str(answer), workers=[address], on_error="return")
     try:
         said = (await asyncio.wait_for(asked, seconds))[address]
     except TimeoutError:
@@ -197,21 +197,25 @@ async def _ask(
     if not isinstance(said, WorkerReply):
         return _silent(address, _why(said))
     clock = clock_error(sent, time.time(), said.started, said.ended)
-    found = [*problems(standard, said.condition), _other_folder(token, answer, said), _wrong_clock(clock)]
-    return WorkerReport(address, said.condition, clock, tuple(filter(None, found)), warnings(standard, said.condition))
+    found = [*problems(requirements, said.environment), _other_folder(probe, answer, said), _wrong_clock(clock)]
+    return WorkerReport(
+        address, said.environment, clock, tuple(filter(None, found)), warnings(requirements, said.environment)
+    )
 
 
-async def _answer(standard: WorkerRequirements, token: str, answer: str) -> WorkerReply:
+async def _answer(requirements: WorkerRequirements, probe: str, answer: str) -> WorkerReply:
     """What a worker does when it is asked; in a thread, so that its signs of life go on meanwhile."""
     started = time.time()
-    condition = await asyncio.to_thread(inspect_environment, standard, at_start=True)
+    environment = await asyncio.to_thread(inspect_environment, requirements, at_start=True)
     try:
-        read, wrote = Path(token).read_text(), uuid4().hex
+        read, wrote = Path(probe).read_text(), uuid4().hex
         Path(answer).write_text(wrote)
     except OSError as error:
-        trouble = f"{standard.writes} is not shared with the driver, or cannot be written ({error}): {_MOUNT}"
-        return WorkerReply(started, time.time(), replace(condition, troubles=(*condition.troubles, trouble)), "", "")
-    return WorkerReply(started, time.time(), condition, read, wrote)
+        trouble = f"{requirements.writes} is not shared with the driver, or cannot be written ({error}): {_MOUNT}"
+        return WorkerReply(
+            started, time.time(), replace(environment, troubles=(*environment.troubles, trouble)), "", ""
+        )
+    return WorkerReply(started, time.time(), environment, read, wrote)
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------
@@ -240,15 +244,15 @@ def _why(error: Exception) -> str:
     )
 
 
-def _other_folder(token: ProbeFile, file: Path, said: WorkerReply) -> str:
+def _other_folder(probe: ProbeFile, file: Path, reply: WorkerReply) -> str:
     """What is wrong with a folder that the worker could read and write."""
-    if not said.wrote:
+    if not reply.wrote:
         return ""  # it has said why
     try:
         wrote = file.read_text()
     except OSError:
         wrote = ""
-    if (said.read, wrote) == (token.text, said.wrote):
+    if (reply.read, wrote) == (probe.text, reply.wrote):
         return ""
     return f"what it wrote to {file.parent} did not arrive there for the driver: {_MOUNT}"
 
@@ -262,10 +266,10 @@ def _wrong_clock(error: float) -> str:
 
 def _with_shared_gpus(reports: Sequence[WorkerReport]) -> list[WorkerReport]:
     """The reports, with a warning where workers share a GPU."""
-    gpus = Counter(report.condition.gpu for report in reports if report.condition and report.condition.gpu)
+    gpus = Counter(report.environment.gpu for report in reports if report.environment and report.environment.gpu)
     return [
         replace(report, warnings=(*report.warnings, f"{gpus[gpu]} workers share {gpu}: one process per GPU is faster"))
-        if (gpu := report.condition.gpu if report.condition else "") and gpus[gpu] > 1
+        if (gpu := report.environment.gpu if report.environment else "") and gpus[gpu] > 1
         else report
         for report in reports
     ]

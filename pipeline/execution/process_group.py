@@ -1,9 +1,14 @@
-"""A gang: processes that do one job together and can form a process group, such as the ranks of a training.
+"""A process group: processes of this machine that do one job together, such as the ranks of a training.
 
-Each member is a Dask task on a worker of its own and is told its `Rank`: its rank, how many they are, and where rank 0
-may listen. Members wait for each other, so a gang lives and ends as one: when a worker dies, all processes are ended
-and the gang starts again (the function goes on from what it saved); when the function fails, the others are ended and
-its error is raised here. Processes started by others, as torchrun does, find their seat in the environment.
+Each rank is a Dask task on a worker of its own. Ranks wait for each other, so the group starts, fails and ends as one:
+when a worker dies, all processes are ended and the group starts again (the function continues from what it saved); when
+the function fails, the others are ended and its error is raised here. Processes that torchrun started find their rank
+in the environment.
+
+Why not torch's own elastic launch (`torch.distributed.launcher`, tried with torch 2.13 on 2026-12-01): it starts the
+group again after errors that the user must put right, raises them as text without their type, and listens on every
+network interface although its endpoint is 127.0.0.1.
+
 Knows nothing of training, nor of torch beyond the number of its threads and the names of its connection errors.
 """
 
@@ -28,7 +33,7 @@ from pipeline.execution.task import Job, Receipt, set_torch_threads
 
 logger = logging.getLogger(__name__)
 
-_TICK = 1.0  # seconds between two looks at the gang
+_TICK = 1.0  # seconds between two checks of the group
 _GRACE = 5.0  # seconds in which the cause behind a broken connection shows up
 _START_SECONDS = 120.0  # for all workers to be there
 _FETCH_SECONDS = 60.0  # for a small receipt
@@ -40,7 +45,7 @@ _BROKEN = re.compile(r"gloo|closed by peer|reset by peer|connection (?:refused|c
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of one member: `rank` of `world`, `local_rank` among those on its machine, and where rank 0 listens.
+    """The place of one process: `rank` of `world`, `local_rank` among those on its machine, and where rank 0 listens.
 
     A world of one needs no group: its port is 0 where the job runs in the calling process.
     """
@@ -53,16 +58,16 @@ class Rank:
 
 
 class _Lost(Exception):
-    """A member or its connection was lost; another attempt may end well."""
+    """A rank or its connection was lost; another attempt may end well."""
 
 
 class _FailureKind(IntEnum):
-    """What an error of a member says about the gang; of several errors the lowest tells."""
+    """What kind of error a rank ended with; of several errors the lowest counts."""
 
     OWN = 0  # the function's own error
     DEATH = 1  # its worker died
     UNCLEAR = 2  # a plain RuntimeError, as libraries raise for broken connections and for bugs alike
-    CONNECTION = 3  # another member is gone, or rank 0's port was taken meanwhile
+    CONNECTION = 3  # another rank is gone, or rank 0's port was taken meanwhile
 
 
 def run_process_group(
@@ -73,7 +78,7 @@ def run_process_group(
     world: int,
     while_waiting: Callable[[], None] | None = None,
 ) -> Receipt:
-    """Run `function(job, seat)` in `world` processes at the same time; returns the receipt of rank 0.
+    """Run `function(job, rank)` in `world` processes at the same time; returns the receipt of rank 0.
 
     A world of one with kind "inline" is this very process; anything else is a cluster of `world` processes on this
     machine that share its cores, whatever `settings.count` says; `function` is in an importable module. After a death
@@ -84,8 +89,8 @@ def run_process_group(
 
     Raises
     ------
-    UserError : too few workers came up, or members died in every attempt.
-    Whatever `function` raised : the first member's own error, never the broken connection of another.
+    UserError : too few workers came up, or processes died in every attempt.
+    Whatever `function` raised : the first rank's own error, never the broken connection of another.
     """
     if world < 1:
         raise UserError(f"{job.name}: {world} processes are asked for; expected 1 or more")
@@ -104,14 +109,14 @@ def run_process_group(
             losses.append(str(loss))
             logger.warning("%s: attempt %d of %d ended early: %s", job.name, len(losses), attempts, loss)
     raise UserError(
-        f"{job.name}: its {world} processes lost a member in each of {attempts} attempts, at last: {losses[-1]}. "
+        f"{job.name}: its {world} processes lost one in each of {attempts} attempts, at last: {losses[-1]}. "
         "A process that takes more memory than there is, is killed so: use fewer processes or smaller batches. "
         "workers.max_worker_deaths sets how often it is tried again"
     )
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """The seat that torchrun gave to this process, by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+    """The rank that torchrun gave to this process, by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
     None when none of them is set. Raises UserError when some are missing or cannot be.
     """
@@ -152,23 +157,23 @@ def _attempt(
     world: int,
     while_waiting: Callable[[], None] | None,
 ) -> Receipt:
-    """One life of the gang, on a fresh cluster: its end takes along members that wait for one that is gone.
+    """Run the group once, on a fresh cluster, whose end also ends ranks that wait for one that is gone.
 
     Without Dask's memory limit: it counts pages of mapped files, which the system takes back when it needs them.
     """
     share = settings.model_copy(update={"kind": "local", "count": world, "adaptive_max": 0})
     with local_cluster(share, world, limit_memory=False, silent_below=logging.CRITICAL) as client:
         client.run(set_torch_threads, share.torch_threads())
-        seats = _seats(client, job, world)
+        ranks = _ranks(client, job, world)
         futures = [
-            client.submit(function, job, seat, workers=[worker], allow_other_workers=False, pure=False, retries=0)
-            for worker, seat in seats.items()
+            client.submit(function, job, rank, workers=[worker], allow_other_workers=False, pure=False, retries=0)
+            for worker, rank in ranks.items()
         ]
-        return _receipt(client, futures, set(seats), while_waiting)
+        return _receipt(client, futures, set(ranks), while_waiting)
 
 
-def _seats(client: Any, job: Job, world: int) -> dict[str, Rank]:
-    """A seat for each of `world` workers, by the worker's address; neighbours on a machine have neighbouring ranks."""
+def _ranks(client: Any, job: Job, world: int) -> dict[str, Rank]:
+    """A rank for each of `world` workers, by the worker's address; neighbours on a machine have neighbouring ranks."""
     try:
         client.wait_for_workers(world, timeout=_START_SECONDS)
     except TimeoutError as error:
@@ -186,17 +191,17 @@ def _seats(client: Any, job: Job, world: int) -> dict[str, Rank]:
 
 
 def _free_port(host: str) -> int:
-    """A port that nobody listens on now; if it is taken before rank 0 does, the gang starts again with another."""
+    """A port that nobody listens on now; if it is taken before rank 0 does, the group starts again with another."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def _receipt(client: Any, futures: Sequence[Any], workers: set[str], while_waiting: Callable[[], None] | None) -> Any:
-    """Wait until all members have finished; returns the receipt of the first.
+    """Wait until all ranks have finished; returns the receipt of rank 0.
 
-    A worker's death shows in its future if the member was under way or had finished. One that dies before its member
-    starts leaves it pending for ever; hence the look at who is there.
+    A worker's death shows in its future if its rank was running or had finished. One that dies before its rank
+    starts leaves it pending for ever; hence the comparison with the workers that exist.
     """
     ended = threading.Event()
     for future in futures:
@@ -227,18 +232,18 @@ def _fetch(future: Any) -> Any:
 
 
 def _failure(futures: Sequence[Any]) -> BaseException:
-    """What a gang in which a member has failed ends with: the error at the root, or `_Lost`.
+    """The error that a failed group ends with: that of the rank which failed first, or `_Lost`.
 
     A broken connection is often known before its cause, so the others are given a moment to end as well.
     """
-    patience = time.monotonic() + _GRACE
+    deadline = time.monotonic() + _GRACE
     while True:
         failed = {rank: future for rank, future in enumerate(futures) if future.status == "error"}
         if not failed:  # Dask calls it lost: a result lies on its worker until it is fetched
             return _Lost("a process died after it had finished, before the others had")
         causes = {rank: _cause(future.exception()) for rank, future in failed.items()}
         root = min(causes, key=lambda rank: causes[rank])  # of like ones the lowest rank
-        if causes[root] <= _FailureKind.DEATH or len(failed) == len(futures) or time.monotonic() > patience:
+        if causes[root] <= _FailureKind.DEATH or len(failed) == len(futures) or time.monotonic() > deadline:
             break
         time.sleep(_TICK / 10)
     error: BaseException = failed[root].exception()

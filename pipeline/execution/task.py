@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds before a second try, doubled each time
 
 
-class Named(Protocol):
+class NamedJob(Protocol):
     """A job with a name for messages."""
 
     @property
     def name(self) -> str: ...
 
 
-Job = TypeVar("Job", bound=Named)
+Job = TypeVar("Job", bound=NamedJob)
 Receipt = TypeVar("Receipt")
 
 
@@ -38,8 +38,9 @@ Receipt = TypeVar("Receipt")
 class TaskResult(Generic[Receipt]):
     """How one unit ended: with a receipt, or with the error that failed it.
 
-    `seconds` is how long it ran, with all its tries; `worker` the host and process id; `said` what our packages logged
-    meanwhile. They are not known of a unit whose worker died. `by_system` says that disk or network failed it.
+    `seconds` is how long it ran, with all its tries; `worker` the host and process id; `logs` what our packages logged
+    meanwhile. These three are unknown for a unit whose worker died. `transient` says that disk or network failed it,
+    so that another run may succeed.
     """
 
     name: str
@@ -47,20 +48,20 @@ class TaskResult(Generic[Receipt]):
     error: str = ""
     seconds: float = 0.0
     worker: str = ""
-    said: tuple[LogRecord, ...] = ()
-    by_system: bool = False
+    logs: tuple[LogRecord, ...] = ()
+    transient: bool = False
 
 
 def run_task(function: Callable[[Job], Receipt], job: Job, retries: int) -> TaskResult[Receipt]:
-    """Run one unit; system failures are tried again, anything else that is raised becomes the outcome."""
+    """Run one unit; system failures are tried again, any other exception becomes the result."""
     started = time.perf_counter()
     with capture_logs() as log:
-        receipt, error, by_system = _tried(function, job, retries)
+        receipt, error, transient = _try(function, job, retries)
     seconds, worker = round(time.perf_counter() - started, 3), f"{socket.gethostname()}:{os.getpid()}"
-    return TaskResult(job.name, receipt, redact(error), seconds, worker, log.said, by_system)
+    return TaskResult(job.name, receipt, redact(error), seconds, worker, log.records, transient)
 
 
-def _tried(function: Callable[[Job], Receipt], job: Job, retries: int) -> tuple[Receipt | None, str, bool]:
+def _try(function: Callable[[Job], Receipt], job: Job, retries: int) -> tuple[Receipt | None, str, bool]:
     """The receipt of a unit, or its error and whether the system failed it.
 
     The only broad `except` below the command line: a bug in one unit must not cost the run.

@@ -1,11 +1,11 @@
-"""What a run says of itself, as JSON lines in `reports/logs/<what>-<run_id>.jsonl`: one file a run, one line a message.
+"""The log of a run, as JSON lines in `reports/logs/<what>-<run_id>.jsonl`: one file a run, one line a message.
 
 A line holds utc, level, logger, message, exception, host, pid, run_id, unit and tile_id: the last two are null outside
-units of work, `tile_id` also within units that are no sky tile. The line on how a unit ended has outcome, seconds,
-objects and worker as well. What units say on workers, in other processes and on other machines, comes back with their
-outcomes (`capture_logs`, `log_result`).
+units of work, `tile_id` also within units that are no sky tile. The line on how a unit result has outcome, seconds,
+objects and worker as well. What units log on workers, in other processes and on other machines, comes back with their
+results (`capture_logs`, `log_result`).
 
-Nothing changes at the terminal, secrets are taken out, and a full disk costs lines but never the run.
+What is printed at the terminal stays the same, secrets are removed, and a full disk costs lines but never the run.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from pipeline.core.redaction import redact
 from pipeline.core.versions import software_versions
 
 if TYPE_CHECKING:
-    from pipeline.config.workspace import Workspace  # it names the settings of the workers, which gather what units say
+    from pipeline.config.workspace import Workspace  # it names the settings of the workers, which capture logs
 
 _log = logging.getLogger(__name__)
 
 PACKAGES = ("flows", "pipeline", "models", "catalogs")
-_MOST_LINES = 50  # kept of what one unit says: they travel with its outcome
+_MOST_LINES = 50  # kept of what one unit logs: they travel with its result
 _MOST_TEXT = 4000  # characters of a message or an exception
 
 
@@ -53,7 +53,7 @@ class LogRecord:
 
 
 class FinishedTask(Protocol):
-    """What is logged of a unit of work that has ended; `error` is empty when it went well."""
+    """What is logged of a finished unit of work; `error` is empty when it succeeded."""
 
     @property
     def name(self) -> str: ...
@@ -64,13 +64,13 @@ class FinishedTask(Protocol):
     @property
     def worker(self) -> str: ...
     @property
-    def said(self) -> Sequence[LogRecord]: ...
+    def logs(self) -> Sequence[LogRecord]: ...
 
 
 class RunLog:
     """The log of a run, written as long as its context lasts; `path` is its file.
 
-    Writing raises nothing: lines that the disk does not take are counted, and the number is said at the end.
+    Writing raises nothing: lines that the disk does not take are counted, and their number is logged at the end.
     """
 
     def __init__(self, path: Path, run: str, run_id: str) -> None:
@@ -81,7 +81,7 @@ class RunLog:
         self._around = ExitStack()
 
     def __enter__(self) -> RunLog:
-        self._around.enter_context(_listening())
+        self._around.enter_context(_capturing())
         token = _run_log.set(self)
         self._around.callback(_run_log.reset, token)
         versions = ", ".join(f"{name} {number}" for name, number in software_versions().items())
@@ -101,9 +101,9 @@ class RunLog:
         if self._lost:
             _log.warning("%d lines could not be written to the log %s (%s)", self._lost, self.path, self._why)
 
-    def write(self, said: LogRecord, unit: str | None = None, tile_id: str | None = None, **more: Any) -> None:
+    def write(self, record: LogRecord, unit: str | None = None, tile_id: str | None = None, **more: Any) -> None:
         """Add one line; raises nothing."""
-        values = {**asdict(said), "run_id": self._run_id, "unit": unit, "tile_id": tile_id, **more}
+        values = {**asdict(record), "run_id": self._run_id, "unit": unit, "tile_id": tile_id, **more}
         text = json.dumps(values, ensure_ascii=False) + "\n"
         self._append(text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON escapes it
 
@@ -124,7 +124,7 @@ class RunLog:
 
 
 def logging_to(workspace: Workspace, what: str, run_id: str) -> RunLog:
-    """A context in which everything that our packages say at INFO and above goes to the log of a run.
+    """A context in which everything that our packages log at INFO and above goes to the log of a run.
 
     `what` is the kind of run: survey, train, retrain. An error that leaves the context is the last line. Within the
     context of another log, lines go to the inner one alone.
@@ -133,19 +133,19 @@ def logging_to(workspace: Workspace, what: str, run_id: str) -> RunLog:
 
 
 def log_path(workspace: Workspace, what: str, run_id: str) -> Path:
-    """Where the log of a run lies."""
+    """The path of the log of a run."""
     return workspace.reports / "logs" / f"{what}-{run_id}.jsonl"
 
 
 def log_only(level: int, message: str, exception: str = "") -> None:
-    """Write to the log of the run, if there is one, what the person at the terminal is told in another way."""
+    """Write to the log of the run, if there is one, what the terminal shows in another way."""
     log = _run_log.get()
     if log is not None:
-        log.write(_said(level, _log.name, message, exception))
+        log.write(_record(level, _log.name, message, exception))
 
 
-def log_result(ended: FinishedTask, *, tile: bool = False, objects: int | None = None) -> None:
-    """Write what a unit said, and how it ended, to the log of the run, if there is one.
+def log_result(result: FinishedTask, *, tile: bool = False, objects: int | None = None) -> None:
+    """Write the logs of a unit, and how it ended, to the log of the run, if there is one.
 
     `tile` says that the unit is a sky tile, and `objects` how many it had. Seconds and worker are null where the worker
     died.
@@ -153,120 +153,120 @@ def log_result(ended: FinishedTask, *, tile: bool = False, objects: int | None =
     log = _run_log.get()
     if log is None:
         return
-    tile_id = ended.name if tile else None
-    for said in ended.said:
-        log.write(said, ended.name, tile_id)
-    outcome, level = ("failed", logging.ERROR) if ended.error else ("done", logging.INFO)
+    tile_id = result.name if tile else None
+    for record in result.logs:
+        log.write(record, result.name, tile_id)
+    outcome, level = ("failed", logging.ERROR) if result.error else ("done", logging.INFO)
     log.write(
-        _said(level, _log.name, f"{ended.name} {outcome}", ended.error),
-        ended.name,
+        _record(level, _log.name, f"{result.name} {outcome}", result.error),
+        result.name,
         tile_id,
         outcome=outcome,
-        seconds=ended.seconds if ended.worker else None,
+        seconds=result.seconds if result.worker else None,
         objects=objects,
-        worker=ended.worker or None,
+        worker=result.worker or None,
     )
 
 
 class LogCapture:
-    """What a unit says while it runs: the last lines of it."""
+    """The last records that a unit logs."""
 
     def __init__(self) -> None:
         self._last: deque[LogRecord] = deque(maxlen=_MOST_LINES)
         self._all = 0
 
-    def add(self, said: LogRecord) -> None:
-        self._last.append(said)
+    def add(self, record: LogRecord) -> None:
+        self._last.append(record)
         self._all += 1
 
     @property
-    def said(self) -> tuple[LogRecord, ...]:
-        """The last lines, after one that tells how many came before."""
+    def records(self) -> tuple[LogRecord, ...]:
+        """The last records, after one that says how many came before."""
         more = self._all - len(self._last)
-        before = [_said(logging.INFO, _log.name, f"{more} earlier lines of this unit were not kept")] if more else []
+        before = [_record(logging.INFO, _log.name, f"{more} earlier lines of this unit were not kept")] if more else []
         return (*before, *self._last)
 
 
 @contextmanager
 def capture_logs() -> Iterator[LogCapture]:
-    """Gather what our packages say at INFO and above in this thread, instead of writing it to the log of the run."""
-    lines = LogCapture()
-    token = _gathered.set(lines)
+    """Keep what our packages log at INFO and above in this thread, instead of writing it to the log of the run."""
+    capture = LogCapture()
+    token = _capture.set(capture)
     try:
-        with _listening():
-            yield lines
+        with _capturing():
+            yield capture
     finally:
-        _gathered.reset(token)
+        _capture.reset(token)
 
 
 _run_log: ContextVar[RunLog | None] = ContextVar("run_log", default=None)
-_gathered: ContextVar[LogCapture | None] = ContextVar("gathered", default=None)
+_capture: ContextVar[LogCapture | None] = ContextVar("capture", default=None)
 
 
 class _CaptureHandler(logging.Handler):
-    """Hears every record of our packages and passes it to whoever listens in this context."""
+    """Passes every record of our packages to the capture, or else the run log, of this context."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        lines, log = _gathered.get(), _run_log.get()
-        if lines is None and log is None:
+        capture, log = _capture.get(), _run_log.get()
+        if capture is None and log is None:
             return
-        said = _said(record.levelno, record.name, _message(record), _exception(record), record.created)
-        if lines is not None:
-            lines.add(said)
+        ours = _record(record.levelno, record.name, _message(record), _exception(record), record.created)
+        if capture is not None:
+            capture.add(ours)
         elif log is not None:
-            log.write(said)
+            log.write(ours)
 
 
 class _ForwardHandler(logging.Handler):
-    """Passes records on to where they went before, from the level on that was shown before."""
+    """Passes records on to the handlers of the root logger, from the level that was in force before."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)
 
 
-_EAR = _CaptureHandler(logging.INFO)
-_listeners = 0
-_listeners_lock = threading.Lock()
-_as_it_was: list[tuple[logging.Logger, int, bool, logging.Handler]] = []
+_CAPTURE_HANDLER = _CaptureHandler(logging.INFO)
+_users = 0
+_users_lock = threading.Lock()
+_attached: list[tuple[logging.Logger, int, bool, logging.Handler]] = []
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """Have our packages' loggers pass INFO to `_EAR`, and to everybody else what they passed before."""
-    global _listeners
-    with _listeners_lock:
-        _listeners += 1
-        if _listeners == 1:
-            _as_it_was.extend(_listen_to(logging.getLogger(package)) for package in PACKAGES)
+def _capturing() -> Iterator[None]:
+    """Let our packages log INFO to `_CAPTURE_HANDLER`, and to all other handlers what they logged before."""
+    global _users
+    with _users_lock:
+        _users += 1
+        if _users == 1:
+            _attached.extend(_attach(logging.getLogger(package)) for package in PACKAGES)
     try:
         yield
     finally:
-        with _listeners_lock:
-            _listeners -= 1
-            if _listeners == 0:
-                while _as_it_was:
-                    _leave_alone(*_as_it_was.pop())
+        with _users_lock:
+            _users -= 1
+            if _users == 0:
+                while _attached:
+                    _detach(*_attached.pop())
 
 
-def _listen_to(logger: logging.Logger) -> tuple[logging.Logger, int, bool, logging.Handler]:
+def _attach(logger: logging.Logger) -> tuple[logging.Logger, int, bool, logging.Handler]:
     shown = logger.getEffectiveLevel()
     before = (logger, logger.level, logger.propagate, _ForwardHandler(shown))
     if logger.propagate:
         logger.addHandler(before[-1])
     logger.setLevel(min(shown, logging.INFO))
     logger.propagate = False
-    logger.addHandler(_EAR)
+    logger.addHandler(_CAPTURE_HANDLER)
     return before
 
 
-def _leave_alone(logger: logging.Logger, level: int, propagate: bool, onward: logging.Handler) -> None:
-    logger.removeHandler(_EAR)
-    logger.removeHandler(onward)
+def _detach(logger: logging.Logger, level: int, propagate: bool, forward: logging.Handler) -> None:
+    logger.removeHandler(_CAPTURE_HANDLER)
+    logger.removeHandler(forward)
     logger.propagate = propagate
     logger.setLevel(level)
 
 
-def _said(level: int, logger: str, message: str, exception: str = "", created: float | None = None) -> LogRecord:
+def _record(level: int, logger: str, message: str, exception: str = "", created: float | None = None) -> LogRecord:
     when = datetime.fromtimestamp(created, UTC) if created else datetime.now(UTC)
     message, exception = redact(message), redact(exception)
     return LogRecord(

@@ -70,7 +70,7 @@ def _failure(result: TaskResult[Receipt]) -> Exception:
     _, is_catalog_error, message = result.error.rpartition(f"{CatalogError.__module__}.{CatalogError.__name__}: ")
     if is_catalog_error:
         return CatalogError(" ".join(message.split()))
-    system_error = _SYSTEM_ERROR.search(result.error) if result.by_system else None
+    system_error = _SYSTEM_ERROR.search(result.error) if result.transient else None
     if system_error:  # such as a full disk: no bug, and worth another try
         return OSError(int(system_error["number"]), f"{result.name}: {system_error['message']}")
     return RuntimeError(f"{result.name}: {result.error}")

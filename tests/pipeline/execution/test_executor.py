@@ -132,6 +132,6 @@ def test_a_full_disk_stops_the_run_and_single_failures_do_not(tmp_path: Path) ->
         for outcome in run_tasks(work, jobs, settings):
             done.append(outcome)
     assert [o.receipt for o in done] == [None, None, 4, 6, None, None, None]
-    assert [o.by_system for o in done] == [True, True, False, False, True, True, True]
+    assert [o.transient for o in done] == [True, True, False, False, True, True, True]
     never = settings.model_copy(update={"max_consecutive_failures": 0})
     assert len(list(run_tasks(work, jobs, never))) == 10

@@ -92,7 +92,7 @@ def strangers(client: Any) -> Iterator[list[Popen[str]]]:
 
 def test_workers_like_the_driver_pass(client: Any, standard: WorkerRequirements, folder: Path) -> None:
     reports = preflight(client, standard, expected=2)
-    said = [report.condition for report in reports if report.condition]
+    said = [report.environment for report in reports if report.environment]
     assert len({condition.pid for condition in said} | {os.getpid()}) == 3
     assert all(condition.versions == dict(standard.versions) for condition in said)
     assert [(condition.threads, condition.gpu, condition.troubles) for condition in said] == [(0, "", ())] * 2
@@ -119,7 +119,7 @@ def test_workers_that_differ_are_named_and_no_other(
     assert f"numpy 1.0 there, {dict(standard.versions)['numpy']} here" in version and "constraints.txt" in version
     assert "other source code of morphcat there" in code
     assert "catalog is not shared with the driver" in not_shared and "mount" in not_shared
-    assert "nothing is installed here" in bare.problems[0] and bare.condition is None
+    assert "nothing is installed here" in bare.problems[0] and bare.environment is None
 
     with pytest.raises(UserError) as raised:
         preflight(client, standard)
@@ -132,7 +132,7 @@ def test_workers_that_differ_are_named_and_no_other(
     strangers[0].send_signal(signal.SIGSTOP)
     asked = ask_workers(client, standard, seconds=1.5)
     (silent,) = (report for report in asked if report.address == stranger.address)
-    assert silent.problems[0].startswith("no answer within 1.5 s") and silent.condition is None
+    assert silent.problems[0].startswith("no answer within 1.5 s") and silent.environment is None
     assert list(Path("catalog").iterdir()) == []
 
 
@@ -146,9 +146,9 @@ def test_a_worker_that_comes_later_does_no_unit(
     client.wait_for_workers(3, timeout=30)
     jobs = [Sum(i, str(tmp_path)) for i in range(60)]
     with pytest.raises(WorkerMismatch, match=r"(?s)numpy 1.0 there.*running again goes on"):
-        list(DaskExecutor(client, work, jobs, AS_THEY_ARE, standard).outcomes())
+        list(DaskExecutor(client, work, jobs, AS_THEY_ARE, standard).results())
     strangers.pop().kill()
-    done = list(DaskExecutor(client, work, jobs[:10], AS_THEY_ARE, standard).outcomes())
+    done = list(DaskExecutor(client, work, jobs[:10], AS_THEY_ARE, standard).results())
     assert sorted(o.receipt for o in done if o.receipt is not None) == [2 * i for i in range(10)]
 
 

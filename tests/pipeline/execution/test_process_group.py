@@ -76,7 +76,7 @@ def test_a_gang_that_always_loses_a_member_ends_with_one_error(
 ) -> None:
     """Also where a member's worker dies after it has finished, while the others still wait for it."""
     job = Meeting(str(tmp_path), ("kill", "done early", ""))
-    with pytest.raises(UserError, match="lost a member in each of 2 attempts, at last: a process died after it had"):
+    with pytest.raises(UserError, match="lost one in each of 2 attempts, at last: a process died after it had"):
         run_process_group(meet, job, INLINE.model_copy(update={"max_worker_deaths": 1}), world=2)
     assert "attempt 1 of 2 ended early: the process of rank 1 died" in caplog.text
     assert [len(pids) for pids in job.pids()] == [2, 2, 0]
@@ -116,7 +116,7 @@ def test_missing_workers_are_an_error_and_no_endless_wait(monkeypatch: pytest.Mo
         limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
         assert list(limits.values()) == [None]
         with pytest.raises(UserError, match="2 workers are needed at the same time, 1 came up"):
-            gang._seats(client, Meeting(""), 2)
+            gang._ranks(client, Meeting(""), 2)
         nobody = "tcp://127.0.0.1:1"
         never = client.submit(max, 1, 2, workers=[nobody], allow_other_workers=False)
         with pytest.raises(gang._Lost, match="died before it began"):

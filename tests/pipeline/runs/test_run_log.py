@@ -57,7 +57,7 @@ def test_a_survey_logs_each_tile_once_and_what_was_said_of_it(small: Small, tmp_
     assert objects == {"incoming_C-00000": 4, "incoming_C-00001": 4, "incoming_C-00002": 1, "incoming_bad.h5-00000": 1}
     assert all(line["outcome"] == "done" and line["seconds"] > 0 for line in ends)
     assert {line["run_id"] for line in lines} == {total.run_id}
-    (said,) = (line for line in lines if line["logger"] == "pipeline.survey.classify")
+    (said,) = (line for line in lines if line["logger"] == "pipeline.survey.tile_result")
     assert said["tile_id"].startswith("incoming_bad.h5") and "unreadable_file" in said["message"]
     assert (said["pid"] == os.getpid()) == (kind == "inline")
     assert {line["worker"].rsplit(":")[-1] for line in ends} == {str(said["pid"])}
