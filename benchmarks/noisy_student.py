@@ -126,7 +126,7 @@ def _survey(workspace: Workspace) -> None:
 def _measured(workspace: Workspace, images: ImageSet, test: ImageSet, card: ModelCard) -> dict[str, Any]:
     """How good a model is on images that no training has seen."""
     predictor = predictor_for(workspace.models, card.model_id, chosen_device("cpu"))
-    said = predictor.predict(test.pixels(predictor.recipe, workspace.cache))
+    said = predictor.predict(test.pixels(predictor.preprocessing, workspace.cache))
     numbers = evaluate(said.probabilities, test.labels, said.sets)
     trained = sum(card.data.get("origins", {LABELLED: card.data["counts"]["train"]}).values())
     a_step = min(card.settings["batch_size"], trained // 2 * 2)

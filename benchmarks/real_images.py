@@ -141,7 +141,7 @@ def _measured_untouched(name: str, configuration: Configuration, arguments: argp
     predictor = predictor_for(workspace.models, _pretrained(arguments), "cpu")
     images = _pictures(configuration, arguments)
     parts = split_of(workspace.settings.training, images)
-    pixels = images.pixels(predictor.recipe, workspace.cache)
+    pixels = images.pixels(predictor.preprocessing, workspace.cache)
 
     def measured(rows: np.ndarray) -> Evaluation:
         return evaluate(predictor.predict(pixels[torch.from_numpy(rows)]).probabilities, images.labels[rows])

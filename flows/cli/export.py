@@ -31,17 +31,23 @@ def export(arguments: argparse.Namespace) -> None:
     if model_id is None:
         raise UserError(f"no model in {root}: `morphcat train` makes one")
     card = load_card(root, model_id)
-    panel = load_ensemble(root, card, torch.device("cpu"), batch_size=1)
+    ensemble = load_ensemble(root, card, torch.device("cpu"), batch_size=1)
     path = arguments.out or Path(f"{model_id}.onnx")
     done = write(
-        panel.networks, panel.recipe, card.temperature, card.class_names, path, model_id=model_id, views=panel.views
+        ensemble.networks,
+        ensemble.preprocessing,
+        card.temperature,
+        card.class_names,
+        path,
+        model_id=model_id,
+        views=ensemble.views,
     )
     simulated = bool(card.data.get("simulated"))
     result = {
         "model": model_id,
         "files": [str(file.absolute()) for file in done.files],
-        "networks": len(panel.networks),
-        "views": panel.views,
+        "networks": len(ensemble.networks),
+        "views": ensemble.views,
         "largest_logit_difference": done.logit_difference,
         "largest_probability_difference": done.probability_difference,
         "simulated": simulated,
@@ -51,7 +57,7 @@ def export(arguments: argparse.Namespace) -> None:
         return
     print(f"{' and '.join(short(file.absolute()) for file in done.files)}: {model_id}{simulated_mark(simulated)}")
     print(
-        f"networks: {len(panel.networks)}, views of each image: {panel.views}; reads pixels uint8 (N, 3, "
+        f"networks: {len(ensemble.networks)}, views of each image: {ensemble.views}; reads pixels uint8 (N, 3, "
         f"{card.image_size}, {card.image_size}), gives logits and probabilities (N, {len(card.class_names)})"
     )
     if done.logit_difference is None:

@@ -60,20 +60,20 @@ def tensors_digest(folder: Path) -> str:
 
 
 def preprocessing_of(card: ModelCard) -> Preprocessing:
-    """The recipe of a model, checked against its digest.
+    """The preprocessing of a model, checked against its digest.
 
     Raises
     ------
     ModelError : this version of the software would treat pixels in another way than the training did.
     """
     try:
-        recipe = Preprocessing.from_dict(card.recipe)
-        found = recipe.digest
+        preprocessing = Preprocessing.from_dict(card.recipe)
+        found = preprocessing.digest
     except (KeyError, TypeError, AttributeError) as error:  # settings that this version does not know, or misses
-        recipe, found = None, f"none like it ({error})"
-    if recipe is None or found != card.recipe_digest:
+        preprocessing, found = None, f"none like it ({error})"
+    if preprocessing is None or found != card.recipe_digest:
         raise ModelError(
-            f"model {card.model_id} was trained with recipe {card.recipe_digest}, this version has {found}: "
+            f"model {card.model_id} was trained with preprocessing {card.recipe_digest}, this version has {found}: "
             f"use the version that trained it ({card.versions.get('morphcat', 'unknown')}), or train again"
         )
-    return recipe
+    return preprocessing

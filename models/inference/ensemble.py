@@ -34,13 +34,13 @@ class EnsembleLogits:
 
 
 class Ensemble:
-    """Networks of one recipe on one device, with the feature space of each; all in evaluation mode."""
+    """Networks of one preprocessing on one device, with the feature space of each; all in evaluation mode."""
 
     def __init__(
         self,
         networks: Sequence[nn.Module],
         spaces: Sequence[FeatureSpace],
-        recipe: Preprocessing,
+        preprocessing: Preprocessing,
         *,
         views: int,
         device: torch.device,
@@ -48,9 +48,9 @@ class Ensemble:
     ) -> None:
         self.networks = [_ready(network, device) for network in networks]
         self.spaces = list(spaces)
-        self.recipe, self.views, self.device, self.batch_size = recipe, views, device, batch_size
+        self.preprocessing, self.views, self.device, self.batch_size = preprocessing, views, device, batch_size
 
-    def passes(self, pixels: Tensor, rows: np.ndarray | None = None) -> EnsembleLogits:
+    def predict(self, pixels: Tensor, rows: np.ndarray | None = None) -> EnsembleLogits:
         """Show model-ready pixels uint8 (N, 3, S, S), or those of their `rows`, to every network.
 
         A batch that does not fit on the GPU is halved, from then on.
@@ -70,14 +70,14 @@ class Ensemble:
         network = self.networks[0]
 
         def features_of(batch: Tensor) -> np.ndarray:
-            return network.penultimate(self.recipe.to_input(batch)).float().cpu().numpy()  # type: ignore[operator]
+            return network.penultimate(self.preprocessing.to_input(batch)).float().cpu().numpy()  # type: ignore[operator]
 
         return np.concatenate(list(self._in_batches(features_of, pixels, rows)))
 
     def _forward(self, batch: Tensor) -> EnsembleLogits:
         logits: list[Tensor] = []
         distances: list[np.ndarray] = []
-        for view in views_of(self.recipe.to_input(batch), self.views):
+        for view in views_of(self.preprocessing.to_input(batch), self.views):
             images = view.contiguous(memory_format=torch.channels_last)
             for network, space in zip(self.networks, self.spaces, strict=True):
                 features = network.penultimate(images)  # type: ignore[operator]

@@ -1,8 +1,8 @@
 """A trained model as one ONNX file that runs without this package: model-ready pixels in, calibrated probabilities out.
 
-Everything that is served is in the graph: the normalisation of the recipe, every view and every member of an ensemble,
-the mean of their logits, the temperature. What is not: bringing an image to the recipe's field and size, prediction
-sets and novelty; the file says in words how to prepare pixels. This module must not know model folders or images.
+The graph holds everything from pixels to probabilities: normalisation, every view and every member of an ensemble, the
+mean of their logits, the temperature. It does not hold the way from an image to pixels (field of view, size; the file
+says in words how to prepare them), prediction sets and novelty. This module must not know model folders or images.
 """
 
 from __future__ import annotations
@@ -46,16 +46,18 @@ class ExportResult:
     probability_difference: float | None
 
 
-class _Served(nn.Module):
+class _ServedModel(nn.Module):
     """What a model serves, as one graph. uint8 (N, 3, S, S) -> mean logits (N, C), probabilities (N, C), float32."""
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Preprocessing, views: int, temperature: float) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], preprocessing: Preprocessing, views: int, temperature: float
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.recipe, self.views, self.temperature = recipe, views, temperature
+        self.preprocessing, self.views, self.temperature = preprocessing, views, temperature
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        images = torch.cat(list(views_of(self.recipe.to_input(pixels), self.views)))  # (V N, 3, S, S)
+        images = torch.cat(list(views_of(self.preprocessing.to_input(pixels), self.views)))  # (V N, 3, S, S)
         passes = torch.cat([network(images).unflatten(0, (self.views, -1)) for network in self.networks])
         logits = passes.mean(dim=0)  # (members V, N, C) -> (N, C), as models.inference.predictions
         return logits, (logits / self.temperature).softmax(dim=1)
@@ -63,7 +65,7 @@ class _Served(nn.Module):
 
 def export(
     networks: Sequence[nn.Module],
-    recipe: Preprocessing,
+    preprocessing: Preprocessing,
     temperature: float,
     class_names: Sequence[str],
     path: Path,
@@ -74,7 +76,7 @@ def export(
     """Write a model as an ONNX file and check it against torch.
 
     The graph reads `pixels` uint8 (N, 3, S, S), RGB, any N, and gives `logits` and `probabilities` float32 (N, C). Its
-    metadata hold what a user needs: class names, recipe, sizes, scales, how to prepare pixels.
+    metadata hold what a user needs: class names, preprocessing, sizes, scales, how to prepare pixels.
 
     networks : one, or the members of an ensemble; put into evaluation mode and on the CPU
     temperature : the logits are divided by it, greater than 0
@@ -86,12 +88,14 @@ def export(
         onnxruntime computes something else than torch; no file is left then.
     """
     _require("onnx", "onnxscript")
-    served = _Served(networks, recipe, views, temperature).cpu().eval()
+    served = _ServedModel(networks, preprocessing, views, temperature).cpu().eval()
     program = _traced(served)
-    program.model.metadata_props.update(_metadata(recipe, temperature, class_names, model_id, len(networks), views))
+    program.model.metadata_props.update(
+        _metadata(preprocessing, temperature, class_names, model_id, len(networks), views)
+    )
     program.model.producer_name = "morphcat"
     weight_bytes = sum(p.nbytes for p in served.parameters())
-    with _beside(path) as folder:
+    with _temporary_folder(path) as folder:
         program.save(folder / path.name, external_data=weight_bytes > _LARGEST_FILE)
         differences = _checked(served, folder / path.name)
         files = []
@@ -109,7 +113,7 @@ def _require(*packages: str) -> None:
         )
 
 
-def _traced(served: _Served) -> Any:
+def _traced(served: _ServedModel) -> Any:
     """The graph for any number of images."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
@@ -120,7 +124,7 @@ def _traced(served: _Served) -> Any:
             warnings.simplefilter("ignore")  # of the exporter's own making: deprecations inside torch
             return torch.onnx.export(
                 served,
-                (_random_pixels(served.recipe, 2),),
+                (_random_pixels(served.preprocessing, 2),),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
@@ -134,41 +138,47 @@ def _traced(served: _Served) -> Any:
         exporter.setLevel(level)
 
 
-def _random_pixels(recipe: Preprocessing, count: int) -> Tensor:
+def _random_pixels(preprocessing: Preprocessing, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(count)
-    shape = (count, 3, recipe.image_size, recipe.image_size)
+    shape = (count, 3, preprocessing.image_size, preprocessing.image_size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 def _metadata(
-    recipe: Preprocessing, temperature: float, class_names: Sequence[str], model_id: str, members: int, views: int
+    preprocessing: Preprocessing,
+    temperature: float,
+    class_names: Sequence[str],
+    model_id: str,
+    members: int,
+    views: int,
 ) -> dict[str, str]:
     """What the file says of itself; values that are no plain text are JSON."""
-    scales = " or ".join(f"{scale:g}" for scale in recipe.pixel_scales)
+    scales = " or ".join(f"{scale:g}" for scale in preprocessing.pixel_scales)
+    field, size = preprocessing.field_pixels, preprocessing.image_size
     return {
         "model_id": model_id,
         "class_names": json.dumps(list(class_names)),
-        "image_size": str(recipe.image_size),
-        "field_pixels": str(recipe.field_pixels),
-        "pixel_scales": json.dumps(list(recipe.pixel_scales)),
-        "rendering": recipe.rendering,
-        "recipe": json.dumps(recipe.to_dict()),
-        "recipe_digest": recipe.digest,
+        "image_size": str(preprocessing.image_size),
+        "field_pixels": str(preprocessing.field_pixels),
+        "pixel_scales": json.dumps(list(preprocessing.pixel_scales)),
+        "rendering": preprocessing.rendering,
+        "recipe": json.dumps(preprocessing.to_dict()),
+        "recipe_digest": preprocessing.digest,
         "temperature": repr(temperature),
         "members": str(members),
         "views": str(views),
         "how_to_prepare_pixels": (
-            f"RGB of 0 to 255, channels first, rows from north to south, rendered as {recipe.rendering}. Take "
-            f"{recipe.field_pixels} x {recipe.field_pixels} pixels at {scales} arcsec per pixel around the object and "
-            f"resample them to {recipe.image_size} x {recipe.image_size} (bilinear, antialiased; round to uint8). The "
+            f"RGB of 0 to 255, channels first, rows from north to south, rendered as {preprocessing.rendering}. Take "
+            f"{field} x {field} pixels at {scales} arcsec per pixel around the object and "
+            f"resample them to {size} x {size} (bilinear, antialiased; round to uint8). The "
             "normalisation is part of the graph."
         ),
     }
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for what is not finished yet; ModelError where none can be made."""
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of `path`; ModelError if none can be made."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             yield Path(folder)
@@ -176,13 +186,13 @@ def _beside(path: Path) -> Iterator[Path]:
         raise ModelError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error
 
 
-def _checked(served: _Served, file: Path) -> tuple[float | None, float | None]:
+def _checked(served: _ServedModel, file: Path) -> tuple[float | None, float | None]:
     """Largest differences of logits and of probabilities between onnxruntime and torch; None without onnxruntime."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None, None
     import onnxruntime
 
-    pixels = _random_pixels(served.recipe, _CHECKED)
+    pixels = _random_pixels(served.preprocessing, _CHECKED)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     found = session.run(list(OUTPUTS), {INPUT: pixels.numpy()})
     with torch.inference_mode():

@@ -22,20 +22,20 @@ from models.uncertainty.ood import load_feature_space
 
 
 class Predictor:
-    """A model, single or ensemble, with its recipe and its calibration on one device."""
+    """A model, single or ensemble, with its preprocessing and its calibration on one device."""
 
-    def __init__(self, card: ModelCard, panel: Ensemble) -> None:
+    def __init__(self, card: ModelCard, ensemble: Ensemble) -> None:
         self.card = card
-        self._panel = panel
+        self._ensemble = ensemble
         self._confidence = UncertaintyModel(card.temperature, card.conformal, card.novelty)
 
     @property
-    def recipe(self) -> Preprocessing:
-        return self._panel.recipe
+    def preprocessing(self) -> Preprocessing:
+        return self._ensemble.preprocessing
 
     @property
     def device(self) -> torch.device:
-        return self._panel.device
+        return self._ensemble.device
 
     def predict(self, pixels: Tensor) -> Prediction:
         """The prediction for model-ready pixels uint8 (N, 3, S, S).
@@ -44,7 +44,7 @@ class Predictor:
         ------
         ModelError : the network gives logits that are not finite.
         """
-        return self._confidence.of(self._panel.passes(pixels))
+        return self._confidence.of(self._ensemble.predict(pixels))
 
 
 def load_ensemble(root: Path, card: ModelCard, device: torch.device, batch_size: int) -> Ensemble:

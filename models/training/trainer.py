@@ -83,7 +83,7 @@ def train_network(
     training: LabelledPixels,
     validation: LabelledPixels,
     settings: LoopSettings,
-    recipe: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     device: torch.device,
     checkpoint: Path,
@@ -109,7 +109,7 @@ def train_network(
             f"{group.world} processes need a multiple of {2 * group.world} that is no larger than the training split"
         )
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Trainer(network, training, settings, recipe, device, group)
+    run = Trainer(network, training, settings, preprocessing, device, group)
     history = run.resume(checkpoint)
     for record in history if on_epoch else ():
         on_epoch(record)  # type: ignore[misc]
@@ -118,7 +118,7 @@ def train_network(
         loss, norm = run.epoch(epoch, on_step)
         speed = run.images_per_epoch / (time.monotonic() - started)
         group.agree(run.averaged())
-        logits = _validate(run.averaged(), validation, recipe, device, group)
+        logits = _validate(run.averaged(), validation, preprocessing, device, group)
         truth = validation.labels[validation.rows]
         history.append(_record(epoch, loss, norm, run.learning_rate, logits, truth, speed))
         run.remember_best(history)
@@ -127,21 +127,21 @@ def train_network(
         if on_epoch:
             on_epoch(history[-1])
     final = run.final()
-    return TrainingResult(final, _validate(final, validation, recipe, device, group), history)
+    return TrainingResult(final, _validate(final, validation, preprocessing, device, group), history)
 
 
 def _validate(
-    network: nn.Module, validation: LabelledPixels, recipe: Preprocessing, device: torch.device, group: Group
+    network: nn.Module, validation: LabelledPixels, preprocessing: Preprocessing, device: torch.device, group: Group
 ) -> Tensor:
     """Logits of the validation split; each process computes a part of them."""
     rows = validation.rows[group.part(len(validation))]
-    return group.gather(predict_logits(network, validation.pixels, recipe, device=device, rows=rows))
+    return group.gather(predict_logits(network, validation.pixels, preprocessing, device=device, rows=rows))
 
 
 def predict_logits(
     network: nn.Module,
     pixels: Tensor,
-    recipe: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     device: torch.device,
     rows: Tensor | None = None,
@@ -152,7 +152,7 @@ def predict_logits(
     network.eval()
     with torch.inference_mode():
         parts = [
-            network(recipe.to_input(pixels[rows[i : i + batch_size]].to(device))).float().cpu()
+            network(preprocessing.to_input(pixels[rows[i : i + batch_size]].to(device))).float().cpu()
             for i in range(0, len(rows), batch_size)
         ]
     return torch.cat(parts) if parts else torch.empty(0, 0)
@@ -197,11 +197,11 @@ class Trainer:
         network: nn.Module,
         data: LabelledPixels,
         settings: LoopSettings,
-        recipe: Preprocessing,
+        preprocessing: Preprocessing,
         device: torch.device,
         group: Group,
     ) -> None:
-        self.network, self.data, self.settings, self.recipe = network, data, settings, recipe
+        self.network, self.data, self.settings, self.preprocessing = network, data, settings, preprocessing
         self.device, self.group = device, group
         self.labels = data.labels[data.rows].numpy()
         self.batch_size = _batch(len(data), settings.batch_size)
@@ -286,7 +286,7 @@ class Trainer:
             yield self.data.pixels[rows].to(self.device), self.data.labels[rows].to(self.device), views
 
     def _step(self, pixels: Tensor, labels: Tensor, views: AugmentationPlan) -> tuple[Tensor, Tensor]:
-        images = self.recipe.to_input(views.apply(pixels.float() / 255) * 255)
+        images = self.preprocessing.to_input(views.apply(pixels.float() / 255) * 255)
         targets = soft_targets(labels, self.num_classes, self.settings.label_smoothing)
         images, targets = views.mix(images, targets)
         self.optimizer.zero_grad(set_to_none=True)

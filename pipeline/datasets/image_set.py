@@ -1,7 +1,7 @@
 """Labelled images to train and test on.
 
-An `ImageSet` knows labels, classes, positions and how to load pixels through a recipe, in chunks. Which file formats
-there are is known to the modules that make image sets (`galaxy10`, `picture_sets`, `known_sets`), not here.
+An `ImageSet` knows labels, classes, positions and how to load pixels through a preprocessing, in chunks. File formats
+are known to the modules that make image sets (`galaxy10`, `image_folder`, `reference_sets`).
 """
 
 from __future__ import annotations
@@ -69,48 +69,48 @@ class ImageSet:
             digest.update(b"|" if array is None else np.ascontiguousarray(array).tobytes() + b"|")
         return digest.hexdigest()[:16]
 
-    def pixels(self, recipe: Preprocessing, cache: Path) -> Tensor:
+    def pixels(self, preprocessing: Preprocessing, cache: Path) -> Tensor:
         """Model-ready pixels of all images: uint8 (N, 3, S, S), mapped from `pixel_file`; raises what that raises."""
-        return map_pixels(self.pixel_file(recipe, cache), self._shape(recipe))
+        return map_pixels(self.pixel_file(preprocessing, cache), self._shape(preprocessing))
 
-    def pixel_file(self, recipe: Preprocessing, cache: Path) -> Path:
+    def pixel_file(self, preprocessing: Preprocessing, cache: Path) -> Path:
         """The file below the folder `cache` that holds the model-ready pixels of all images, uint8 (N, 3, S, S).
 
         The file is written by the first call, chunk by chunk. Its name follows the images, the sizes and times of
-        change of the files they come from, and the recipe: what changed is read again.
+        change of the files they come from, and the preprocessing: what changed is read again.
 
         Raises
         ------
         UserError : an image cannot be read, the source changed since it was opened, or the disk is full.
         """
-        path = self.pixel_path(recipe, cache)
+        path = self.pixel_path(preprocessing, cache)
 
         def write(file: BinaryIO) -> None:
-            self._write(file, recipe)
-            if self.pixel_path(recipe, cache) != path:
+            self._write(file, preprocessing)
+            if self.pixel_path(preprocessing, cache) != path:
                 raise UserError(f"{self.source} changed while it was read; try again when nobody writes it")
 
-        ensure_pixels(path, self._shape(recipe), write)
+        ensure_pixels(path, self._shape(preprocessing), write)
         return path
 
-    def pixel_path(self, recipe: Preprocessing, cache: Path) -> Path:
+    def pixel_path(self, preprocessing: Preprocessing, cache: Path) -> Path:
         """The name of that file, whether it is there or not."""
         # The normalisation is applied later, on the device: recipes that differ in it share their pixels.
-        of_pixels = replace(recipe, mean=Preprocessing.mean, std=Preprocessing.std).digest
+        of_pixels = replace(preprocessing, mean=Preprocessing.mean, std=Preprocessing.std).digest
         key = hashlib.sha256(f"{of_pixels}|{self._state()}".encode()).hexdigest()[:16]
         return cache / f"{self.digest}-{key}.u8"
 
-    def _shape(self, recipe: Preprocessing) -> tuple[int, int, int, int]:
-        return (len(self), 3, recipe.image_size, recipe.image_size)
+    def _shape(self, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+        return (len(self), 3, preprocessing.image_size, preprocessing.image_size)
 
-    def _write(self, file: BinaryIO, recipe: Preprocessing) -> None:
+    def _write(self, file: BinaryIO, preprocessing: Preprocessing) -> None:
         first = 0
         with track(f"reading {Path(self.source).name}", len(self)) as step:
             for block in self.raw():
                 for chunk in np.array_split(block, range(_CHUNK, len(block), _CHUNK)):
                     last = first + len(chunk)
                     rgb = torch.from_numpy(np.ascontiguousarray(chunk))
-                    pixels = recipe.pixels_from_rgb(rgb, self.pixscale[first:last])
+                    pixels = preprocessing.pixels_from_rgb(rgb, self.pixscale[first:last])
                     file.write(pixels.contiguous().numpy().data)
                     step(len(chunk), "")
                     first = last

@@ -154,7 +154,7 @@ def predict_test_split(workspace: Workspace, images: ImageSet, model_id: str) ->
         raise UserError(f"{model_id} was trained without a test split (training.test_fraction = 0)")
     set_torch_threads(workspace.settings.workers.torch_threads())
     predictor = predictor_for(workspace.models, model_id, chosen_device(workspace.settings.workers.device))
-    pixels = images.pixels(predictor.recipe, workspace.cache)[torch.from_numpy(test)]
+    pixels = images.pixels(predictor.preprocessing, workspace.cache)[torch.from_numpy(test)]
     predictor.predict(pixels[:_WARM_UP])
     started = time.monotonic()
     prediction = predictor.predict(pixels)

@@ -199,7 +199,7 @@ def _view_predictions(ensemble: Ensemble, card: ModelCard, pixels: Tensor, label
     """The predictions of each network for all eight views, however many views the model averages in a survey."""
     averaged, ensemble.views = ensemble.views, ALL_VIEWS
     try:
-        logits = ensemble.passes(pixels).logits[:, 0]
+        logits = ensemble.predict(pixels).logits[:, 0]
     finally:
         ensemble.views = averaged
     probabilities = (logits / card.temperature).softmax(dim=1).numpy()  # float32 (views × networks, C)
@@ -227,7 +227,7 @@ def nearest_examples(
         return [], f"the training images ({source}) are not at hand; name them to see the nearest"
     try:
         train = recorded_split(workspace.models, card, images).train
-        image_pixels = images.pixels(ensemble.recipe, workspace.cache)
+        image_pixels = images.pixels(ensemble.preprocessing, workspace.cache)
     except UserError as problem:
         return [], f"the training images cannot be used: {problem}"
     rows = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), SEARCHED)).astype(np.int64))]

@@ -191,7 +191,7 @@ def reproduce(
     if ensemble is None:
         return result
     model = UncertaintyModel(card.temperature, card.conformal, card.novelty)
-    p = model.of(ensemble.passes(stamp.pixels)).probabilities[0]
+    p = model.of(ensemble.predict(stamp.pixels)).probabilities[0]
     label = card.class_slugs[int(p.argmax())]
     largest, differences = _compare(row, p, label, card.class_slugs, tolerance)
     return replace(result, label_again=label, largest=largest, differences=result.differences + differences)

@@ -161,12 +161,12 @@ def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, samp
         return not_measured("flips", sample)
     if candidate.card.class_slugs != champion.card.class_slugs:
         return not_measured("flips", "the models have different classes")
-    if not _field(candidate.recipe) == _field(champion.recipe) == _field(sample.recipe):
+    if not _field(candidate.preprocessing) == _field(champion.preprocessing) == _field(sample.preprocessing):
         return not_measured("flips", "the models, or that of the sample, need different fields of view or renderings")
     catalog = sample.pixels(workspace)
     scales = sample.rows["pixscale"].to_numpy()
     new, old = (
-        predictor.predict(catalog.pixels(predictor.recipe, scales, catalog.usable)).probabilities
+        predictor.predict(catalog.pixels(predictor.preprocessing, scales, catalog.usable)).probabilities
         for predictor in (candidate, champion)
     )
     reliable = old.max(axis=1) >= RELIABLE_CONFIDENCE
@@ -178,9 +178,9 @@ def _flips(workspace: Workspace, candidate: Predictor, champion: Predictor, samp
     return check_flips(new_labels, old_labels, left_out, workspace.settings.gate)
 
 
-def _field(recipe: Preprocessing) -> tuple[object, ...]:
+def _field(preprocessing: Preprocessing) -> tuple[object, ...]:
     """What a preprocessing needs of a stamp, whatever the image size of the network."""
-    return recipe.field_pixels, recipe.pixel_scales, recipe.rendering, recipe.colour
+    return preprocessing.field_pixels, preprocessing.pixel_scales, preprocessing.rendering, preprocessing.colour
 
 
 def _speed(workspace: Workspace, images: ImageSet, candidate: _Contender, champion: _Contender) -> GateCheck:
@@ -189,7 +189,8 @@ def _speed(workspace: Workspace, images: ImageSet, candidate: _Contender, champi
     rows = candidate.run.rows[: max(1, min(_ROUND_IMAGES, int(slower * _ROUND_SECONDS)))]
     seconds: tuple[list[float], list[float]] = ([], [])
     pixels = [
-        images.pixels(each.predictor.recipe, workspace.cache)[torch.from_numpy(rows)] for each in (candidate, champion)
+        images.pixels(each.predictor.preprocessing, workspace.cache)[torch.from_numpy(rows)]
+        for each in (candidate, champion)
     ]
     for _ in range(_ROUNDS):
         for each, batch, times in zip((candidate, champion), pixels, seconds, strict=True):

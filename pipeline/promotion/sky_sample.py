@@ -40,13 +40,13 @@ class SkySample:
     """
 
     rows: pa.Table
-    recipe: Preprocessing
+    preprocessing: Preprocessing
     release: str
 
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits over the objects and their pixels."""
-        digest = hashlib.sha256(self.recipe.digest.encode())
+        digest = hashlib.sha256(self.preprocessing.digest.encode())
         for name in ("object_id", "input_digest"):
             digest.update(self.rows[name].to_numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -58,7 +58,9 @@ class SkySample:
 
     def pixels(self, workspace: Workspace) -> CatalogPixels:
         """The pixels of the objects as they are now. Raises what `load_catalog_pixels` raises."""
-        return load_catalog_pixels(workspace, self.recipe, self.recipe, self.rows, "reading the sky sample")
+        return load_catalog_pixels(
+            workspace, self.preprocessing, self.preprocessing, self.rows, "reading the sky sample"
+        )
 
 
 def sky_sample(workspace: Workspace) -> SkySample | str:
@@ -87,7 +89,7 @@ def sky_sample(workspace: Workspace) -> SkySample | str:
 def _draw(workspace: Workspace, most: int) -> SkySample:
     """Up to `most` reliable objects of the current release from tiles all over the sky, both in the order of a hash."""
     release, layout = find_release(workspace.catalog)
-    recipe = preprocessing_of(load_card(workspace.models, release.model_id))
+    preprocessing = preprocessing_of(load_card(workspace.models, release.model_id))
     tiles = _tiles(layout, most)
     names = ", ".join("'" + tile.replace("'", "''") + "'" for tile in tiles) or "NULL"
     rows = select(
@@ -98,7 +100,7 @@ def _draw(workspace: Workspace, most: int) -> SkySample:
             ORDER BY md5(object_id::VARCHAR), object_id""",
         limit=most,
     )
-    return SkySample(rows, recipe, release.release)
+    return SkySample(rows, preprocessing, release.release)
 
 
 def _tiles(layout: ReleaseLayout, most: int) -> list[str]:
@@ -114,7 +116,7 @@ def _tiles(layout: ReleaseLayout, most: int) -> list[str]:
 
 
 def _freeze(path: Path, sample: SkySample) -> None:
-    footer = json.dumps({"release": sample.release, "recipe": sample.recipe.to_dict()})
+    footer = json.dumps({"release": sample.release, "recipe": sample.preprocessing.to_dict()})
     with atomic_write(path) as beside:
         pq.write_table(sample.rows.replace_schema_metadata({_FOOTER: footer.encode()}), beside)
 

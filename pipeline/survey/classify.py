@@ -72,7 +72,7 @@ def classify(job: ClassifyJob) -> TileReceipt:
     """
     tile, catalog = job.tile, Path(job.catalog)
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
-    card, preprocessing = predictor.card, predictor.recipe
+    card, preprocessing = predictor.card, predictor.preprocessing
     path = tile_path(catalog, job.model_id, tile.tile_id)
     previous = PreviousPredictions.from_tile(path, job.model_id, preprocessing.digest)
     result = TileResult(tile)

@@ -187,7 +187,7 @@ def measure(pilot: PilotJob) -> PilotTile:
     """
     job, began = pilot.job, time.monotonic()
     predictor = predictor_for(Path(job.models), job.model_id, job.device, job.batch)
-    side = predictor.recipe.image_size
+    side = predictor.preprocessing.image_size
     predictor.predict(torch.zeros((2, 3, side, side), dtype=torch.uint8, device=predictor.device))
     loading = time.monotonic() - began
     inputs = job.tile.stop - job.tile.start

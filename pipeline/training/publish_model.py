@@ -91,13 +91,13 @@ def ensemble_of(trained: TrainedNetwork, device: torch.device) -> Ensemble:
 def measure(ensemble: Ensemble, pixels: Tensor, images: ImageSet, parts: Split, coverage: float) -> MeasuredModel:
     """Calibrate an ensemble on the validation split and evaluate it there and on the test split."""
     labels = images.labels[parts.validation]
-    passes = ensemble.passes(pixels, parts.validation)
-    confidence = fit_uncertainty(passes, labels, coverage)
-    numbers, validation = _evaluated(confidence, passes, labels)
+    outputs = ensemble.predict(pixels, parts.validation)
+    confidence = fit_uncertainty(outputs, labels, coverage)
+    numbers, validation = _evaluated(confidence, outputs, labels)
     calibration, test = {"validation": validation}, None
     if len(parts.test):
         test_labels = images.labels[parts.test]
-        test, calibration["test"] = _evaluated(confidence, ensemble.passes(pixels, parts.test), test_labels)
+        test, calibration["test"] = _evaluated(confidence, ensemble.predict(pixels, parts.test), test_labels)
     return MeasuredModel(confidence, numbers, test, calibration, _remarks(confidence, images, parts))
 
 
@@ -163,11 +163,11 @@ def common_fields(
 
 
 def _evaluated(
-    confidence: UncertaintyModel, passes: EnsembleLogits, labels: np.ndarray
+    confidence: UncertaintyModel, outputs: EnsembleLogits, labels: np.ndarray
 ) -> tuple[dict[str, Any], Calibration]:
     """The evaluation of a split, and its calibration before and after temperature scaling."""
-    predicted = confidence.of(passes)
-    raw = calibrated_probabilities(passes, 1.0)
+    predicted = confidence.of(outputs)
+    raw = calibrated_probabilities(outputs, 1.0)
     numbers = evaluate(predicted.probabilities, labels, predicted.sets).to_dict()
     calibration = Calibration(
         before=_calibration_numbers(raw, evaluate(raw, labels).to_dict(), labels),

@@ -67,7 +67,7 @@ def make_ring(small: Small, root: Path) -> Ring:
     first = np.unique(small.images.labels, return_index=True)[1]
     parts = Split(np.sort(first), np.setdiff1d(rows, first)[:5], np.setdiff1d(rows, first)[5:])
     predictor = Predictor(small.card, load_ensemble(small.workspace.models, small.card, torch.device("cpu"), 64))
-    pixels = small.images.pixels(predictor.recipe, small.workspace.cache)
+    pixels = small.images.pixels(predictor.preprocessing, small.workspace.cache)
     called = predictor.predict(pixels[torch.from_numpy(parts.test)]).probabilities.argmax(axis=1)
     path = workspace.benchmark / "galaxy10.h5"
     path.parent.mkdir(parents=True)

@@ -98,8 +98,8 @@ def put(root: Path, model_id: str = "tiny-0001", seed: int = 0, **values: Any) -
 
 
 def space_of(net: nn.Module) -> FeatureSpace:
-    panel = Ensemble([net], [], RECIPE, views=1, device=torch.device("cpu"))
-    return fit_feature_space(panel.features(images(20), np.arange(20)), np.arange(20) % 4)
+    ensemble = Ensemble([net], [], RECIPE, views=1, device=torch.device("cpu"))
+    return fit_feature_space(ensemble.features(images(20), np.arange(20)), np.arange(20) % 4)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -435,7 +435,7 @@ def test_a_variant_that_this_version_does_not_know_is_an_error(tmp_path: Path) -
 )
 def test_another_recipe_than_that_of_the_training_is_an_error(tmp_path: Path, values: dict[str, Any]) -> None:
     put(tmp_path, **values)
-    with pytest.raises(ModelError, match=r"trained with recipe .* use the version that trained it \(0\.1\.0\)"):
+    with pytest.raises(ModelError, match=r"trained with preprocessing .* use the version that trained it \(0\.1\.0\)"):
         preprocessing_of(load_card(tmp_path, "tiny-0001"))
     with pytest.raises(ModelError, match="trained with recipe"):
         predictor_for(tmp_path, "tiny-0001", "cpu")
@@ -501,8 +501,8 @@ class Crowded(nn.Module):
 
 def crowded(net: Crowded, batch_size: int) -> Predictor:
     space = FeatureSpace(np.zeros((1, 3), np.float32), np.eye(3, dtype=np.float32))
-    panel = Ensemble([net], [space], RECIPE, views=1, device=torch.device("cpu"), batch_size=batch_size)
-    return Predictor(card(), panel)
+    ensemble = Ensemble([net], [space], RECIPE, views=1, device=torch.device("cpu"), batch_size=batch_size)
+    return Predictor(card(), ensemble)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:

@@ -31,17 +31,17 @@ def images(count: int, seed: int = 8) -> Tensor:
 
 
 def space_of(net: nn.Module) -> FeatureSpace:
-    panel = Ensemble([net], [], RECIPE, views=1, device=CPU)
-    return fit_feature_space(panel.features(images(40, 1), np.arange(40)), np.arange(40) % 4)
+    ensemble = Ensemble([net], [], RECIPE, views=1, device=CPU)
+    return fit_feature_space(ensemble.features(images(40, 1), np.arange(40)), np.arange(40) % 4)
 
 
-def panel_of(*seeds: int, views: int = 1, batch_size: int = 64) -> Ensemble:
+def ensemble_of(*seeds: int, views: int = 1, batch_size: int = 64) -> Ensemble:
     nets = [network(seed) for seed in seeds]
     return Ensemble(nets, [space_of(net) for net in nets], RECIPE, views=views, device=CPU, batch_size=batch_size)
 
 
-def calibrated(panel: Ensemble) -> UncertaintyModel:
-    return fit_uncertainty(panel.passes(images(60, 2)), np.arange(60) % 4, 0.8)
+def calibrated(ensemble: Ensemble) -> UncertaintyModel:
+    return fit_uncertainty(ensemble.predict(images(60, 2)), np.arange(60) % 4, 0.8)
 
 
 def logits_of(net: nn.Module, pixels: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ def logits_of(net: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def test_eight_views_are_the_mean_made_by_hand() -> None:
-    panel, pixels = panel_of(0, views=8), images(5)
-    confidence = calibrated(panel)
-    found = confidence.of(panel.passes(pixels))
+    ensemble, pixels = ensemble_of(0, views=8), images(5)
+    confidence = calibrated(ensemble)
+    found = confidence.of(ensemble.predict(pixels))
     turned = [pixels.rot90(k, dims=(2, 3)) for k in range(4)]
     each = torch.stack([logits_of(network(), view) for t in turned for view in (t, t.flip(2))])
     by_hand = (each.mean(0) / confidence.temperature).softmax(1).numpy()
@@ -65,9 +65,9 @@ def test_eight_views_are_the_mean_made_by_hand() -> None:
 
 
 def test_one_view_is_the_plain_network() -> None:
-    panel = panel_of(0)
-    confidence = calibrated(panel)
-    found = confidence.of(panel.passes(images(5)))
+    ensemble = ensemble_of(0)
+    confidence = calibrated(ensemble)
+    found = confidence.of(ensemble.predict(images(5)))
     by_hand = (logits_of(network(), images(5)) / confidence.temperature).softmax(1).numpy()
     np.testing.assert_allclose(found.probabilities, by_hand, atol=1e-6)
     assert found.n_views == 1 and not found.spread.any() and (found.agreement == 1).all()
@@ -80,7 +80,7 @@ def test_a_turned_or_mirrored_copy_gets_the_same_prediction(turns: int, mirror: 
     pixels = images(2, seed)
     copy = pixels.rot90(turns, dims=(2, 3))
     copy = copy.flip(3) if mirror else copy
-    one, other = EIGHT.passes(pixels), EIGHT.passes(copy)
+    one, other = EIGHT.predict(pixels), EIGHT.predict(copy)
     np.testing.assert_allclose(one.distance, other.distance, rtol=1e-3)
     first, second = CONFIDENCE.of(one), CONFIDENCE.of(other)
     np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-5)
@@ -88,14 +88,14 @@ def test_a_turned_or_mirrored_copy_gets_the_same_prediction(turns: int, mirror: 
     np.testing.assert_allclose(first.novelty, second.novelty, atol=1e-3)
 
 
-EIGHT = panel_of(0, views=8)
+EIGHT = ensemble_of(0, views=8)
 CONFIDENCE = calibrated(EIGHT)
 
 
 def test_members_are_averaged_and_one_alone_is_itself() -> None:
     pixels = images(4)
-    passes = panel_of(1, 2, views=8).passes(pixels)
-    parts = [panel_of(seed, views=8).passes(pixels) for seed in (1, 2)]
+    passes = ensemble_of(1, 2, views=8).predict(pixels)
+    parts = [ensemble_of(seed, views=8).predict(pixels) for seed in (1, 2)]
     assert passes.logits.shape == (16, 4, 4)
     torch.testing.assert_close(passes.logits.mean(0), (parts[0].logits.mean(0) + parts[1].logits.mean(0)) / 2)
     np.testing.assert_allclose(passes.distance, (parts[0].distance + parts[1].distance) / 2, rtol=1e-4)
@@ -104,22 +104,22 @@ def test_members_are_averaged_and_one_alone_is_itself() -> None:
 
 def test_rows_of_a_larger_set_are_those_rows_whatever_the_batch() -> None:
     pixels, rows = images(20), np.array([3, 4, 11, 19])
-    whole = panel_of(0).passes(pixels)
+    whole = ensemble_of(0).predict(pixels)
     for batch_size in (1, 3, 64):
-        some = panel_of(0, batch_size=batch_size).passes(pixels, rows)
+        some = ensemble_of(0, batch_size=batch_size).predict(pixels, rows)
         torch.testing.assert_close(some.logits, whole.logits[:, rows], atol=1e-5, rtol=0)
         np.testing.assert_allclose(some.distance, whole.distance[rows], rtol=1e-3)
 
 
 def test_no_images_give_an_empty_prediction() -> None:
-    found = CONFIDENCE.of(EIGHT.passes(images(0)))
+    found = CONFIDENCE.of(EIGHT.predict(images(0)))
     assert found.probabilities.shape == found.sets.shape == (0, 4) and len(found.novelty) == len(found.spread) == 0
 
 
 def test_noise_that_the_features_never_saw_is_novel() -> None:
     """The training images here are noise: what is unlike them is an even picture."""
     usual, blank = images(30, 5), torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
-    scores = CONFIDENCE.of(EIGHT.passes(torch.cat([usual, blank]))).novelty
+    scores = CONFIDENCE.of(EIGHT.predict(torch.cat([usual, blank]))).novelty
     assert scores[-1] > 0.97 and (scores[:-1] < 0.97).mean() > 0.9
 
 
@@ -128,20 +128,20 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     with torch.no_grad():
         net.get_parameter("head.fc.bias")[1] = torch.nan
     with pytest.raises(ModelError, match="not finite"):
-        Ensemble([net], [space_of(network())], RECIPE, views=1, device=CPU).passes(images(2))
+        Ensemble([net], [space_of(network())], RECIPE, views=1, device=CPU).predict(images(2))
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_a_handful_of_validation_images_works(count: int) -> None:
-    passes = EIGHT.passes(images(count, 3))
+    passes = EIGHT.predict(images(count, 3))
     confidence = fit_uncertainty(passes, np.arange(count) % 4, 0.9)
-    found = confidence.of(EIGHT.passes(images(3)))
+    found = confidence.of(EIGHT.predict(images(3)))
     np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
     assert np.isfinite(found.novelty).all() and found.sets.any(axis=1).all()
 
 
 def test_coverage_holds_on_later_images_of_a_network() -> None:
-    """Labels drawn from what a panel says, with a temperature that it does not know."""
+    """Labels drawn from what a ensemble says, with a temperature that it does not know."""
     rng = np.random.default_rng(4)
     logits = torch.from_numpy(rng.normal(size=(3, 4000, 5)).astype(np.float32) * 3)
     p = (logits.mean(0).double() / 2).softmax(1).numpy()

@@ -74,7 +74,7 @@ def test_the_nearest_examples_are_training_images(explained: Explanation, small:
     assert "simulated" in explained.neighbours_from
     # A training image is its own nearest example.
     ensemble = load_ensemble_for(sky, small.card)
-    itself = small.images.pixels(ensemble.recipe, sky.cache)[int(train[5])][None]
+    itself = small.images.pixels(ensemble.preprocessing, sky.cache)[int(train[5])][None]
     (nearest,), _ = nearest_examples(sky, ensemble, small.card, small.images, itself, 1)
     assert nearest.row == train[5] and nearest.distance == pytest.approx(0, abs=0.05)
 

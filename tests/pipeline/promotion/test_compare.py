@@ -145,7 +145,7 @@ def test_a_damaged_verdict_is_an_error_that_names_the_file(ring: Ring, passed: D
 def test_the_sample_is_drawn_once(ring: Ring, passed: Decision, as_was: object) -> None:
     sample = sky_sample(ring.workspace)
     assert isinstance(sample, SkySample) and sample.rows.num_rows == GALAXIES and sample.simulated
-    assert sample.digest == passed.sky_sample and sample.recipe.digest == ring.card.recipe_digest
+    assert sample.digest == passed.sky_sample and sample.preprocessing.digest == ring.card.recipe_digest
     with as_was(ring.workspace.models):  # type: ignore[operator]
         fewer = ring.changed("gate.sky_sample=3")
         assert sky_sample(fewer) == sample  # frozen: another size takes deleting the file

@@ -48,7 +48,7 @@ def test_an_ensemble_is_a_model_like_any_other(
     assert result.evaluation.accuracy == card.test["accuracy"]
     np.testing.assert_allclose(result.evaluation.brier, card.test["brier"], atol=1e-6)
     predictor = predictor_for(workspace.models, card.model_id, "cpu")
-    said = predictor.predict(small.images.pixels(predictor.recipe, workspace.cache)[:5])
+    said = predictor.predict(small.images.pixels(predictor.preprocessing, workspace.cache)[:5])
     assert said.n_views == 2 and said.spread.max() > 0 and set(said.agreement) <= {0.0, 0.5, 1.0}
 
 

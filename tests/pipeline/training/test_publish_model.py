@@ -20,7 +20,7 @@ from pipeline.training.train import train
 from tests.conftest import Small
 
 
-def panel_of(small: Small) -> Ensemble:
+def ensemble_of(small: Small) -> Ensemble:
     return load_ensemble(small.workspace.models, small.card, torch.device("cpu"), 64)
 
 
@@ -28,7 +28,7 @@ def test_the_numbers_of_the_card_are_those_of_what_is_served(small: Small) -> No
     card = small.card
     predictor = predictor_for(small.workspace.models, card.model_id, "cpu")
     rows = split_of(small.workspace.settings.training, small.images).test
-    pixels = small.images.pixels(predictor.recipe, small.workspace.cache)
+    pixels = small.images.pixels(predictor.preprocessing, small.workspace.cache)
     said = predictor.predict(pixels[torch.from_numpy(rows)])
     found = evaluate(said.probabilities, small.images.labels[rows], said.sets).to_dict()
     assert card.test is not None
@@ -61,8 +61,8 @@ def test_a_small_validation_split_is_remarked(small: Small) -> None:
 def test_a_class_without_validation_images_borrows_and_is_named(small: Small) -> None:
     parts = split_of(small.workspace.settings.training, small.images)
     kept = parts.validation[small.images.labels[parts.validation] != 4]
-    pixels = small.images.pixels(panel_of(small).recipe, small.workspace.cache)
-    found = measure(panel_of(small), pixels, small.images, replace(parts, validation=kept), 0.5)
+    pixels = small.images.pixels(ensemble_of(small).preprocessing, small.workspace.cache)
+    found = measure(ensemble_of(small), pixels, small.images, replace(parts, validation=kept), 0.5)
     sets = found.confidence.conformal
     assert sets.counts[4] == 0 and sets.thresholds[4] == sets.pooled
     assert any("cigar_smooth" in remark for remark in found.remarks)
@@ -71,8 +71,8 @@ def test_a_class_without_validation_images_borrows_and_is_named(small: Small) ->
 def test_one_validation_image_and_no_test(small: Small) -> None:
     parts = split_of(small.workspace.settings.training, small.images)
     none = np.empty(0, np.int64)
-    pixels = small.images.pixels(panel_of(small).recipe, small.workspace.cache)
-    found = measure(panel_of(small), pixels, small.images, Split(parts.train, parts.validation[:1], none), 0.9)
+    pixels = small.images.pixels(ensemble_of(small).preprocessing, small.workspace.cache)
+    found = measure(ensemble_of(small), pixels, small.images, Split(parts.train, parts.validation[:1], none), 0.9)
     assert found.test is None and set(found.calibration) == {"validation"}
     assert found.validation["coverage"] == 1 and found.validation["mean_set_size"] == 10
     assert any("every class is in every set" in remark for remark in found.remarks)
@@ -83,7 +83,7 @@ def test_eight_views_are_another_model_with_a_calibration_of_its_own(small: Smal
     card = train(workspace, small.images)
     assert card.views == 8 and card.model_id != small.card.model_id
     predictor = predictor_for(workspace.models, card.model_id, "cpu")
-    pixels = small.images.pixels(predictor.recipe, workspace.cache)[:3]
+    pixels = small.images.pixels(predictor.preprocessing, workspace.cache)[:3]
     said, turned = predictor.predict(pixels), predictor.predict(pixels.rot90(1, dims=(2, 3)))
     assert said.n_views == 8
     np.testing.assert_allclose(said.probabilities, turned.probabilities, atol=1e-5)
@@ -91,7 +91,7 @@ def test_eight_views_are_another_model_with_a_calibration_of_its_own(small: Smal
 
 def test_the_card_is_the_same_each_time(small: Small) -> None:
     parts = split_of(small.workspace.settings.training, small.images)
-    pixels = small.images.pixels(panel_of(small).recipe, small.workspace.cache)
-    again = measure(panel_of(small), pixels, small.images, parts, small.card.conformal.coverage)
+    pixels = small.images.pixels(ensemble_of(small).preprocessing, small.workspace.cache)
+    again = measure(ensemble_of(small), pixels, small.images, parts, small.card.conformal.coverage)
     assert again.confidence.temperature == small.card.temperature
     assert again.confidence.conformal == small.card.conformal and again.confidence.novelty == small.card.novelty
