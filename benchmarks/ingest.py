@@ -38,7 +38,7 @@ from pipeline.config.inputs import BrickSettings, ReadingSettings
 from pipeline.ingest.discovery import discover
 from pipeline.readers.dispatch import read_tile
 from pipeline.simulation import write_bricks, write_cutout_tile
-from pipeline.survey.rendering import render_stamps
+from pipeline.survey.prediction import render_stamps
 
 BANDS = "grz"
 SIDE = 256

@@ -27,7 +27,7 @@ from pipeline.core.errors import BadInput, InputChanged, UserError, is_transient
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import Stamp, StampBatch
 from pipeline.survey.plan import tiles_in
-from pipeline.survey.rendering import pixel_digests, render_stamps
+from pipeline.survey.prediction import pixel_digests, render_stamps
 
 TOLERANCE = 3e-4  # of a probability; they are rounded to 1e-4, and another batch size alone changes them by up to 2e-4
 

@@ -27,7 +27,7 @@ from pipeline.datasets.pixel_cache import ensure_pixels, map_pixels
 from pipeline.readers.dispatch import read_tile
 from pipeline.readers.stamps import StampBatch
 from pipeline.survey.plan import tiles_in
-from pipeline.survey.rendering import pixel_digests, render_stamps
+from pipeline.survey.prediction import pixel_digests, render_stamps
 from pipeline.tiles.sky_tile import SkyTile
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from pipeline.config.inputs import ReadingSettings
 from pipeline.core.errors import BadInput
 from pipeline.core.times import utc_of
 from pipeline.readers.dispatch import read_tile
-from pipeline.survey.prediction import PreviousPredictions, predict
-from pipeline.survey.rendering import render_stamps
+from pipeline.survey.prediction import PreviousPredictions, predict, render_stamps
 from pipeline.survey.rows import rows_of
 from pipeline.survey.screening import screen
 from pipeline.survey.tile_result import TileResult, log_outcome

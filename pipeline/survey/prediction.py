@@ -1,11 +1,12 @@
-"""Predictions for a batch: kept from the previous commit where the pixels are the same, else made by the network.
+"""From stamps to predictions: rendered to model-ready pixels, then predicted by the network or reused.
 
-A prediction depends on the model-ready pixels and the model alone; everything else in a row comes from the reader and
-is made anew.
+A prediction depends on the model-ready pixels and the model alone. Where both are the same as in the previous commit,
+its prediction is kept; everything else in a row comes from the reader and is written anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from torch import Tensor
 from catalogs.schema import CERTAINTY_FLAGS, arrow_schema, certainty_columns, certainty_flags, label_columns
 from catalogs.tiles import read_tile_metadata
 from models.inference.predictor import Predictor
-from pipeline.survey.rendering import pixel_digests
+from models.preprocessing import Preprocessing
+from pipeline.readers.stamps import StampBatch
 from pipeline.survey.screening import ScreenedBatch
 
 _PREDICTED_COLUMNS = (
@@ -36,6 +38,20 @@ _PREDICTED_COLUMNS = (
     "run_id",
     "mjd_predicted",
 )
+
+
+def render_stamps(batch: StampBatch, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """Model-ready pixels uint8 (N, 3, S, S) of a batch, made on the device."""
+    pixels = torch.from_numpy(batch.pixels).to(device)
+    render = preprocessing.pixels_from_flux if batch.is_flux else preprocessing.pixels_from_rgb
+    return render(pixels, batch.pixscale)
+
+
+def pixel_digests(pixels: Tensor) -> np.ndarray:
+    """A digest of each stamp's model-ready pixels: int64 (N,)."""
+    rows = pixels.cpu().numpy()
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
 
 
 @dataclass(frozen=True)

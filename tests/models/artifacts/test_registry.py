@@ -437,7 +437,7 @@ def test_another_recipe_than_that_of_the_training_is_an_error(tmp_path: Path, va
     put(tmp_path, **values)
     with pytest.raises(ModelError, match=r"trained with preprocessing .* use the version that trained it \(0\.1\.0\)"):
         preprocessing_of(load_card(tmp_path, "tiny-0001"))
-    with pytest.raises(ModelError, match="trained with recipe"):
+    with pytest.raises(ModelError, match="trained with preprocessing"):
         predictor_for(tmp_path, "tiny-0001", "cpu")
 
 

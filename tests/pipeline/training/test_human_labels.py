@@ -25,7 +25,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import progress_display
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.splits import Split, recorded_split
-from pipeline.survey.rendering import pixel_digests
+from pipeline.survey.prediction import pixel_digests
 from pipeline.training.ensembles import ensemble
 from pipeline.training.human_labels import usable, with_human_labels
 from pipeline.training.plan import can_start_from, plan_training, preprocessing_for, split_of

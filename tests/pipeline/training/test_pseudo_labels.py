@@ -25,7 +25,7 @@ from pipeline.core.errors import UserError
 from pipeline.datasets.galaxy10 import open_galaxy10
 from pipeline.datasets.image_set import ImageSet
 from pipeline.evaluation.evaluate import predict_test_split
-from pipeline.survey.rendering import pixel_digests
+from pipeline.survey.prediction import pixel_digests
 from pipeline.training.human_labels import with_human_labels
 from pipeline.training.plan import preprocessing_for, split_of
 from pipeline.training.pseudo_labels import with_pseudo_labels
