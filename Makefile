@@ -1,4 +1,4 @@
-# One command each; every target makes the virtual environment it needs.
+# `make help` lists the targets; every one makes the virtual environment it needs.
 PYTHON ?= python3
 VENV ?= .venv
 WORKSPACE ?= demo-workspace
@@ -6,7 +6,10 @@ KILLS ?= 50
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test test-all chaos story lint format bench clean
+.PHONY: help demo test test-all chaos story lint format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 demo: $(VENV)/.runtime  ## train on a simulated sky, classify it, query the catalogue: a few minutes
 	$(BIN)/morphcat --workspace $(WORKSPACE) demo
@@ -29,14 +32,14 @@ lint: $(VENV)/.dev  ## style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev  ## put right what the linters can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev  ## measure: the short scripts of benchmarks/; the others say in their first lines what they need
 	for script in simulated_sky training_memory distributed_curves; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
-clean:
+clean:  ## remove the virtual environment, the demo and caches
 	rm -rf $(VENV) $(WORKSPACE) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.runtime: pyproject.toml constraints.txt

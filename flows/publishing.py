@@ -34,11 +34,11 @@ def release(workspace: str, model: str | None = None, overrides: list[str] | Non
     ------
     pipeline.core.errors.UserError : no sky tile is committed.
     """
-    place = open_workspace(Path(workspace), overrides or [])
-    chosen = model or surveyed_model(place)
-    info = build(place, chosen) if chosen else None
+    opened = open_workspace(Path(workspace), overrides or [])
+    chosen = model or surveyed_model(opened)
+    info = build(opened, chosen) if chosen else None
     if info is None:
-        raise UserError(f"no sky tile in {place.catalog} is committed yet: run the survey first")
+        raise UserError(f"no sky tile in {opened.catalog} is committed yet: run the survey first")
     words = [f"* {name}: {value}" for name, value in info.words().items()]
     create_markdown_artifact("\n".join(words), key="release", description=info.release)
     return info.model_dump()

@@ -94,24 +94,24 @@ def retrain(
     ------
     pipeline.runs.locks.AlreadyRunning : another retraining is under way.
     """
-    place = open_workspace(Path(workspace), overrides or [])
+    opened = open_workspace(Path(workspace), overrides or [])
     try:
         with (
-            exclusive(retraining_lock(place.models), event or "by hand", "retraining"),
-            logging_to(place, "retrain", run_id_of(datetime.now(UTC))),
+            exclusive(retraining_lock(opened.models), event or "by hand", "retraining"),
+            logging_to(opened, "retrain", run_id_of(datetime.now(UTC))),
         ):
-            rounds = _rounds(place, labels, source)
+            rounds = _rounds(opened, labels, source)
     except AlreadyRunning as busy:
         if not scheduled:
             raise
         return Completed(name="Skipped", message=str(busy))  # type: ignore[return-value]  # the run's state
-    if reclassify and _release_lags(place):
-        survey(workspace, overrides=overrides, wait=place.settings.retraining.wait, scheduled=True)
-    published = current_release(place.catalog)
+    if reclassify and _release_lags(opened):
+        survey(workspace, overrides=overrides, wait=opened.settings.retraining.wait, scheduled=True)
+    published = current_release(opened.catalog)
     return {
         "outcome": rounds[-1].outcome if rounds else "nothing to do",
         "rounds": [one.to_dict() for one in rounds],
-        "champion": champion(place.models),
+        "champion": champion(opened.models),
         "release": published.release if published else None,
     }
 

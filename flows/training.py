@@ -65,12 +65,12 @@ def train(
     With `members` above 1 so many seeds are trained and joined to an ensemble. An interrupted training goes on from its
     last epoch.
     """
-    place = open_workspace(Path(workspace), overrides or [])
-    with logging_to(place, "train", run_id_of(datetime.now(UTC))):
-        images = open_source(place, source)
-        first = place.settings.training.seed
-        cards = [fit(place.changed(training={"seed": first + k}), images, split) for k in range(members)]
-        card = join(place, images, [each.model_id for each in cards]) if members > 1 else cards[0]
+    opened = open_workspace(Path(workspace), overrides or [])
+    with logging_to(opened, "train", run_id_of(datetime.now(UTC))):
+        images = open_source(opened, source)
+        first = opened.settings.training.seed
+        cards = [fit(opened.changed(training={"seed": first + k}), images, split) for k in range(members)]
+        card = join(opened, images, [each.model_id for each in cards]) if members > 1 else cards[0]
         _log.info("trained %s", card.model_id)
     get_run_logger().info("trained %s", card.model_id)
     create_markdown_artifact(describe(card), key="model-card", description=card.model_id)
@@ -92,11 +92,11 @@ def benchmark(
     ------
     UserError : there is no model yet.
     """
-    place = open_workspace(Path(workspace), overrides or [])
-    chosen = model or champion(place.models)
+    opened = open_workspace(Path(workspace), overrides or [])
+    chosen = model or champion(opened.models)
     if chosen is None:
-        raise UserError(f"no model in {place.models} to measure: `morphcat train` makes one")
-    result = measure(place, open_source(place, source), chosen)
+        raise UserError(f"no model in {opened.models} to measure: `morphcat train` makes one")
+    result = measure(opened, open_source(opened, source), chosen)
     create_markdown_artifact(measuring.to_markdown(result), key="benchmark", description=chosen)
     return result.to_dict()
 
@@ -143,13 +143,13 @@ def benchmark_grid(
     ------
     CellsFailed : some cells could not be finished; the rest is on the board.
     """
-    place = open_workspace(Path(workspace), overrides or [])
+    opened = open_workspace(Path(workspace), overrides or [])
     named = ImageSource.model_validate(source) if source else None
     cells = plan_cells(
-        place, source_or_benchmark(place, named), Grid.model_validate(grid), Path(split) if split else None
+        opened, source_or_benchmark(opened, named), Grid.model_validate(grid), Path(split) if split else None
     )
     get_run_logger().info("%d of %d cells to do", len(cells.to_do), len(cells.experiments))
-    board = make_board(place, cells, train_and_measure(place, cells))
+    board = make_board(opened, cells, train_and_measure(opened, cells))
     if board["failed"]:
         raise CellsFailed(board)
     return board

@@ -45,8 +45,8 @@ def audit(arguments: argparse.Namespace) -> int:
         return 0 if report.ok else EXIT_MISMATCH
     print(f"release {report.release}: {report.rows} rows of {report.tiles} sky tiles")
     for check in report.checks:
-        told = f" ({check.wrong} mismatches)" if check.wrong else f" ({check.remark})" if check.remark else ""
-        print(f"{check.status:8}{check.name:14}{check.says}{told}")
+        remark = f" ({check.wrong} mismatches)" if check.wrong else f" ({check.remark})" if check.remark else ""
+        print(f"{check.status:8}{check.name:14}{check.says}{remark}")
         for example in check.examples:
             print(f"{'':8}{'':14}- {example}")
     wrong = sum(check.status == "wrong" for check in report.checks)

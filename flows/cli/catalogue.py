@@ -50,9 +50,9 @@ def query(arguments: argparse.Namespace) -> None:
     """Run SQL on the catalogue."""
     form = _format(arguments)
     catalogue = _open(arguments)
-    answer = catalogue.arrow(arguments.sql, limit=arguments.limit)
-    write_table(answer, form, arguments.out, catalogue.columns)
-    _say_where(arguments, answer.num_rows)
+    result = catalogue.arrow(arguments.sql, limit=arguments.limit)
+    write_table(result, form, arguments.out, catalogue.columns)
+    _print_where(arguments, result.num_rows)
 
 
 def cone(arguments: argparse.Namespace) -> None:
@@ -64,9 +64,9 @@ def cone(arguments: argparse.Namespace) -> None:
     circle = Cone(*position_of(arguments.position), radius_of(arguments.radius))
     columns = arguments.columns.replace(" ", "").split(",") if arguments.columns else None
     catalogue = _open(arguments)
-    answer = catalogue.cone_arrow(circle, columns, limit=arguments.limit)
-    write_table(answer, form, arguments.out, catalogue.columns)
-    _say_where(arguments, answer.num_rows)
+    result = catalogue.cone_arrow(circle, columns, limit=arguments.limit)
+    write_table(result, form, arguments.out, catalogue.columns)
+    _print_where(arguments, result.num_rows)
 
 
 def decode(arguments: argparse.Namespace) -> None:
@@ -78,8 +78,8 @@ def decode(arguments: argparse.Namespace) -> None:
     flags = describe_flags(arguments.flags) if arguments.flags is not None else None
     classes = _open(arguments).decode_set(arguments.pred_set) if arguments.pred_set is not None else None
     if arguments.json:
-        told = {"quality_flags": flags and dict(flags), "pred_set": classes}
-        print_json({name: value for name, value in told.items() if value is not None})
+        decoded = {"quality_flags": flags and dict(flags), "pred_set": classes}
+        print_json({name: value for name, value in decoded.items() if value is not None})
         return
     if flags is not None:
         print_table(["quality flag", "meaning"], flags) if flags else print("no quality flag is set")
@@ -101,14 +101,14 @@ def _answer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _format(arguments: argparse.Namespace) -> str:
-    """The format of the answer, once it is clear that it can be written where it is wanted."""
+    """The format of the result, once it is clear that it can be written where it is wanted."""
     catalog = workspace_of(arguments).catalog.resolve()
     if arguments.out and catalog in arguments.out.resolve().parents:
         raise UserError(f"{arguments.out} lies in the catalogue, which queries only read; choose another place")
     return format_of("json" if arguments.json else arguments.format, arguments.out)
 
 
-def _say_where(arguments: argparse.Namespace, rows: int) -> None:
+def _print_where(arguments: argparse.Namespace, rows: int) -> None:
     if arguments.out:
         print_message(f"{short(arguments.out.resolve())}: {rows} rows")
 

@@ -1,4 +1,4 @@
-"""`morphcat explain ID`, `morphcat reproduce ID`: why one object has its label, and whether it comes out again."""
+"""`morphcat explain ID`, `morphcat reproduce ID`: why one object has its label, and whether it comes out reproduced."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ if TYPE_CHECKING:
 
 def add(subparsers: Subparsers) -> None:
     """Declare `explain` and `reproduce`."""
-    told = subparsers.add_parser("explain", help="one object: stamp, probabilities, flags, views, nearest examples")
-    told.add_argument("--out", metavar="PAGE.html", type=Path, help="write one HTML page too")
-    told.add_argument(
+    explained = subparsers.add_parser(
+        "explain", help="one object: stamp, probabilities, flags, views, nearest examples"
+    )
+    explained.add_argument("--out", metavar="PAGE.html", type=Path, help="write one HTML page too")
+    explained.add_argument(
         "--neighbours", metavar="N", type=count, default=5, help="nearest training examples to show (5); 0: none"
     )
-    image_options(told)
-    told.set_defaults(run=explain)
-    again = subparsers.add_parser(
+    image_options(explained)
+    explained.set_defaults(run=explain)
+    reproduced = subparsers.add_parser(
         "reproduce", help="classify one object again from its input and compare; exit status 1 where anything differs"
     )
-    again.add_argument("--tolerance", metavar="P", type=float, help="difference of a probability that counts as equal")
-    again.set_defaults(run=reproduce)
-    for parser in (told, again):
+    reproduced.add_argument(
+        "--tolerance", metavar="P", type=float, help="difference of a probability that counts as equal"
+    )
+    reproduced.set_defaults(run=reproduce)
+    for parser in (explained, reproduced):
         parser.add_argument("object_id", metavar="ID", type=int, help="object_id in the catalogue")
         parser.add_argument("--release", metavar="R", help="a release (the current one)")
 
 
 def explain(arguments: argparse.Namespace) -> None:
-    """Print what there is to say about an object, and write the page."""
+    """Print everything known about an object, and write the page."""
     from catalogs.atomic import atomic_write
     from pipeline.inspection.explain import explain as gather
     from pipeline.inspection.explain_report import to_html, to_text
 
     workspace = workspace_of(arguments)
     with bars():
-        told = gather(
+        explanation = gather(
             workspace,
             arguments.object_id,
             release=arguments.release,
@@ -52,26 +56,26 @@ def explain(arguments: argparse.Namespace) -> None:
             neighbours=arguments.neighbours,
         )
     if arguments.out:
-        with atomic_write(arguments.out) as beside:
-            beside.write_text(to_html(told), encoding="utf-8")
+        with atomic_write(arguments.out) as temporary:
+            temporary.write_text(to_html(explanation), encoding="utf-8")
     if arguments.json:
         print_json(
             {
-                **asdict(told.entry),
-                "same_input": told.same_input,
-                "calibration": told.calibration,
-                "classes": [asdict(one) for one in told.classes],
-                "flags": [name for name, _, _ in told.flags],
-                "views": [asdict(one) for one in told.views],
+                **asdict(explanation.entry),
+                "same_input": explanation.same_input,
+                "calibration": explanation.calibration,
+                "classes": [asdict(one) for one in explanation.classes],
+                "flags": [name for name, _, _ in explanation.flags],
+                "views": [asdict(one) for one in explanation.views],
                 "neighbours": [
-                    {"row": one.row, "label": one.label, "distance": one.distance} for one in told.neighbours
+                    {"row": one.row, "label": one.label, "distance": one.distance} for one in explanation.neighbours
                 ],
-                "neighbours_from": told.neighbours_from,
-                "problems": told.problems,
+                "neighbours_from": explanation.neighbours_from,
+                "problems": explanation.problems,
             }
         )
         return
-    print(to_text(told), end="")
+    print(to_text(explanation), end="")
     if arguments.out:
         print(f"page: {short(arguments.out)}")
 
@@ -79,20 +83,20 @@ def explain(arguments: argparse.Namespace) -> None:
 def reproduce(arguments: argparse.Namespace) -> int:
     """Classify an object again and say whether the catalogue has the same."""
     from pipeline.inspection.reproduce import TOLERANCE
-    from pipeline.inspection.reproduce import reproduce as again
+    from pipeline.inspection.reproduce import reproduce as reproduce_object
 
     tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance
-    result = again(workspace_of(arguments), arguments.object_id, arguments.release, tolerance)
+    result = reproduce_object(workspace_of(arguments), arguments.object_id, arguments.release, tolerance)
     if arguments.json:
         print_json({**asdict(result), "equal": not result.differences})
     elif result.differences:
         print(f"object {result.object_id} of release {result.release} does not come out as it is in the catalogue:")
         print("\n".join(f"  {difference}" for difference in result.differences))
     else:
-        said = (
+        outcome = (
             f"{result.label}, largest difference of a probability {result.largest:.1e}" if result.label else "no label"
         )
-        print(f"object {result.object_id} of release {result.release}: equal (the same pixels, {said})")
+        print(f"object {result.object_id} of release {result.release}: equal (the same pixels, {outcome})")
     return 1 if result.differences else 0
 
 

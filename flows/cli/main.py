@@ -70,7 +70,7 @@ _TOPICS = (
 
 EXIT_ERROR = 1  # something the user can put right
 EXIT_INTERRUPTED = 130
-_PLACES = ("", "_after", "_verb")  # of common options: before the command, after it, after its verb
+_POSITIONS = ("", "_after", "_verb")  # of common options: before the command, after it, after its verb
 _STATUSES = (
     "exit status: 0 done, or nothing to do; 1 an error that you can put right; 2 a wrong command line; 3 some units "
     "failed, the rest is done; 4 done, but more is in quarantine than survey.alarm allows, or status has an alarm; "
@@ -94,33 +94,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        print(f"morphcat: {_discreet(_in_words(error))}", file=sys.stderr)
+        print(f"morphcat: {_safe(_message_of(error))}", file=sys.stderr)
         return EXIT_ERROR
 
 
 def _set_logging(debug: bool) -> None:
     """Our own logs in full with --debug; of others only what went wrong."""
     terminal = logging.StreamHandler()
-    terminal.setFormatter(_Discreet("%(levelname)s %(name)s: %(message)s"))
+    terminal.setFormatter(_SafeFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[terminal])
     logging.getLogger("distributed").setLevel(logging.WARNING if debug else logging.ERROR)
     for package in ("flows", "pipeline", "models", "catalogs"):
         logging.getLogger(package).setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
-class _Discreet(logging.Formatter):
-    """Messages as `_discreet` leaves them."""
+class _SafeFormatter(logging.Formatter):
+    """Messages as `_safe` leaves them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _discreet(super().format(record))
+        return _safe(super().format(record))
 
 
-def _discreet(text: str) -> str:
+def _safe(text: str) -> str:
     """Without secrets, for what is printed is often kept; and without what a terminal would obey."""
     return visible(redact(text))
 
 
-def _in_words(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     from catalogs.errors import CatalogError
     from models.errors import ModelError
     from pipeline.core.errors import UserError
@@ -157,41 +157,41 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=_STATUSES,
     )
     parser.add_argument("--version", action="version", version=f"morphcat {version('morphcat')}")
-    _common(parser, "")
+    _add_common_options(parser, "")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for topic in _TOPICS:
         topic.add(subparsers)
-    for command, place in _commands(subparsers, _PLACES[1]):
-        _common(command, place)
+    for command, position in _commands(subparsers, _POSITIONS[1]):
+        _add_common_options(command, position)
     arguments = parser.parse_args(argv)
-    arguments.workspace = Path(next(_given(arguments, "workspace"), "morphcat-workspace"))
-    arguments.set = [setting for settings in reversed([*_given(arguments, "set")]) for setting in settings]
-    arguments.json = any(_given(arguments, "json"))
-    arguments.debug = any(_given(arguments, "debug"))
+    arguments.workspace = Path(next(_values_of(arguments, "workspace"), "morphcat-workspace"))
+    arguments.set = [setting for settings in reversed([*_values_of(arguments, "set")]) for setting in settings]
+    arguments.json = any(_values_of(arguments, "json"))
+    arguments.debug = any(_values_of(arguments, "debug"))
     return arguments
 
 
-def _given(arguments: argparse.Namespace, option: str) -> Iterator[Any]:
-    """What is given for a common option, the last place first."""
-    for place in reversed(_PLACES):
-        if value := getattr(arguments, option + place, None):
+def _values_of(arguments: argparse.Namespace, option: str) -> Iterator[Any]:
+    """What is given for a common option, the last position first."""
+    for position in reversed(_POSITIONS):
+        if value := getattr(arguments, option + position, None):
             yield value
 
 
-def _commands(subparsers: Subparsers, place: str) -> Iterator[tuple[argparse.ArgumentParser, str]]:
-    """Parsers of all commands, with the place where they stand; of a command that takes a verb, those of its verbs.
+def _commands(subparsers: Subparsers, position: str) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+    """Parsers of all commands, with the position where they stand; of a command that takes a verb, those of its verbs.
 
-    Where the verb may be left out, the command itself is one too, and its verbs stand in a place of their own.
+    Where the verb may be left out, the command itself is one too, and its verbs stand in a position of their own.
     """
     for parser in dict.fromkeys(subparsers.choices.values()):
         below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         if not below or not below[0].required:
-            yield parser, place
+            yield parser, position
         if below:
-            yield from _commands(below[0], place if below[0].required else _PLACES[2])
+            yield from _commands(below[0], position if below[0].required else _POSITIONS[2])
 
 
-def _common(parser: argparse.ArgumentParser, suffix: str) -> None:
+def _add_common_options(parser: argparse.ArgumentParser, suffix: str) -> None:
     """Options that may stand in any of the places; `suffix` keeps them apart until all are read."""
     parser.add_argument(
         "--workspace", metavar="DIR", dest=f"workspace{suffix}", help="folder of everything (./morphcat-workspace)"

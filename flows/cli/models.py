@@ -1,4 +1,4 @@
-"""`morphcat models`: which there are, what the gate says of them, who leads and who led."""
+"""`morphcat models`: list, show, evaluate, promote, roll back, and the history of champions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def list_all(arguments: argparse.Namespace) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Print the card of a model, what became of it, and what the gate said of it."""
+    """Print the card of a model, when it was champion, and the decisions of the gate on it."""
     from models.artifacts.registry import champion, describe, history, load_card
     from pipeline.promotion.decision import decisions_of
 
@@ -89,9 +89,9 @@ def show(arguments: argparse.Namespace) -> None:
     leads = champion(root) == card.model_id
     if arguments.json:
         plain = card.model_dump(mode="json", exclude={"history"})
-        told = [{**verdict.model_dump(), "why": verdict.why} for verdict in verdicts]
+        decisions = [{**verdict.model_dump(), "why": verdict.why} for verdict in verdicts]
         lines = [_plain(change) for change in changes]
-        print_json({"card": plain, "champion": leads, "changes": lines, "verdicts": told})
+        print_json({"card": plain, "champion": leads, "changes": lines, "verdicts": decisions})
         return
     print(describe(card))
     if leads:
@@ -140,8 +140,8 @@ def promote(arguments: argparse.Namespace) -> int:
         workspace, arguments.model, verdict, by=_who(arguments), reason=reason, override=arguments.override
     )
     if arguments.json:
-        told = {"verdict": verdict.model_dump(), "why": verdict.why} if verdict else {"verdict": None}
-        print_json({"promoted": True, "change": _plain(change), **told})
+        decision = {"verdict": verdict.model_dump(), "why": verdict.why} if verdict else {"verdict": None}
+        print_json({"promoted": True, "change": _plain(change), **decision})
     else:
         print(f"champion: {change.to}, before: {change.before}" + (", the gate overridden" if change.override else ""))
     return 0
@@ -186,7 +186,7 @@ def _evaluated(workspace: Workspace, arguments: argparse.Namespace) -> Decision:
     from pipeline.datasets.loading import open_images, source_or_benchmark
     from pipeline.promotion.compare import compare as ask_the_gate
 
-    load_card(workspace.models, arguments.model)  # a wrong name is told before images are opened
+    load_card(workspace.models, arguments.model)  # a wrong name is an error before images are opened
     with bars():
         images = open_images(source_or_benchmark(workspace, image_source(arguments)), workspace.settings.input)
         return ask_the_gate(workspace, images, arguments.model)

@@ -61,12 +61,12 @@ def write_table(table: pa.Table, form: str, out: Path | None, columns: Sequence[
         return
     from catalogs.atomic import atomic_write
 
-    with atomic_write(out) as beside:
+    with atomic_write(out) as temporary:
         if form in TEXT:
-            with beside.open("w", newline="") as file, contextlib.redirect_stdout(file):
+            with temporary.open("w", newline="") as file, contextlib.redirect_stdout(file):
                 _print(table, form)
         else:
-            beside.write_bytes(_encoded(table, form, columns))
+            temporary.write_bytes(_encoded(table, form, columns))
 
 
 def _print(table: pa.Table, form: str) -> None:

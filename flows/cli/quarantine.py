@@ -72,16 +72,16 @@ def retry(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     reasons, model = reasons_of(arguments.reason), _model(workspace, arguments)
     entries = quarantine_entries(workspace, model, arguments.reason)
-    places = plan_retry(workspace, model, entries) if not arguments.tiles else RetryPlan()
-    for tile, why in sorted(places.skipped.items()):
+    retry = plan_retry(workspace, model, entries) if not arguments.tiles else RetryPlan()
+    for tile, why in sorted(retry.skipped.items()):
         print_message(f"note: passed over, {tile}: {why}")
-    roots = [Path(root).absolute() for root in arguments.tiles] or places.roots
+    roots = [Path(root).absolute() for root in arguments.tiles] or retry.roots
     summary, status, result = None, 0, RetryResult()
     if entries and roots:
         summary, status = run_flow(workspace, arguments, roots, model, sorted(reasons))
         result = retry_result(workspace, model, entries, summary["run_id"])
     if arguments.json:
-        print_json({**asdict(result), "passed_over": places.skipped, "survey": summary})
+        print_json({**asdict(result), "passed_over": retry.skipped, "survey": summary})
         return status
     if summary is None:
         print("nothing to try again")

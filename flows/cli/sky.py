@@ -38,13 +38,13 @@ def simulate(arguments: argparse.Namespace) -> None:
     workspace = workspace_of(arguments)
     make_root(workspace)
     with bars():
-        made = write_sky(workspace, arguments)
-        made |= write_block(workspace, arguments)
-    print_json(made) if arguments.json else [print(f"{key}: {value}") for key, value in made.items()]
+        written = write_sky(workspace, arguments)
+        written |= write_block(workspace, arguments)
+    print_json(written) if arguments.json else [print(f"{key}: {value}") for key, value in written.items()]
 
 
 def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Write tiles and benchmark as the options say; returns what was made and where."""
+    """Write tiles and benchmark as the options say; returns what was written and where."""
     from models.preprocessing import colour_rule
     from pipeline.simulation import simulate as write
 
@@ -71,7 +71,7 @@ def write_sky(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, 
 
 
 def write_block(workspace: Workspace, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Write a block of survey bricks if the options ask for one; returns what was made and where."""
+    """Write a block of survey bricks if the options ask for one; returns what was written and where."""
     from pipeline.simulation import block_steps, write_bricks
 
     columns, rows = arguments.bricks
@@ -80,7 +80,7 @@ def write_block(workspace: Workspace, arguments: argparse.Namespace) -> dict[str
     galaxies = columns * rows * arguments.galaxies
     root = workspace.incoming / "simulated-bricks"
     with track("simulating bricks", block_steps(columns, rows, galaxies)) as step:
-        made = write_bricks(
+        written = write_bricks(
             root,
             seed=arguments.seed,
             columns=columns,
@@ -89,7 +89,7 @@ def write_block(workspace: Workspace, arguments: argparse.Namespace) -> dict[str
             truth=workspace.incoming.parent / "simulated_bricks_truth.csv",
             on_progress=lambda done: step(done, "simulated"),
         )
-    return {"bricks": str(root), "galaxies_on_bricks": galaxies, "truth_of_bricks": str(made.truth)}
+    return {"bricks": str(root), "galaxies_on_bricks": galaxies, "truth_of_bricks": str(written.truth)}
 
 
 def columns_and_rows(text: str) -> tuple[int, int]:

@@ -46,12 +46,12 @@ def _print(now: Status, url: str | None) -> None:
         print("champion   none: `morphcat train` makes one")
     elif now.champion:
         print(f"champion   {now.champion['model_id']} since {now.champion['since'] or 'an unknown time'}")
-        told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in now.tiles.items())
-        print(f"sky tiles  {told}")
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in now.tiles.items())
+        print(f"sky tiles  {counts}")
     if now.release:
         simulated = " (simulated)" if now.release["simulated_objects"] else ""
-        made = f"of {now.release['created']} by {now.release['model_id']}"
-        print(f"release    {now.release['release']} {made}, {now.release['objects']} objects{simulated}")
+        origin = f"of {now.release['created']} by {now.release['model_id']}"
+        print(f"release    {now.release['release']} {origin}, {now.release['objects']} objects{simulated}")
     else:
         print("release    none: `morphcat survey` makes one")
     labels = now.labels

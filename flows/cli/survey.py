@@ -126,8 +126,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def _print_remarks(remarks: dict[str, list[str]]) -> None:
-    said = [f"{tile}: {remark}" for tile, of_tile in sorted(remarks.items()) for remark in of_tile]
-    for line in said[:_MOST_REMARKS]:
+    lines = [f"{tile}: {remark}" for tile, of_tile in sorted(remarks.items()) for remark in of_tile]
+    for line in lines[:_MOST_REMARKS]:
         print(f"  remark, {line}")
-    if len(said) > _MOST_REMARKS:
-        print(f"  and {len(said) - _MOST_REMARKS} more remarks (--json has all)")
+    if len(lines) > _MOST_REMARKS:
+        print(f"  and {len(lines) - _MOST_REMARKS} more remarks (--json has all)")

@@ -1,4 +1,4 @@
-"""Runs that a service which was killed left behind, and the look that replaces those it missed."""
+"""Runs that a killed service left behind, and one run now in place of those it missed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PAGE = 200
 
 
 def mark_crashed_runs(deployments: Sequence[UUID]) -> list[str]:
-    """Say of runs that seem to run that they crashed, and cancel those that were missed; returns what was done.
+    """Mark runs that seem to be running as crashed, and cancel those that were missed; returns what was done.
 
-    For the moment when nothing runs: a service starts, and it is the only one. Missed runs would all come at once and
-    look at the same state; one look at the present replaces them.
+    To be called when nothing runs: a service starts, and it is the only one. Missed runs would all start at once and
+    find the same state; one run now replaces them.
     """
     with get_client(sync_client=True) as client:
         running = _runs(client, deployments, [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
@@ -35,15 +35,15 @@ def mark_crashed_runs(deployments: Sequence[UUID]) -> list[str]:
         missed = [run for run in scheduled if run.expected_start_time and run.expected_start_time < now]
         for run in missed:
             _set(client, run, Cancelled(message="missed while no service ran; another run looks at the present state"))
-    said = [
+    counts = [
         (len(running), "runs of a service that was killed, marked as crashed"),
         (len(missed), "missed runs, cancelled"),
     ]
-    return [f"{count} {what}" for count, what in said if count]
+    return [f"{count} {what}" for count, what in counts if count]
 
 
 def check_now(deployments: Sequence[UUID]) -> None:
-    """Have each of these deployments run once, at once."""
+    """Run each of these deployments once, now."""
     with get_client(sync_client=True) as client:
         for one in deployments:
             client.create_flow_run_from_deployment(one)

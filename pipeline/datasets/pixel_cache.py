@@ -37,7 +37,7 @@ def ensure_pixels(path: Path, shape: tuple[int, ...], write: Callable[[BinaryIO]
                 _remove_unfinished(path)
             if not _complete(path, size):
                 _check_room(path, size)
-                with atomic_write(path) as beside, beside.open("wb") as file:
+                with atomic_write(path) as temporary, temporary.open("wb") as file:
                     write(file)
 
 
@@ -76,8 +76,8 @@ def _one_writer(path: Path) -> Iterator[bool]:
 
 def _remove_unfinished(path: Path) -> None:
     """Files that killed writers left: gigabytes nobody would see."""
-    for beside in path.parent.glob(f".{path.name}.????????????"):
-        beside.unlink(missing_ok=True)
+    for temporary in path.parent.glob(f".{path.name}.????????????"):
+        temporary.unlink(missing_ok=True)
 
 
 def _check_room(path: Path, size: int) -> None:

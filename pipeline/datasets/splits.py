@@ -156,8 +156,8 @@ def write_split(path: Path, rows: LabelledRows, parts: Split, *, validation: flo
         "fractions": {"validation": validation, "test": test},
         **parts.to_dict(),
     }
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(document), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(document), encoding="utf-8")
 
 
 def read_split(path: Path, rows: LabelledRows) -> Split:

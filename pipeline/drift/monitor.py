@@ -101,10 +101,10 @@ def write_drift(workspace: Workspace, release: str) -> DriftReport | None:
         report = DriftReport(release, model_id, remark=f"Could not be compared: {error}")
     for alarm in report.alarms:
         log_only(logging.ERROR, f"drift: {alarm}")  # the command prints it at the terminal
-    with atomic_write(path.with_suffix(".md")) as beside:
-        beside.write_text(report.to_markdown(), encoding="utf-8")
-    with atomic_write(path) as beside:  # last, as it marks both as complete
-        beside.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+    with atomic_write(path.with_suffix(".md")) as temporary:
+        temporary.write_text(report.to_markdown(), encoding="utf-8")
+    with atomic_write(path) as temporary:  # last, as it marks both as complete
+        temporary.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
     return report
 
 

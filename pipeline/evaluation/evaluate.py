@@ -74,8 +74,8 @@ class PredictedSplit:
         )
         names = ("model_id", "image_set", "split", "simulated", "images_per_second", "device")
         footer = json.dumps({name: getattr(self, name) for name in names})
-        with atomic_write(path) as beside:
-            pq.write_table(table.replace_schema_metadata({_FOOTER: footer.encode()}), beside, compression="zstd")
+        with atomic_write(path) as temporary:
+            pq.write_table(table.replace_schema_metadata({_FOOTER: footer.encode()}), temporary, compression="zstd")
 
     @classmethod
     def load(cls, path: Path) -> PredictedSplit:
@@ -197,7 +197,7 @@ def confusion_table(evaluation: Evaluation, slugs: list[str]) -> pd.DataFrame:
 
 
 def _write(stem: Path, result: BenchmarkResult) -> None:
-    with atomic_write(stem.with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(result.to_dict(), indent=1))
-    with atomic_write(stem.with_suffix(".md")) as beside:
-        beside.write_text(to_markdown(result))
+    with atomic_write(stem.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=1))
+    with atomic_write(stem.with_suffix(".md")) as temporary:
+        temporary.write_text(to_markdown(result))

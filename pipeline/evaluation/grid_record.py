@@ -59,8 +59,8 @@ class GridRecord(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write the record into the folder of a leaderboard."""
-        with atomic_write(folder / _RECORD) as beside:
-            beside.write_text(self.model_dump_json(indent=1, by_alias=True))
+        with atomic_write(folder / _RECORD) as temporary:
+            temporary.write_text(self.model_dump_json(indent=1, by_alias=True))
 
     @classmethod
     def load(cls, folder: Path) -> GridRecord:

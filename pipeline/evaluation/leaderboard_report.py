@@ -37,13 +37,13 @@ def write_leaderboard(board: Leaderboard, folder: Path) -> None:
             path.unlink(missing_ok=True)
             continue
         marked = pa.Table.from_pandas(table.assign(simulated=board.simulated), preserve_index=False)
-        with atomic_write(path) as beside:
-            pq.write_table(marked, beside, compression="zstd")
+        with atomic_write(path) as temporary:
+            pq.write_table(marked, temporary, compression="zstd")
     texts = {"board.json": json.dumps(board.to_dict(), indent=1), "board.md": to_markdown(board)}
     contents = {**{name: text.encode() for name, text in texts.items()}, **plots(board)}
     for name, content in contents.items():
-        with atomic_write(folder / name) as beside:
-            beside.write_bytes(content)
+        with atomic_write(folder / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def to_markdown(board: Leaderboard) -> str:

@@ -98,8 +98,8 @@ def write_decision(models: Path, verdict: Decision) -> None:
     """Write a verdict into the folder of its candidate, the JSON file last: it marks the verdict as complete."""
     path = decision_path(models, verdict.candidate, verdict.key)
     for file, text in ((path.with_suffix(".md"), verdict.to_markdown()), (path, verdict.model_dump_json(indent=1))):
-        with atomic_write(file) as beside:
-            beside.write_text(text, encoding="utf-8")
+        with atomic_write(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def read_decision(path: Path) -> Decision:

@@ -89,8 +89,8 @@ def _report(workspace: Workspace, result: RetrainingResult) -> None:
     path = workspace.reports / f"retraining-{result.candidate}-{result.verdict}.json"
     if path.is_file() and not result.promoted:
         return  # the report of the promotion stays
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(result.to_dict(), indent=1))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=1))
 
 
 def _split_file(workspace: Workspace, images: ImageSet) -> str | None:

@@ -117,8 +117,8 @@ def _tiles(layout: ReleaseLayout, most: int) -> list[str]:
 
 def _freeze(path: Path, sample: SkySample) -> None:
     footer = json.dumps({"release": sample.release, "recipe": sample.preprocessing.to_dict()})
-    with atomic_write(path) as beside:
-        pq.write_table(sample.rows.replace_schema_metadata({_FOOTER: footer.encode()}), beside)
+    with atomic_write(path) as temporary:
+        pq.write_table(sample.rows.replace_schema_metadata({_FOOTER: footer.encode()}), temporary)
 
 
 def _read(path: Path) -> SkySample:

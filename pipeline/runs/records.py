@@ -85,8 +85,8 @@ def _path(workspace: Workspace, run_id: str) -> Path:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(record, indent=1))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))
 
 
 def _read(path: Path) -> RunRecord | None:

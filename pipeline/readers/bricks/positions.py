@@ -60,9 +60,9 @@ def write_prepared(rows: pd.DataFrame, folder: Path) -> Path:
     digest = sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
     path = folder / f"{_PREFIX}{digest}.parquet"
     if not path.exists():
-        with atomic_write(path) as beside:
-            pq.write_table(table, beside)
-            os.utime(beside, (0, 0))  # the same content is the same input, whenever it was written
+        with atomic_write(path) as temporary:
+            pq.write_table(table, temporary)
+            os.utime(temporary, (0, 0))  # the same content is the same input, whenever it was written
     return path
 
 
