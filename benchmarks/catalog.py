@@ -108,7 +108,7 @@ def replace_tiles(catalog: Path, tiles: Sequence[Tile]) -> list[list[int]]:
 
 
 def check_patch(catalog: Path, old: str, new: str, tiles: Sequence[Tile], differing: list[list[int]]) -> dict[str, Any]:
-    """Which leaves were rewritten and which objects are told to differ, beside what has to be."""
+    """Which partition files were rewritten and which objects are told to differ, beside what has to be."""
     import pyarrow.parquet as pq
 
     from catalogs.releases.diff import compare
@@ -119,10 +119,10 @@ def check_patch(catalog: Path, old: str, new: str, tiles: Sequence[Tile], differ
     started = time.perf_counter()
     changes = compare(before, after)
     seconds = time.perf_counter() - started
-    told = pq.read_table(after.sidecar / "changes.parquet")["object_id"].to_pylist()
+    told = pq.read_table(after.provenance / "changes.parquet")["object_id"].to_pylist()
     inodes = {path.stat().st_ino for path in before.primary.glob("dataset/*/*/*.parquet")}
     partitions = after.partitions()
-    rewritten = {p for p in partitions if after.leaf(p.order, p.pixel).stat().st_ino not in inodes}
+    rewritten = {p for p in partitions if after.partition_file(p.order, p.pixel).stat().st_ino not in inodes}
     index = np.sort(np.concatenate([simulated_rows(tile)["_healpix_29"].to_numpy() for tile in tiles]))
     within = {p for p in partitions if np.diff(np.searchsorted(index, pixel_range(p)))[0]}
     return {
@@ -131,7 +131,7 @@ def check_patch(catalog: Path, old: str, new: str, tiles: Sequence[Tile], differ
         "exactly_these_told": sorted(told)
         == sorted(chain.from_iterable(differing))
         == sorted(changes["object_id"].to_pylist()),
-        "leaves": len(partitions),
+        "partition files": len(partitions),
         "leaves_of_replaced_tiles": len(within),
         "leaves_rewritten": len(rewritten),
         "only_these_rewritten": rewritten == within,

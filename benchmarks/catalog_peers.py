@@ -86,15 +86,15 @@ def fine_partitions(catalog: Path, folder: Path) -> int:
 
     _, release = find_release(catalog)
     layout, partitions, cells = ReleaseLayout(folder), [], []
-    for leaf in release.partitions():
-        if leaf.order > 5:
-            raise SystemExit(f"pixels of order {leaf.order} cannot be split into those of order 5; take fewer --rows")
-        table = pq.ParquetFile(release.leaf(leaf.order, leaf.pixel)).read().replace_schema_metadata(None)
+    for file in release.partitions():
+        if file.order > 5:
+            raise SystemExit(f"pixels of order {file.order} cannot be split into those of order 5; take fewer --rows")
+        table = pq.ParquetFile(release.partition_file(file.order, file.pixel)).read().replace_schema_metadata(None)
         index = table["_healpix_29"].to_numpy()
         cells.append(np.unique(index >> 38, return_counts=True))
         for pixel in np.unique(index >> 48).tolist():
             first, after = np.searchsorted(index, [pixel << 48, (pixel + 1) << 48])
-            path = layout.leaf(5, pixel)
+            path = layout.partition_file(5, pixel)
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table.slice(first, after - first), path, compression="zstd")
             partitions.append(Partition(5, pixel, int(after - first)))

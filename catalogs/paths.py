@@ -1,4 +1,4 @@
-"""Where the parts of a release lie: a HATS collection, its sidecars and exports. Paths alone; opens no data.
+"""Where the parts of a release lie: a HATS collection, its provenance tables and exports. Paths alone; opens no data.
 
 releases/<name>/
   release.json                     what the release says of itself
@@ -59,7 +59,7 @@ class ReleaseLayout:
         return self.collection / INDEX_NAME
 
     @property
-    def sidecar(self) -> Path:
+    def provenance(self) -> Path:
         return self.root / "sidecar"
 
     @property
@@ -70,7 +70,7 @@ class ReleaseLayout:
     def report(self) -> Path:
         return self.root / "report"
 
-    def leaf(self, order: int, pixel: int) -> Path:
+    def partition_file(self, order: int, pixel: int) -> Path:
         """The file of a pixel of the primary catalogue."""
         return partition_path(self.primary, order, pixel)
 

@@ -1,7 +1,8 @@
 """A release as single files for tools that open one file: Parquet, FITS and VOTable.
 
-All three are written in one pass over the leaves, chunk by chunk, so that memory does not grow with the catalogue. FITS
-and VOTable hold strings of fixed width, in ASCII: a first pass over the string columns finds the widths.
+All three are written in one pass over the partition files, chunk by chunk, so that memory does not grow with the
+catalogue. FITS and VOTable hold strings of fixed width, in ASCII: a first pass over the string columns finds the
+widths.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ class _Writer(Protocol):
 def write_exports(layout: ReleaseLayout, class_slugs: Sequence[str], info: Mapping[str, str]) -> list[Path]:
     """Write the exports of a release anew; the files written.
 
-    The primary catalogue must have its leaves and its partition_info.csv. There is no VOTable of more than
+    The primary catalogue must have its partition files and its partition_info.csv. There is no VOTable of more than
     `VOTABLE_ROWS` rows.
 
     Raises
     ------
-    CatalogError : a leaf is damaged, has other columns, or not as many rows as partition_info.csv says.
+    CatalogError : a partition file is damaged, has other columns, or not as many rows as partition_info.csv says.
     """
     shutil.rmtree(layout.export, ignore_errors=True)
     layout.export.mkdir(parents=True)
@@ -187,7 +188,7 @@ def _widths(layout: ReleaseLayout, schema: pa.Schema) -> dict[str, int]:
 
 
 def _chunks(layout: ReleaseLayout, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of all leaves along the sky, `_ROWS` at a time (fewer in the last), without metadata."""
+    """The rows of all partition files along the sky, `_ROWS` at a time (fewer in the last), without metadata."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     wanted = pa.schema([schema.field(name) for name in columns])
@@ -207,7 +208,7 @@ def _chunks(layout: ReleaseLayout, schema: pa.Schema, columns: Sequence[str]) ->
 def _batches(layout: ReleaseLayout, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     along_the_sky = sorted(layout.partitions(), key=lambda p: p.pixel << 2 * (29 - p.order))
     for partition in along_the_sky:
-        path = layout.leaf(partition.order, partition.pixel)
+        path = layout.partition_file(partition.order, partition.pixel)
         try:
             with pq.ParquetFile(path) as file:
                 if not file.schema_arrow.equals(schema):

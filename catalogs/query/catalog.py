@@ -71,7 +71,7 @@ class Catalogue:
         return self.cone_arrow(Cone(ra, dec, radius_deg), columns).to_pandas()
 
     def cone_arrow(self, cone: Cone, columns: Sequence[str] | None = None, *, limit: int | None = None) -> pa.Table:
-        """As `cone`, as an Arrow table of at most `limit` rows. Only leaves that the circle touches are opened."""
+        """Like `cone`, as an Arrow table of at most `limit` rows. Opens only partitions that the circle touches."""
         names = ", ".join(f'"{name}"' for name in self._known(columns))
         sql = (
             f"SELECT {names}, {cone.separation()} * {_ARCSEC} AS distance FROM {NAME} "
@@ -80,7 +80,7 @@ class Catalogue:
         return select(self.layout, sql, among=cone.touched(self.layout.partitions()), limit=limit)
 
     def find(self, object_id: int) -> pd.Series:
-        """The row of one object. One leaf is opened, which the id index names.
+        """The row of one object. One partition file is opened, which the id index names.
 
         Raises CatalogError when the release has no such object.
         """
@@ -108,7 +108,7 @@ class Catalogue:
         return table.to_pandas()
 
     def to_dask(self, columns: Sequence[str] | None = None) -> Any:
-        """The primary table as a Dask DataFrame, a leaf at a time."""
+        """The primary table as a Dask DataFrame, a partition file at a time."""
         frames = _imported("dask.dataframe", "dask[dataframe]")
         files = [str(path) for path in self._files()]
         return frames.read_parquet(files, columns=self._known(columns), dataset={"partitioning": None})
@@ -139,10 +139,10 @@ class Catalogue:
         return names if columns is None else list(columns)
 
     def _files(self) -> list[Path]:
-        """The leaves in the order of the sky; of an empty catalogue, its columns alone."""
+        """The partition files in the order of the sky; of an empty catalogue, its columns alone."""
         ordered = sorted(self.layout.partitions(), key=lambda p: p.pixel << 2 * (29 - p.order))
-        leaves = [self.layout.leaf(p.order, p.pixel) for p in ordered]
-        return leaves or [self.layout.primary / "dataset" / "_common_metadata"]
+        files = [self.layout.partition_file(p.order, p.pixel) for p in ordered]
+        return files or [self.layout.primary / "dataset" / "_common_metadata"]
 
 
 def open_catalogue(folder: Path, release: str | None = None) -> Catalogue:

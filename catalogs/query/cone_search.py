@@ -167,7 +167,8 @@ def expand_cones(sql: str) -> tuple[str, list[Cone]]:
 def is_confined(statement: Mapping[str, Any], table: str) -> bool:
     """Whether a statement reads `table` once, as its only source, and keeps nothing but rows within its CONE.
 
-    Then leaves that the cone does not touch need not be opened. False where in doubt: the answer is the same, later.
+    Then partition files that the cone does not touch need not be opened. False where in doubt: the answer is the same,
+    later.
 
     Parameters
     ----------

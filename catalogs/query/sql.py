@@ -17,7 +17,7 @@ from catalogs.releases.registry import ReleaseInfo, current_release, read_releas
 
 
 def query(catalog: Path, sql: str, *, release: str | None = None, limit: int | None = None) -> pa.Table:
-    """Run one SELECT on `morphology` and the sidecars of a release (`tiles`, `runs`, `quarantine`, …).
+    """Run one SELECT on `morphology` and the provenance tables of a release (`tiles`, `runs`, `quarantine`, …).
 
     Beside the SQL of DuckDB there are `CONE(ra, dec, radius)`, true for the rows within a circle (numbers, in degrees),
     and `separation(ra1, dec1, ra2, dec2)`, degrees between two positions.
@@ -80,7 +80,7 @@ def select(
 
 
 def _is_confined(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
-    """Whether a statement with one CONE needs only the leaves that it touches."""
+    """Whether a statement with one CONE needs only the partition files that it touches."""
     row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     statement = json.loads(row[0]) if row else {"error": True}
     return not statement["error"] and is_confined(statement, NAME)
@@ -96,7 +96,7 @@ def _close(
         source = f"read_parquet({_literals(*paths)}, hive_partitioning = false)"
         connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {source}')
     connection.execute(f"SET temp_directory = {_literals(Path(spill))[1:-1]}")
-    connection.execute(f"SET allowed_directories = {_literals(layout.primary / 'dataset', layout.sidecar)}")
+    connection.execute(f"SET allowed_directories = {_literals(layout.primary / 'dataset', layout.provenance)}")
     # Nor can a statement load an extension, read variables of Python or undo this.
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
@@ -105,9 +105,9 @@ def _close(
 
 def _tables(layout: ReleaseLayout, partitions: Sequence[Partition]) -> dict[str, list[Path]]:
     """Name and Parquet files of every table. A catalogue without rows is its columns alone."""
-    leaves = [layout.leaf(p.order, p.pixel) for p in partitions]
-    sidecars = {path.stem: [path] for path in sorted(layout.sidecar.glob("*.parquet"))}
-    return {NAME: leaves or [layout.primary / "dataset" / "_common_metadata"], **sidecars}
+    files = [layout.partition_file(p.order, p.pixel) for p in partitions]
+    tables = {path.stem: [path] for path in sorted(layout.provenance.glob("*.parquet"))}
+    return {NAME: files or [layout.primary / "dataset" / "_common_metadata"], **tables}
 
 
 def _one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:

@@ -1,8 +1,8 @@
 """What changed from one release to another, object by object, and why.
 
-Leaves that both releases share (the same file, or the same bytes) are not read. Where leaves differ, the rows of one
-area of the sky at a time are joined by object id, so that memory holds the rows of a few pixels and the changes; an
-object that moved to another area is found among what is left over.
+Partition files that both releases share (the same file, or the same bytes) are not read. Where partition files differ,
+the rows of one area of the sky at a time are joined by object id, so that memory holds the rows of a few pixels and the
+changes; an object that moved to another area is found among what is left over.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def compare(old: ReleaseLayout, new: ReleaseLayout) -> pa.Table:
     if parts:
         left_old, left_new = _gathered([p.left_old for p in parts]), _gathered([p.left_new for p in parts])
         moved = _pair(left_old, left_new, numbering)
-        leaves = [old.leaf(p.order, p.pixel) for area in areas for p in area.old]
-        why = _why_gone(moved.left_old, leaves, new)
+        files = [old.partition_file(p.order, p.pixel) for area in areas for p in area.old]
+        why = _why_gone(moved.left_old, files, new)
         changed += [moved.changed, _one_sided("gone", moved.left_old, numbering, why)]
         changed.append(_one_sided("new", moved.left_new, numbering, _tile_or_input(moved.left_new, old)))
     table = pa.concat_tables(changed).unify_dictionaries()
@@ -87,7 +87,7 @@ def write_changes(old: ReleaseLayout | None, new: ReleaseLayout) -> Path:
     The footer names the older release under `morphcat.changes_since`.
     """
     table = compare(old, new) if old else _coded_schema().empty_table()
-    path = new.sidecar / "changes.parquet"
+    path = new.provenance / "changes.parquet"
     schema = CHANGES_SCHEMA.with_metadata({_SINCE: old.root.name.encode() if old else b""})
     with atomic_write(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for start in range(0, table.num_rows, _SLICE):
@@ -129,21 +129,21 @@ def _plain(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class _Area:
-    """Leaves of both releases that together cover one part of the sky, and none of which reaches out of it."""
+    """Partition files of both releases that together cover one part of the sky, and none of which reaches out of it."""
 
     old: list[Partition]
     new: list[Partition]
 
 
 def _areas(old: ReleaseLayout, new: ReleaseLayout) -> list[_Area]:
-    """Areas of the sky where the leaves of the releases are not the same. Pixels are nested: none overlaps by half."""
+    """Areas of the sky where the partition files of the releases differ. Pixels are nested: none overlaps by half."""
     before, after = set(_pixels(old)), set(_pixels(new))
-    same = {pixel for pixel in before & after if _same_file(old.leaf(*pixel), new.leaf(*pixel))}
-    leaves = [(*_range(p), False, p) for p in old.partitions() if (p.order, p.pixel) not in same]
-    leaves += [(*_range(p), True, p) for p in new.partitions() if (p.order, p.pixel) not in same]
+    same = {pixel for pixel in before & after if _same_file(old.partition_file(*pixel), new.partition_file(*pixel))}
+    ranges = [(*_range(p), False, p) for p in old.partitions() if (p.order, p.pixel) not in same]
+    ranges += [(*_range(p), True, p) for p in new.partitions() if (p.order, p.pixel) not in same]
     areas: list[_Area] = []
     end = -1
-    for first, after_last, is_new, partition in sorted(leaves, key=lambda leaf: (leaf[0], -leaf[1])):
+    for first, after_last, is_new, partition in sorted(ranges, key=lambda each: (each[0], -each[1])):
         if first >= end:
             areas.append(_Area([], []))
             end = after_last
@@ -224,7 +224,7 @@ def _compare_area(old: ReleaseLayout, new: ReleaseLayout, area: _Area, numbering
 
 
 def _rows(layout: ReleaseLayout, partitions: Sequence[Partition]) -> pa.Table:
-    """The columns that are compared, of the rows of some leaves."""
+    """The columns that are compared, of the rows of some partition files."""
     schema = pq.read_schema(layout.primary / "dataset" / "_common_metadata").remove_metadata()
     names = ["object_id", "label_id", "confidence", *_PREDICTED, *_FLAGGED, *_PLACED, *_READ, "model_id", "tile_id"]
     names += [name for name in schema.names if name.startswith("p_")]
@@ -232,7 +232,9 @@ def _rows(layout: ReleaseLayout, partitions: Sequence[Partition]) -> pa.Table:
     wanted = pa.schema([pa.field(name, coded if name in _TEXTS else schema.field(name).type) for name in names])
     tables = []
     for partition in partitions:
-        with pq.ParquetFile(layout.leaf(partition.order, partition.pixel), read_dictionary=list(_TEXTS)) as file:
+        with pq.ParquetFile(
+            layout.partition_file(partition.order, partition.pixel), read_dictionary=list(_TEXTS)
+        ) as file:
             tables.append(file.read(names, use_threads=False).replace_schema_metadata(None).cast(wanted))
     return _gathered(tables) if tables else wanted.empty_table()
 
@@ -350,20 +352,20 @@ def _one_sided(kind: str, rows: pa.Table, numbering: _Numbering, reasons: Sequen
 
 
 def _tile_or_input(rows: pa.Table, other: ReleaseLayout) -> list[str]:
-    known = set(pq.read_table(other.sidecar / "tiles.parquet", columns=["tile_id"])["tile_id"].to_pylist())
+    known = set(pq.read_table(other.provenance / "tiles.parquet", columns=["tile_id"])["tile_id"].to_pylist())
     return ["input" if tile in known else "tile" for tile in rows["tile_id"].to_pylist()]
 
 
-def _why_gone(rows: pa.Table, leaves: Sequence[Path], new: ReleaseLayout) -> list[str]:
+def _why_gone(rows: pa.Table, files: Sequence[Path], new: ReleaseLayout) -> list[str]:
     """`tile`, what the new quarantine says, or `input`. Source names are read, from `leaves`, only when they matter."""
     if rows.num_rows == 0:
         return []
     reasons = _tile_or_input(rows, new)
-    entries = pq.read_table(new.sidecar / "quarantine.parquet", columns=["source_name", "reason"]).to_pydict()
+    entries = pq.read_table(new.provenance / "quarantine.parquet", columns=["source_name", "reason"]).to_pydict()
     refused = dict(zip(entries["source_name"], entries["reason"], strict=True))
     if not refused:
         return reasons
-    names = _source_names(leaves, rows["object_id"])
+    names = _source_names(files, rows["object_id"])
     for number, object_id in enumerate(rows["object_id"].to_pylist()):
         why = refused.get(names.get(object_id, ""))
         if why is not None:
@@ -371,11 +373,11 @@ def _why_gone(rows: pa.Table, leaves: Sequence[Path], new: ReleaseLayout) -> lis
     return reasons
 
 
-def _source_names(leaves: Sequence[Path], object_ids: pa.ChunkedArray) -> dict[int, str]:
+def _source_names(files: Sequence[Path], object_ids: pa.ChunkedArray) -> dict[int, str]:
     names: dict[int, str] = {}
     wanted = object_ids.combine_chunks()
-    for leaf in leaves:
-        with pq.ParquetFile(leaf) as file:
+    for path in files:
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_SLICE, columns=["object_id", "source_name"]):
                 found = batch.filter(pc.is_in(batch.column("object_id"), value_set=wanted))
                 names.update(zip(*(column.to_pylist() for column in found.columns), strict=True))

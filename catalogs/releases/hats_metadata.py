@@ -1,4 +1,4 @@
-"""What makes leaves a HATS collection: properties, partition info, Parquet metadata, maps of where objects are.
+"""What makes partition files a HATS collection: properties, partition info, Parquet metadata, maps of the objects.
 
 `hats` writes and checks the properties and maps (IVOA note HATS 1.0), `mocpy` the coverage. Both take seconds to
 import, so that they are imported where they are used.
@@ -40,11 +40,11 @@ def write_primary(
     description: str,
     max_rows: int,
 ) -> None:
-    """Write what describes the primary catalogue as a whole, when all its leaves are there.
+    """Write what describes the primary catalogue as a whole, when all its partition files are there.
 
     Parameters
     ----------
-    schema : of the leaves, with the metadata of a file.
+    schema : of the partition files, with the metadata of a file.
     cells, counts : int64 (M,), objects in each occupied nested HEALPix cell of order `MAP_ORDER`.
     """
     (layout.primary / "dataset").mkdir(parents=True, exist_ok=True)
@@ -59,11 +59,11 @@ def write_primary(
 
 
 def _write_parquet_metadata(layout: ReleaseLayout, partitions: Sequence[Partition], schema: pa.Schema) -> None:
-    """`_common_metadata`, the schema, and `_metadata`, the row groups of all leaves with their relative paths."""
+    """Write `_common_metadata` (the schema) and `_metadata` (the row groups of all partitions, with relative paths)."""
     dataset = layout.primary / "dataset"
     footers = []
     for partition in partitions:
-        path = layout.leaf(partition.order, partition.pixel)
+        path = layout.partition_file(partition.order, partition.pixel)
         footer = pq.read_metadata(path)
         footer.set_file_path(str(path.relative_to(dataset)))
         footers.append(footer)
@@ -89,7 +89,7 @@ def _write_properties(
 ) -> None:
     from hats.catalog import TableProperties
 
-    sizes = (layout.leaf(p.order, p.pixel).stat().st_size for p in partitions)
+    sizes = (layout.partition_file(p.order, p.pixel).stat().st_size for p in partitions)
     TableProperties(
         catalog_name=NAME,
         catalog_type="object",

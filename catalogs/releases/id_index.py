@@ -37,12 +37,12 @@ def write_id_index(
     """Write the index of the primary catalogue: a folder that is there whole or not at all; it replaces an older one.
 
     A part holds a range of ids, `part_rows` of them or nearly: the ranges are quantiles of every `sample`-th id. For
-    each part the ids of all leaves are read again, so that memory is bounded by the size of a part. The primary
-    catalogue must be complete: provenance is taken over from its properties.
+    each part the ids of all partition files are read again, so that memory is bounded by the size of a part. The
+    primary catalogue must be complete: provenance is taken over from its properties.
 
     Raises
     ------
-    CatalogError : the leaves hold another number of rows than the partitions say.
+    CatalogError : the partition files hold another number of rows than the partitions say.
     """
     with atomic_write(layout.index) as beside:
         dataset = beside / "dataset"
@@ -57,7 +57,9 @@ def write_id_index(
                 footers[-1].set_file_path(str(path.relative_to(dataset)))
         total, expected = sum(footer.num_rows for footer in footers), sum(part.rows for part in partitions)
         if total != expected:
-            raise CatalogError(f"{layout.primary}: {total} rows in its leaves, {expected} in partition_info.csv")
+            raise CatalogError(
+                f"{layout.primary}: {total} rows in its partition files, {expected} in partition_info.csv"
+            )
         pq.write_metadata(_SCHEMA, dataset / "_common_metadata")
         pq.write_metadata(_SCHEMA, dataset / "_metadata", metadata_collector=footers)
         _write_properties(layout, beside, total)
@@ -107,19 +109,19 @@ def _part(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ids of a part, ascending int64 (N,), and the numbers of their partitions, int32 (N,)."""
     found, where = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-    for leaf, ids in enumerate(_ids(layout, partitions)):
+    for position, ids in enumerate(_ids(layout, partitions)):
         mine = ids[np.searchsorted(divisions, ids, side="right") == number] if len(divisions) else ids
         found.append(mine)
-        where.append(np.full(len(mine), leaf, np.int32))
+        where.append(np.full(len(mine), position, np.int32))
     all_ids = np.concatenate(found)
     ascending = np.argsort(all_ids, kind="stable")
     return all_ids[ascending], np.concatenate(where)[ascending]
 
 
 def _ids(layout: ReleaseLayout, partitions: Sequence[Partition]) -> Iterator[np.ndarray]:
-    """The object ids int64 (N,) of each leaf, in the order of the partitions."""
+    """The object ids int64 (N,) of each partition file, in the order of the partitions."""
     for part in partitions:
-        with pq.ParquetFile(layout.leaf(part.order, part.pixel)) as file:
+        with pq.ParquetFile(layout.partition_file(part.order, part.pixel)) as file:
             yield file.read([COLUMN], use_threads=False)[COLUMN].to_numpy()
 
 

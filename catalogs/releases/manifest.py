@@ -35,7 +35,7 @@ class FileMismatch:
 
 def manifest_path(root: Path) -> Path:
     """Where the manifest of a release lies."""
-    return ReleaseLayout(root).sidecar / "manifest.sha256"
+    return ReleaseLayout(root).provenance / "manifest.sha256"
 
 
 def write_manifest(root: Path, known: Mapping[str, str] | None = None) -> Path:

@@ -38,9 +38,9 @@ _ROW_GROUP = 65_536
 def write_margin_file(layout: ReleaseLayout, partitions: Sequence[Partition], order: int, pixel: int) -> int:
     """Write the margin of one pixel of the primary catalogue and return its number of rows.
 
-    The file has the schema of the primary catalogue, with its metadata, and is sorted as its leaves are; without rows
-    there is no file. Memory holds one row group of a neighbour at a time, and the margin. Writing it again replaces it.
-    The primary catalogue must be complete, with its _common_metadata.
+    The file has the schema of the primary catalogue, with its metadata, and is sorted as its partition files are;
+    without rows there is no file. Memory holds one row group of a neighbour at a time, and the margin. Writing it again
+    replaces it. The primary catalogue must be complete, with its _common_metadata.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def write_margin_file(layout: ReleaseLayout, partitions: Sequence[Partition], or
     found = [
         rows
         for neighbour, cells in _neighbours(partitions, order, pixel)
-        for rows in _rows_near(layout.leaf(neighbour.order, neighbour.pixel), cells, order, pixel)
+        for rows in _rows_near(layout.partition_file(neighbour.order, neighbour.pixel), cells, order, pixel)
     ]
     if not found:
         path.unlink(missing_ok=True)
@@ -136,12 +136,12 @@ def _neighbours(partitions: Sequence[Partition], order: int, pixel: int) -> Iter
         yield by_place[number], cells[inside & (owner == number)]
 
 
-def _rows_near(leaf: Path, cells: np.ndarray, order: int, pixel: int) -> Iterator[pa.Table]:
-    """The rows of a leaf that lie in the cells and belong into the margin of the pixel, row group by row group.
+def _rows_near(path: Path, cells: np.ndarray, order: int, pixel: int) -> Iterator[pa.Table]:
+    """The rows of a partition file that are in the cells and belong to the margin of the pixel, by row group.
 
     All columns of a row group are read only when the positions show that rows of it are wanted.
     """
-    with pq.ParquetFile(leaf) as file:
+    with pq.ParquetFile(path) as file:
         healpix = file.schema_arrow.get_field_index("_healpix_29")
         for group in range(file.num_row_groups):
             range_ = file.metadata.row_group(group).column(healpix).statistics

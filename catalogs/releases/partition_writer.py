@@ -1,4 +1,4 @@
-"""The unit of a release: one HEALPix pixel in, one leaf file out. A leaf says in its footer what it was made from.
+"""The unit of a release: one HEALPix pixel in, one partition file out, whose footer says what it was made from.
 
 A unit is a plain function of a few strings; what it has to do lies beside the release in the making, so that it can run
 on any worker that sees the folder. Memory is bounded by the rows of a pixel.
@@ -36,7 +36,7 @@ _LEAF_KEY = b"morphcat.leaf"
 
 @dataclass(frozen=True)
 class PartitionJob:
-    """One leaf of the release that is made in the folder `root`; `rows` say how much work it is."""
+    """One partition file of the release that is made in the folder `root`; `rows` say how much work it is."""
 
     root: str
     order: int
@@ -51,7 +51,7 @@ class PartitionJob:
 
 @dataclass(frozen=True)
 class PartitionFile:
-    """A leaf that is there: its rows, how many have a label, how many are simulated, its digests.
+    """A partition file that is there: its rows, how many have a label, how many are simulated, its digests.
 
     `digest` is of what it was made from, `sha256` of the file. `made` says how: written, kept from a build that was
     killed, or carried over from another release; `runs` are the runs that predicted its rows.
@@ -83,7 +83,7 @@ class _Footer(BaseModel):
 
 @dataclass(frozen=True)
 class ReusablePartition:
-    """A leaf of another release that was made from the same."""
+    """A partition file of another release that was made from the same."""
 
     path: str
     sha256: str
@@ -92,12 +92,12 @@ class ReusablePartition:
 def write_jobs(
     root: Path, pixels: tuple[PlannedPixel, ...], schema: pa.Schema, carried: dict[tuple[int, int], ReusablePartition]
 ) -> list[PartitionJob]:
-    """Write down beside the release in the making what each unit has to do; leaves of other plans are deleted.
+    """Write down beside the release in the making what each unit has to do; partition files of other plans are deleted.
 
     Parameters
     ----------
-    schema : of every leaf, with the metadata of its file.
-    carried : by order and pixel, leaves that may be taken over.
+    schema : of every partition file, with the metadata of its file.
+    carried : by order and pixel, partition files that may be taken over.
     """
     folder = root / PLAN
     shutil.rmtree(folder, ignore_errors=True)
@@ -111,7 +111,7 @@ def write_jobs(
             entry["carried"] = asdict(carried[at.order, at.pixel])
         (folder / f"{at.order}-{at.pixel}.json").write_text(json.dumps(entry))
         jobs.append(PartitionJob(str(root), at.order, at.pixel, at.rows))
-        wanted.add(ReleaseLayout(root).leaf(at.order, at.pixel))
+        wanted.add(ReleaseLayout(root).partition_file(at.order, at.pixel))
     for path in (ReleaseLayout(root).primary / "dataset").glob("Norder=*/Dir=*/*"):
         if path not in wanted:
             path.unlink()
@@ -119,7 +119,7 @@ def write_jobs(
 
 
 def build_partition(job: PartitionJob) -> PartitionFile:
-    """Make one leaf, unless it is there or can be taken over from another release.
+    """Make one partition file, unless it is there or can be taken over from another release.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def build_partition(job: PartitionJob) -> PartitionFile:
     """
     root = Path(job.root)
     entry = json.loads((root / PLAN / f"{job.order}-{job.pixel}.json").read_text())
-    path, digest = ReleaseLayout(root).leaf(job.order, job.pixel), str(entry["digest"])
+    path, digest = ReleaseLayout(root).partition_file(job.order, job.pixel), str(entry["digest"])
     there = _footer(path)
     if there is not None and there.digest == digest:
         return _receipt(job, path, "kept")
@@ -176,13 +176,13 @@ def _write(path: Path, table: pa.Table, digest: str) -> None:
         pq.write_table(table.replace_schema_metadata(metadata), beside, compression="zstd", row_group_size=ROW_GROUP)
 
 
-def link_reusable(leaf: ReusablePartition, path: Path) -> bool:
-    """Put a leaf of another release to `path`, by a hard link where the file system can; whether it could be done.
+def link_reusable(reusable: ReusablePartition, path: Path) -> bool:
+    """Reuse a partition file of another release at `path`, by a hard link if possible; returns whether it did.
 
     The file is compared with its checksum first: damage must not go from release to release.
     """
-    source = Path(leaf.path)
-    if not source.is_file() or sha256_of(source) != leaf.sha256:
+    source = Path(reusable.path)
+    if not source.is_file() or sha256_of(source) != reusable.sha256:
         _log.warning("%s is damaged or gone; its rows are taken from the tiles again", source)
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _footer(path: Path) -> _Footer | None:
-    """What a leaf says it was made from; None where there is no whole leaf."""
+    """What a partition file says it was made from; None where there is no whole leaf."""
     try:
         return _Footer.model_validate_json((pq.read_metadata(path).metadata or {})[_LEAF_KEY])
     except (OSError, pa.ArrowException, ValidationError, KeyError):
@@ -237,7 +237,7 @@ class MarginFile:
 
 
 def build_margin(job: PartitionJob) -> MarginFile:
-    """Make the margin of one leaf; all leaves must be there, and partition_info.csv."""
+    """Make the margin of one partition file; all partition files must be there, and partition_info.csv."""
     from catalogs.releases.margin_cache import write_margin_file
 
     layout = ReleaseLayout(Path(job.root))

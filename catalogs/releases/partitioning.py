@@ -35,7 +35,7 @@ class TileShare:
 
 @dataclass(frozen=True)
 class PlannedPixel:
-    """One leaf: its pixel, the rows that it will hold, the tiles they come from, and a digest of all of this."""
+    """One partition: its pixel, the rows that it will hold, the tiles they come from, and a digest of all of this."""
 
     partition: Partition
     tiles: tuple[TileShare, ...]
@@ -53,7 +53,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class ReleasePlan:
-    """All leaves of a release. `cells` and `counts`, int64 (M,): objects in each occupied cell of `MAP_ORDER`."""
+    """All partitions of a release. `cells` and `counts`, int64 (M,): objects in each occupied cell of `MAP_ORDER`."""
 
     pixels: tuple[PlannedPixel, ...]
     duplicates: tuple[Duplicate, ...]
@@ -68,19 +68,19 @@ class ReleasePlan:
 
 def slugs_of(tiles: Sequence[tuple[Path, TileMetadata]]) -> list[str]:
     """The classes of the tiles. Raises CatalogError when they disagree."""
-    slugs = {tuple(stamp.class_slugs) for _, stamp in tiles}
+    slugs = {tuple(metadata.class_slugs) for _, metadata in tiles}
     if len(slugs) != 1:
         raise CatalogError(f"tiles of {tiles[0][1].model_id} disagree about the classes: {slugs}")
     return list(next(iter(slugs)))
 
 
 def plan_release(tiles: Sequence[tuple[Path, TileMetadata]], max_rows: int, made_by: str) -> ReleasePlan:
-    """Plan the leaves of a release from committed tiles, in the order of their ids.
+    """Plan the partition files of a release from committed tiles, in the order of their ids.
 
     Parameters
     ----------
-    max_rows : most rows of a leaf; a cell of `DEEPEST_ORDER` may hold more.
-    made_by : what else decides the content of a leaf (format, schema); part of every digest.
+    max_rows : most rows of a partition file; a cell of `DEEPEST_ORDER` may hold more.
+    made_by : what else decides the content of a partition file (format, schema); part of every digest.
 
     Of an object that is in several tiles, the row first by position and tile id stays. Memory: about 50 bytes a row.
 
@@ -174,11 +174,12 @@ def _pixels(
     starts = np.array([pixel_range(partition)[0] for partition in partitions], dtype=np.int64)
     shares: list[list[TileShare]] = [[] for _ in partitions]
     digests = [hashlib.sha256(f"{made_by} {p.order} {p.pixel}".encode()) for p in partitions]
-    for number, (path, stamp) in enumerate(tiles):
+    for number, (path, metadata) in enumerate(tiles):
         rows = slice(ends[number], ends[number + 1])
         within = np.searchsorted(starts, positions[rows], side="right") - 1
         takes = kept[rows]
-        source = f"{stamp.tile_id} {stamp.fingerprint} {stamp.model_id} {stamp.recipe_digest} {stamp.run_id}".encode()
+        made_from = (metadata.tile_id, metadata.fingerprint, metadata.model_id, metadata.recipe_digest, metadata.run_id)
+        source = " ".join(made_from).encode()
         for pixel in np.unique(within[takes]):
             left_out = tuple(int(row) for row in np.flatnonzero((within == pixel) & ~takes))
             shares[pixel].append(TileShare(str(path), left_out))

@@ -1,7 +1,7 @@
 """The tables beside the rows of a release: its tiles, runs, partitions, and every input that got no row.
 
-They are made from the stamps of the tiles and the receipts of the leaves. What a run was made with, and how it went, is
-told from outside.
+They are made from the metadata of the tiles and the receipts of the partition files. What a run was made with, and how
+it went, is told from outside.
 """
 
 from __future__ import annotations
@@ -110,38 +110,38 @@ def write_provenance(
     layout: ReleaseLayout,
     tiles: Sequence[tuple[Path, TileMetadata]],
     duplicates: Sequence[Duplicate],
-    leaves: Sequence[PartitionFile],
+    files: Sequence[PartitionFile],
     runs: Mapping[str, RunRecord],
 ) -> None:
     """Write tiles, runs, quarantine and partitions as Parquet."""
-    layout.sidecar.mkdir(parents=True, exist_ok=True)
-    stamps = [stamp for _, stamp in tiles]
+    layout.provenance.mkdir(parents=True, exist_ok=True)
+    tile_metadata = [metadata for _, metadata in tiles]
     tables = {
-        "quarantine": quarantine_table(stamps, duplicates),
-        "tiles": tiles_table(stamps),
-        "runs": runs_table(stamps, leaves, runs),
-        "partitions": pa.Table.from_pylist([asdict(leaf) for leaf in leaves], schema=PARTITIONS_SCHEMA),
+        "quarantine": quarantine_table(tile_metadata, duplicates),
+        "tiles": tiles_table(tile_metadata),
+        "runs": runs_table(tile_metadata, files, runs),
+        "partitions": pa.Table.from_pylist([asdict(file) for file in files], schema=PARTITIONS_SCHEMA),
     }
     for name, table in tables.items():
-        pq.write_table(table, layout.sidecar / f"{name}.parquet", compression="zstd")
+        pq.write_table(table, layout.provenance / f"{name}.parquet", compression="zstd")
 
 
 def partition_files(layout: ReleaseLayout) -> dict[tuple[int, int, str], ReusablePartition]:
-    """The leaves of a release by order, pixel and digest of what they were made from; none where they are not told."""
-    path = layout.sidecar / "partitions.parquet"
+    """The partition files of a release by order, pixel and digest of what they were made from; none if not recorded."""
+    path = layout.provenance / "partitions.parquet"
     if not path.is_file():
         return {}
     return {
         (row["order"], row["pixel"], row["digest"]): ReusablePartition(
-            str(layout.leaf(row["order"], row["pixel"])), row["sha256"]
+            str(layout.partition_file(row["order"], row["pixel"])), row["sha256"]
         )
         for row in pq.read_table(path, columns=["order", "pixel", "digest", "sha256"]).to_pylist()
     }
 
 
-def quarantine_table(stamps: Iterable[TileMetadata], duplicates: Sequence[Duplicate]) -> pa.Table:
+def quarantine_table(tile_metadata: Iterable[TileMetadata], duplicates: Sequence[Duplicate]) -> pa.Table:
     """Every input without a row: what the tiles say, and rows whose object stands in another tile."""
-    rows = [{"tile_id": stamp.tile_id, **q.model_dump()} for stamp in stamps for q in stamp.quarantine]
+    rows = [{"tile_id": metadata.tile_id, **q.model_dump()} for metadata in tile_metadata for q in metadata.quarantine]
     by_tile: dict[Path, list[Duplicate]] = defaultdict(list)
     for duplicate in duplicates:
         by_tile[duplicate.path].append(duplicate)
@@ -164,52 +164,52 @@ def quarantine_table(stamps: Iterable[TileMetadata], duplicates: Sequence[Duplic
     return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
 
 
-def tiles_table(stamps: Iterable[TileMetadata]) -> pa.Table:
-    """One row for each committed tile: its stamp, without the entries of its quarantine."""
+def tiles_table(tile_metadata: Iterable[TileMetadata]) -> pa.Table:
+    """One row for each committed tile: its metadata, without the entries of its quarantine."""
     rows = [
         {
-            **stamp.model_dump(exclude={"quarantine", "class_slugs", "set_aside", "remarks"}),
-            "inputs": stamp.inputs,
-            "quarantined": stamp.quarantined,
-            "out_of_footprint": stamp.out_of_footprint,
-            "duplicates": stamp.duplicates,
-            "set_aside": json.dumps(stamp.set_aside, sort_keys=True),
-            "remarks": "\n".join(stamp.remarks),
+            **metadata.model_dump(exclude={"quarantine", "class_slugs", "set_aside", "remarks"}),
+            "inputs": metadata.inputs,
+            "quarantined": metadata.quarantined,
+            "out_of_footprint": metadata.out_of_footprint,
+            "duplicates": metadata.duplicates,
+            "set_aside": json.dumps(metadata.set_aside, sort_keys=True),
+            "remarks": "\n".join(metadata.remarks),
         }
-        for stamp in stamps
+        for metadata in tile_metadata
     ]
     return pa.Table.from_pylist(rows)
 
 
 def runs_table(
-    stamps: Sequence[TileMetadata], leaves: Sequence[PartitionFile], runs: Mapping[str, RunRecord]
+    tile_metadata: Sequence[TileMetadata], files: Sequence[PartitionFile], runs: Mapping[str, RunRecord]
 ) -> pa.Table:
     """One row for each run that committed a tile of the release or predicted one of its rows; rows join by run_id.
 
     A row that was taken over from an earlier commit of its tile keeps the run that predicted it. Columns as in
     `RUNS_COLUMNS`; what is not known is null.
     """
-    tiles = Counter(stamp.run_id for stamp in stamps)
+    tiles = Counter(metadata.run_id for metadata in tile_metadata)
     rows: list[dict[str, Any]] = []
-    for run_id in sorted(tiles.keys() | {run_id for leaf in leaves for run_id in leaf.runs}):
+    for run_id in sorted(tiles.keys() | {run_id for file in files for run_id in file.runs}):
         record = runs.get(run_id, RunRecord())
         rows.append(
             {
                 **record.model_dump(),
                 "run_id": run_id,
                 "tiles": tiles[run_id],
-                "model_id": stamps[0].model_id,  # a release is of one model
+                "model_id": tile_metadata[0].model_id,  # a release is of one model
                 "versions": json.dumps(dict(record.versions), sort_keys=True),
                 "objects_per_second": record.objects_per_second,
-                "simulated": _simulated([leaf for leaf in leaves if run_id in leaf.runs]),
+                "simulated": _simulated([file for file in files if run_id in file.runs]),
             }
         )
     return pa.Table.from_pylist(rows, schema=RUNS_SCHEMA)
 
 
-def _simulated(leaves: Sequence[PartitionFile]) -> bool | None:
-    """Whether the rows of a run are simulated, by the leaves that hold some of them; None where these hold both."""
-    simulated = sum(leaf.simulated for leaf in leaves)
-    if not leaves or 0 < simulated < sum(leaf.rows for leaf in leaves):
+def _simulated(files: Sequence[PartitionFile]) -> bool | None:
+    """Whether the rows of a run are simulated, by the partition files that hold them; None if these hold both."""
+    simulated = sum(file.simulated for file in files)
+    if not files or 0 < simulated < sum(file.rows for file in files):
         return None
     return simulated > 0

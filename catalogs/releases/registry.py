@@ -1,8 +1,8 @@
 """Releases: immutable, numbered, published by replacing one line.
 
-A release holds the rows of all committed tiles of one model as a HATS collection, and its sidecars. Readers open what
-`CURRENT` names and never see half a release or a mixture of models. Nothing is published when nothing changed. How
-a release is built stands in catalogs.releases.build.
+A release holds the rows of all committed tiles of one model as a HATS collection, and its provenance tables. Readers
+open what `CURRENT` names and never see half a release or a mixture of models. Nothing is published when nothing
+changed. How a release is built stands in catalogs.releases.build.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ReleaseInfo(BaseModel):
 
     The inputs of its tiles are objects + quarantined + out of footprint + duplicates. Of the duplicates, those
     `duplicates_across_tiles` have a row in a tile, and an object of another tile stands for them. `previous` is the
-    release that readers saw before, empty for the first; `partitions` counts the leaves.
+    release that readers saw before, empty for the first; `partitions` counts the partition files.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,7 +72,7 @@ class ReleaseLocked(CatalogError):
 
 def is_published(catalog: Path, model_id: str) -> bool:
     """Whether nothing is to be published of a model: readers see what is committed, or turned back from just that."""
-    content = content_digest(stamp for _, stamp in committed(catalog, model_id))
+    content = content_digest(metadata for _, metadata in committed(catalog, model_id))
     return is_release_of(catalog, current_release(catalog), content)
 
 
@@ -86,11 +86,11 @@ def is_release_of(catalog: Path, current: ReleaseInfo | None, content: str) -> b
     return any(info.release == steps[-1]["from"] and info.content == content for info in readable_releases(catalog))
 
 
-def content_digest(stamps: Iterable[TileMetadata]) -> str:
-    """Sixteen hexadecimal digits over the stamps of tiles, in the order of their ids, and the format of releases."""
+def content_digest(tile_metadata: Iterable[TileMetadata]) -> str:
+    """Sixteen hexadecimal digits over the metadata of tiles, in the order of their ids, and the format of releases."""
     digest = hashlib.sha256(FORMAT.encode())
-    for stamp in stamps:
-        digest.update(stamp.model_dump_json().encode())
+    for metadata in tile_metadata:
+        digest.update(metadata.model_dump_json().encode())
     return digest.hexdigest()[:16]
 
 

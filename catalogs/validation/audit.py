@@ -1,7 +1,7 @@
 """Audit: proof, from the files of a release and the committed tiles alone, that the catalogue is whole and consistent.
 
-Every check looks at everything and is reported in one line. Leaves are read batch by batch in threads, so that memory
-does not grow with the catalogue but for one pass over the object ids, which is bounded. Nothing is written.
+Every check looks at everything and is reported in one line. Partition files are read batch by batch in threads, so that
+memory does not grow with the catalogue but for one pass over the object ids, which is bounded. Nothing is written.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ CHECKS = {
     "files": "every file is there, and has the checksum of the manifest",
     "ledger": "inputs of every tile add up, and so do tiles, quarantine and release.json",
     "tiles": "committed tiles and rows of the release are the same",
-    "counts": "properties, partitions, leaves and release.json say the same number of rows",
-    "schema": "every leaf has the columns of the contract",
-    "metadata": "every leaf describes its columns (VOParquet)",
+    "counts": "properties, partitions, partition files and release.json say the same number of rows",
+    "schema": "every partition file has the columns of the contract",
+    "metadata": "every partition file describes its columns (VOParquet)",
     "order": "rows are sorted and lie in their pixel",
     "positions": "_healpix_29 follows from ra, dec",
     "ids": "object ids are unique",
@@ -113,7 +113,7 @@ def audit(catalog: Path, release: str | None = None, *, quick: bool = False) -> 
     unread = [scan for scan in scans if not scan.readable]
     held = total_tiles(scans)
     if unread:
-        remarks["tiles"] = "rows not compared, for some leaves cannot be read"
+        remarks["tiles"] = "rows not compared, for some partition files cannot be read"
     else:
         check_rows_of_tiles(tiles, across, held, findings)
     if tiles:
@@ -146,7 +146,7 @@ def _scan(
     findings: Findings,
     remarks: dict[str, str],
 ) -> list[PartitionScan]:
-    """Everything that is about rows: all leaves, and what hangs on them."""
+    """Everything that is about rows: all partition files, and what hangs on them."""
     slugs = info.class_slugs or class_slugs_of(layout, catalog, info.model_id, tiles)
     check_counts(layout, info, partitions, findings)
     check_common_schema(layout, slugs, findings)
@@ -175,7 +175,7 @@ def _scan(
 def _check_together(
     layout: ReleaseLayout, info: ReleaseInfo, scans: Sequence[PartitionScan], findings: Findings
 ) -> None:
-    """What only all leaves together can say."""
+    """What only all partition files together can say."""
     readable = [scan for scan in scans if scan.readable]
     repeated, some = repeated_ids(layout, [scan.partition for scan in readable])
     if repeated:
@@ -188,9 +188,9 @@ def _check_together(
         findings.add("model", f"runs that runs.parquet does not know: {', '.join(sorted(strangers)[:3])}")
     if len(readable) == len(scans):
         counts = {name: sum(getattr(scan, name) for scan in scans) for name in ("rows", "classified", "simulated")}
-        findings.expect("counts", "leaves", "rows", counts["rows"], info.objects)
-        findings.expect("counts", "leaves", "classified", counts["classified"], info.classified)
-        findings.expect("counts", "leaves", "simulated", counts["simulated"], info.simulated_objects)
+        findings.expect("counts", "partition files", "rows", counts["rows"], info.objects)
+        findings.expect("counts", "partition files", "classified", counts["classified"], info.classified)
+        findings.expect("counts", "partition files", "simulated", counts["simulated"], info.simulated_objects)
 
 
 def _check(name: str, findings: Findings, remarks: dict[str, str]) -> AuditCheck:

@@ -1,7 +1,7 @@
-"""Audit of the leaves of a release: schema, metadata, every row; one leaf at a time, batch by batch.
+"""Audit of the partition files of a release: schema, metadata, every row; one partition file at a time, batch by batch.
 
-What many leaves have to say together (rows of a tile, ids of the index) is brought home as counts and sums. Memory is
-bounded by the batches in work, one for each thread.
+What many partition files have to say together (rows of a tile, ids of the index) is brought home as counts and sums.
+Memory is bounded by the batches in work, one for each thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IDS_IN_MEMORY = 1 << 25  # of one pass over the object ids: 256 MB
 
 @dataclass
 class PartitionScan:
-    """What a leaf holds. `tiles` and `index_sum` add up digests of rows modulo 2^64 (`audit_rows.row_sums`).
+    """What a partition file holds. `tiles` and `index_sum` add up digests of rows modulo 2^64 (`audit_rows.row_sums`).
 
     `tiles` : rows and sum of digests by tile id. `index_sum` : of the object ids. `readable` is False when rows could
     not be looked at; the other numbers then mean nothing.
@@ -55,7 +55,7 @@ def scan_partition(
     wanted : int64 (M,) sorted; rows with these `_healpix_29` are kept whole in `picked`: copies of them are in margins.
     """
     scan = PartitionScan(partition)
-    path = layout.leaf(partition.order, partition.pixel)
+    path = layout.partition_file(partition.order, partition.pixel)
     where = path.name if not path.is_relative_to(layout.root) else path.relative_to(layout.root).as_posix()
     try:
         with pq.ParquetFile(path, read_dictionary=list(CODED)) as file:
@@ -94,7 +94,11 @@ def _scan_rows(
         last = healpix[-1:] if len(healpix) else last
         wrong = [
             ("order", "rows are not sorted by _healpix_29", healpix < before),
-            ("order", "not in the pixel of its leaf", outside(healpix, scan.partition.order, scan.partition.pixel)),
+            (
+                "order",
+                "not in the pixel of its partition file",
+                outside(healpix, scan.partition.order, scan.partition.pixel),
+            ),
             *wrong_rows(batch, class_slugs),
         ]
         for check, what, rows in wrong:
@@ -138,7 +142,7 @@ def add_sum(totals: dict[str, tuple[int, int]], key: str, count: int, total: int
 
 
 def repeated_ids(layout: ReleaseLayout, partitions: Sequence[Partition]) -> tuple[int, list[int]]:
-    """How many object ids of the readable leaves have more than one row, and some of them.
+    """How many object ids of the readable partition files have more than one row, and some of them.
 
     Ids are dealt out by a digest into as many passes as keep `IDS_IN_MEMORY` of them in memory at a time.
     """
@@ -159,11 +163,15 @@ def _dealt(ids: np.ndarray, passes: int, number: int) -> np.ndarray:
 
 def _ids(layout: ReleaseLayout, partitions: Sequence[Partition]) -> Iterator[np.ndarray]:
     for partition in partitions:
-        yield pq.ParquetFile(layout.leaf(partition.order, partition.pixel)).read(["object_id"])["object_id"].to_numpy()
+        yield (
+            pq.ParquetFile(layout.partition_file(partition.order, partition.pixel))
+            .read(["object_id"])["object_id"]
+            .to_numpy()
+        )
 
 
 def total_tiles(scans: Sequence[PartitionScan]) -> dict[str, tuple[int, int]]:
-    """Rows and sums of digests by tile id, over all leaves."""
+    """Rows and sums of digests by tile id, over all partition files."""
     totals: dict[str, tuple[int, int]] = {}
     for scan in scans:
         for tile, (count, total) in scan.tiles.items():

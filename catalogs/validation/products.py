@@ -1,6 +1,6 @@
 """Audit of what hangs on the primary catalogue: counts in its properties, margin cache, id index, export.
 
-Rows of the leaves were looked at before (`audit_leaves`); here they are compared with their copies elsewhere.
+Rows of the partition files were looked at before (`audit_leaves`); here they are compared with their copies elsewhere.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from catalogs.validation.rows import array, outside, row_sums
 
 
 def check_counts(layout: ReleaseLayout, info: ReleaseInfo, partitions: Sequence[Partition], findings: Findings) -> None:
-    """Rows by release.json, partition_info.csv, hats.properties, _metadata and the export; leaves on disk; overlaps."""
+    """Rows by release.json, partition_info.csv, hats.properties, _metadata and export; files on disk; overlaps."""
     findings.expect("counts", "partition_info.csv", "rows", sum(p.rows for p in partitions), info.objects)
     findings.expect("counts", "hats.properties", "hats_nrows", stated_rows(layout.primary), info.objects)
     listed = {partition_path(Path(), p.order, p.pixel).as_posix() for p in partitions}
     there = {p.relative_to(layout.primary).as_posix() for p in (layout.primary / "dataset").rglob("*.parquet")}
     for name in sorted(there - listed):
-        findings.add("counts", f"{name}: a leaf that partition_info.csv does not know")
+        findings.add("counts", f"{name}: a partition file that partition_info.csv does not know")
     findings.expect("counts", "partition_info.csv", "pixels", len(listed), len(partitions))
     firsts = np.array([p.pixel << 2 * (29 - p.order) for p in partitions], dtype=np.int64)
     if len(partitions) and not np.array_equal(partition_of(partitions, firsts), np.arange(len(partitions))):
@@ -44,7 +44,7 @@ def check_counts(layout: ReleaseLayout, info: ReleaseInfo, partitions: Sequence[
 
 
 def check_common_schema(layout: ReleaseLayout, class_slugs: Sequence[str], findings: Findings) -> None:
-    """The schema that readers take for that of all leaves."""
+    """The schema that readers take for that of all partition files."""
     path = layout.primary / "dataset" / "_common_metadata"
     try:
         if not pq.read_schema(path).equals(arrow_schema(class_slugs)):
@@ -129,7 +129,7 @@ def check_margin(margin: Margin, scans: Sequence[PartitionScan], findings: Findi
 
 
 def _not_copies(rows: pa.Table, picked: Sequence[pa.RecordBatch]) -> np.ndarray:
-    """Which rows have no equal row among those picked from the leaf: bool (N,)."""
+    """Which rows have no equal row among those picked from the partition file: bool (N,)."""
     primary = pa.Table.from_batches(picked).cast(rows.schema).sort_by("object_id")
     ids, known = rows["object_id"].to_numpy(), primary["object_id"].to_numpy()
     if not len(known):

@@ -1,4 +1,4 @@
-"""Audit of the ledger: every input of every tile is accounted for, in the stamps, the sidecars and the release.
+"""Audit of provenance: every input of every tile is accounted for, in tile metadata, provenance tables and the release.
 
 inputs = classified + unclassified + quarantined + out of footprint + duplicates, for each tile and for the whole; and
 the rows of a tile are those of the release that name it, but for objects that another tile brought too.
@@ -32,10 +32,10 @@ _IDENTITY = ("fingerprint", "model_id", "recipe_digest", "run_id")
 
 
 def read_tiles(layout: ReleaseLayout, findings: Findings) -> dict[str, dict[str, Any]]:
-    """The rows of the tiles sidecar by tile id; nothing when it cannot be read."""
+    """The rows of the table of tiles by tile id; nothing when it cannot be read."""
     names = ["tile_id", "inputs", "found", "set_aside", *_PARTS, *_IDENTITY]
     try:
-        rows = pq.read_table(layout.sidecar / "tiles.parquet", columns=names).to_pylist()
+        rows = pq.read_table(layout.provenance / "tiles.parquet", columns=names).to_pylist()
         rows = [{**row, "set_aside": json.loads(row["set_aside"])} for row in rows]
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # ValueError: no JSON, no UTF-8
         findings.add("ledger", f"sidecar/tiles.parquet: cannot be read ({error})")
@@ -76,10 +76,10 @@ def check_tiles(
 def _check_quarantine(
     layout: ReleaseLayout, info: ReleaseInfo, tiles: dict[str, dict[str, Any]], findings: Findings
 ) -> LeftOut:
-    """The quarantine sidecar by tile and reason against the tiles; what is beyond are duplicates across tiles."""
+    """The table of quarantine by tile and reason against the tiles; what is beyond are duplicates across tiles."""
     entries: Counter[tuple[str, str]] = Counter()
     across: LeftOut = {}
-    path = layout.sidecar / "quarantine.parquet"
+    path = layout.provenance / "quarantine.parquet"
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=["tile_id", "reason", "file", "source_name"]):
             for entry in batch.to_pylist():
@@ -116,11 +116,11 @@ def check_rows_of_tiles(
     held: dict[str, tuple[int, int]],
     findings: Findings,
 ) -> None:
-    """The release has the rows that its tiles have by the sidecar. `held`: rows and sums by tile id, of the leaves."""
+    """The release has the rows of its tiles by the provenance table. `held`: rows and sums by tile id."""
     for tile_id in sorted(tiles.keys() | held.keys()):
         row = tiles.get(tile_id)
         if row is None:
-            findings.add("tiles", f"tile {tile_id}: {held[tile_id][0]} rows, but the tiles sidecar does not know it")
+            findings.add("tiles", f"tile {tile_id}: {held[tile_id][0]} rows, but the table of tiles does not know it")
             continue
         wanted = row["classified"] + row["unclassified"] - len(across.get(tile_id, ()))
         findings.expect("tiles", f"tile {tile_id}", "rows in the release", held.get(tile_id, (0, 0))[0], wanted)
@@ -134,7 +134,7 @@ def check_store(
     held: dict[str, tuple[int, int]] | None,
     findings: Findings,
 ) -> str:
-    """The committed tile files against the sidecar and, where `held` is given, against the rows of the release.
+    """The committed tile files against the table of tiles and, where `held` is given, against the rows of the release.
 
     A tile that was committed again since, for other inputs or by another run, is not compared. Returns a remark on
     what was not.
@@ -167,32 +167,32 @@ def _check_tile(
     left_out: Sequence[str],
     findings: Findings,
 ) -> bool:
-    """Compare a tile file with the sidecar and the rows in the release; True: it was committed again since."""
+    """Compare a tile file with the table of tiles and the rows in the release; True: it was committed again since."""
     where = f"tile {row['tile_id']}"
-    stamp = read_tile_metadata(path)
-    if stamp is None:
+    metadata = read_tile_metadata(path)
+    if metadata is None:
         findings.add("tiles", f"{where}: its file is missing or damaged ({path})")
         return False
-    if stamp.found >= 0:
-        accounted = stamp.inputs + sum(stamp.set_aside.values())
-        findings.expect("tiles", where, "found by its stamp", stamp.found, accounted)
-    if any(getattr(stamp, name) != row[name] for name in _IDENTITY):
+    if metadata.found >= 0:
+        accounted = metadata.inputs + sum(metadata.set_aside.values())
+        findings.expect("tiles", where, "found by its metadata", metadata.found, accounted)
+    if any(getattr(metadata, name) != row[name] for name in _IDENTITY):
         return True
     for name in ("inputs", "found", *_PARTS):
-        findings.expect("tiles", where, f"{name} by its stamp", getattr(stamp, name), row[name])
+        findings.expect("tiles", where, f"{name} by its metadata", getattr(metadata, name), row[name])
     if info.class_slugs:
-        findings.expect("model", where, "classes", stamp.class_slugs, info.class_slugs)
-    findings.expect("tiles", where, "set_aside by its stamp", stamp.set_aside, row["set_aside"])
+        findings.expect("model", where, "classes", metadata.class_slugs, info.class_slugs)
+    findings.expect("tiles", where, "set_aside by its metadata", metadata.set_aside, row["set_aside"])
     try:
         rows = pq.read_metadata(path).num_rows
-        if not pq.read_schema(path).equals(arrow_schema(stamp.class_slugs)):
+        if not pq.read_schema(path).equals(arrow_schema(metadata.class_slugs)):
             findings.add("tiles", f"{where}: the columns of its file are not those of the contract")
             return False
         found = None if held is None else _sum_of_rows(path, left_out)
     except (OSError, pa.ArrowException) as error:
         findings.add("tiles", f"{where}: {path} is damaged ({error})")
         return False
-    findings.expect("tiles", where, "rows in its file", rows, stamp.classified + stamp.unclassified)
+    findings.expect("tiles", where, "rows in its file", rows, metadata.classified + metadata.unclassified)
     if found != held:
         findings.add("tiles", f"{where}: its rows are not those of the release")
     return False
@@ -212,14 +212,14 @@ def _sum_of_rows(path: Path, left_out: Sequence[str]) -> tuple[int, int]:
 
 
 def class_slugs_of(layout: ReleaseLayout, catalog: Path, model_id: str, tiles: Sequence[str]) -> list[str]:
-    """The classes that the release must have: those of a committed tile, else of the schema that all leaves share.
+    """The classes that the release must have: those of a committed tile, else of the schema of all partition files.
 
     None where neither can be read.
     """
     for tile_id in tiles:
-        stamp = read_tile_metadata(tile_path(catalog, model_id, tile_id))
-        if stamp is not None:
-            return stamp.class_slugs
+        metadata = read_tile_metadata(tile_path(catalog, model_id, tile_id))
+        if metadata is not None:
+            return metadata.class_slugs
     try:
         schema = pq.read_schema(layout.primary / "dataset" / "_common_metadata")
     except (OSError, pa.ArrowException):
@@ -228,8 +228,8 @@ def class_slugs_of(layout: ReleaseLayout, catalog: Path, model_id: str, tiles: S
 
 
 def runs_without_entry(layout: ReleaseLayout, runs: set[str]) -> set[str]:
-    """Runs that rows name but the runs sidecar does not; none where there is no such sidecar."""
-    path = layout.sidecar / "runs.parquet"
+    """Runs that rows name but the table of runs does not; none where there is no such table."""
+    path = layout.provenance / "runs.parquet"
     if not path.exists():
         return set()
     return runs - set(pq.read_table(path, columns=["run_id"])["run_id"].to_pylist())

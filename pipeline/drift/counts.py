@@ -125,7 +125,7 @@ def ages_of_runs(layouts: Sequence[ReleaseLayout]) -> dict[str, int]:
 
 def _provenance(layout: ReleaseLayout, name: str, *columns: str) -> pa.Table:
     """Text columns of a provenance table of a release."""
-    path = layout.sidecar / f"{name}.parquet"
+    path = layout.provenance / f"{name}.parquet"
     try:
         return pq.read_table(
             path, columns=list(columns), schema=pa.schema([(column, pa.string()) for column in columns])

@@ -27,10 +27,10 @@ def primary_catalogue(root: Path, ra: np.ndarray, dec: np.ndarray, most_rows: in
     partitions = adaptive_partitions(index, most_rows)
     for part in partitions:
         first, last = np.searchsorted(index[order], pixel_range(part))
-        path = layout.leaf(part.order, part.pixel)
+        path = layout.partition_file(part.order, part.pixel)
         path.parent.mkdir(parents=True, exist_ok=True)
-        leaf = table.slice(first, last - first).replace_schema_metadata({**METADATA, b"own": b"of one leaf"})
-        pq.write_table(leaf, path, row_group_size=max(2, most_rows // 3))
+        file = table.slice(first, last - first).replace_schema_metadata({**METADATA, b"own": b"of one partition file"})
+        pq.write_table(file, path, row_group_size=max(2, most_rows // 3))
     cells, counts = np.unique(index >> 38, return_counts=True)
     write_primary(
         layout, partitions, table.schema, cells, counts, title="test", description="simulated", max_rows=most_rows

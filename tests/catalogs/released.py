@@ -47,10 +47,10 @@ def published(catalog: Path, max_rows: int = 10) -> ReleaseLayout:
 
 
 def a_leaf(layout: ReleaseLayout) -> Path:
-    """The leaf with the most rows."""
+    """The partition file with the most rows."""
     largest = max(layout.partitions(), key=lambda partition: partition.rows)
     assert largest.rows > 2
-    return layout.leaf(largest.order, largest.pixel)
+    return layout.partition_file(largest.order, largest.pixel)
 
 
 def rewrite(path: Path, change: Change) -> None:
@@ -80,8 +80,8 @@ def with_column(table: pa.Table, name: str, values: pa.Array, nullable: bool = F
 
 def all_rows(layout: ReleaseLayout) -> pa.Table:
     """Every row of a release."""
-    leaves = [layout.leaf(p.order, p.pixel) for p in layout.partitions()]
-    return pa.concat_tables([pq.ParquetFile(leaf).read().replace_schema_metadata(None) for leaf in leaves])
+    files = [layout.partition_file(p.order, p.pixel) for p in layout.partitions()]
+    return pa.concat_tables([pq.ParquetFile(file).read().replace_schema_metadata(None) for file in files])
 
 
 def pixels(layout: ReleaseLayout) -> list[Partition]:

@@ -18,7 +18,7 @@ def write_release(
 ) -> ReleaseLayout:
     """A release of these rows, which readers see from now on.
 
-    Pixels of `order` are leaves, but those of the first base pixel, which are one leaf of order 0.
+    Pixels of `order` are partition files, but those of the first base pixel, which are one partition file of order 0.
     """
     layout = ReleaseLayout(catalog / "releases" / name)
     table = table.sort_by("_healpix_29")
@@ -28,17 +28,17 @@ def write_release(
     partitions = []
     for level, pixel in sorted(set(zip(orders.tolist(), pixels.tolist(), strict=True))):
         rows = table.filter(pa.array((orders == level) & (pixels == pixel)))
-        layout.leaf(level, pixel).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, layout.leaf(level, pixel), row_group_size=64)
+        layout.partition_file(level, pixel).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, layout.partition_file(level, pixel), row_group_size=64)
         partitions.append(Partition(level, pixel, rows.num_rows))
     _write_index(layout, table, orders, pixels)
     (layout.primary / "dataset").mkdir(parents=True, exist_ok=True)
     pq.write_metadata(table.schema, layout.primary / "dataset" / "_common_metadata")
     lines = [f"{p.order},{p.pixel},{p.rows}" for p in partitions]
     (layout.primary / "partition_info.csv").write_text("\n".join(["Norder,Npix,num_rows", *lines]))
-    layout.sidecar.mkdir()
+    layout.provenance.mkdir()
     for sidecar, rows in sidecars.items():
-        pq.write_table(rows, layout.sidecar / f"{sidecar}.parquet")
+        pq.write_table(rows, layout.provenance / f"{sidecar}.parquet")
     info = ReleaseInfo(
         release=name,
         created="2026-11-20T00:00:00+00:00",

@@ -60,9 +60,9 @@ def outcome_of(workspace: Workspace) -> Outcome:
     if release is None:
         return Outcome(pd.DataFrame(), [], champion(workspace.models), ["there is no release"])
     layout = layout_of(workspace.catalog, release.release)
-    leaves = [pq.ParquetFile(layout.leaf(p.order, p.pixel)).read().to_pandas() for p in layout.partitions()]
-    rows = pd.concat(leaves).drop(columns=OF_THE_RUN).sort_values("object_id", ignore_index=True)
-    entries = pq.read_table(layout.sidecar / "quarantine.parquet", columns=_ENTRY).to_pylist()
+    files = [pq.ParquetFile(layout.partition_file(p.order, p.pixel)).read().to_pandas() for p in layout.partitions()]
+    rows = pd.concat(files).drop(columns=OF_THE_RUN).sort_values("object_id", ignore_index=True)
+    entries = pq.read_table(layout.provenance / "quarantine.parquet", columns=_ENTRY).to_pylist()
     told = sorted(tuple(_PLACE.sub("incoming/", entry[name]) for name in _ENTRY) for entry in entries)
     checks = audit(workspace.catalog).checks
     findings = [f"{check.name}: {', '.join(check.examples)}" for check in checks if check.status == "wrong"]

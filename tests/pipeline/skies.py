@@ -65,7 +65,7 @@ def night(
 
 
 def stamps_of(table: pa.Table, quarantined: int = 0) -> pa.Table:
-    """The sidecar of tiles for some rows, each tile of a run, with so many inputs of each in quarantine."""
+    """The provenance table of tiles for some rows, each tile of a run, with so many inputs of each in quarantine."""
     rows = table.select(["tile_id", "run_id", "label_id"]).to_pandas()
     rows["labelled"] = rows["label_id"] >= 0
     counts = rows.groupby(["tile_id", "run_id"])["labelled"].agg(["sum", "size"]).astype(int).reset_index()

@@ -1,4 +1,4 @@
-"""The exports hold the rows of the leaves, in one file each, for the tools that astronomers have."""
+"""The exports hold the rows of the partition files, in one file each, for the tools that astronomers have."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def a_table(**values: object) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> ReleaseLayout:
-    """A release of several leaves with its exports; tests only read it."""
+    """A release of several partition files with its exports; tests only read it."""
     layout = write_release(tmp_path_factory.mktemp("exports"), a_table())
     assert len(layout.partitions()) > 5
     assert [path.name for path in write_exports(layout, SLUGS, INFO)] == list(FILES)
@@ -116,7 +116,7 @@ def test_stilts_reads_fits_and_votable(released: ReleaseLayout, rows: pd.DataFra
 
 
 def test_chunks_leave_no_trace(released: ReleaseLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven chunks that do not end where leaves end, each in several lines of base64."""
+    """Seven chunks that do not end where partition files end, each in several lines of base64."""
     again = ReleaseLayout(shutil.copytree(released.root, tmp_path / "release"))
     monkeypatch.setattr(exports, "_ROWS", 6)
     monkeypatch.setattr(exports, "_LINE", 300)
@@ -157,7 +157,7 @@ def test_a_release_without_rows_has_exports_too(tmp_path: Path) -> None:
 def test_a_damaged_leaf_gives_an_error_and_no_export(tmp_path: Path, damage: object, words: str) -> None:
     layout = write_release(tmp_path, a_table())
     last = layout.partitions()[-1]
-    damage(layout.leaf(last.order, last.pixel))  # type: ignore[operator]
+    damage(layout.partition_file(last.order, last.pixel))  # type: ignore[operator]
     with pytest.raises(CatalogError, match=words):
         write_exports(layout, SLUGS, INFO)
     assert list(layout.export.iterdir()) == []

@@ -21,7 +21,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> ReleaseLayout:
-    """360 objects in leaves of two orders, sidecars, and a file of the catalogue that is no part of the release."""
+    """360 objects in partitions of two orders, provenance tables, and a file that is no part of the release."""
     catalog = tmp_path_factory.mktemp("query") / "catalog"
     (catalog / "tiles").mkdir(parents=True)
     (catalog / "tiles" / "working.csv").write_text("a\n1\n")
@@ -78,7 +78,7 @@ def test_a_cone_opens_no_leaf_that_it_does_not_touch(tmp_path: Path) -> None:
     near = Cone(37, -47, 1).touched(layout.partitions())
     assert 0 < len(near) < 6
     for partition in set(layout.partitions()) - set(near):
-        layout.leaf(partition.order, partition.pixel).write_bytes(b"damaged")
+        layout.partition_file(partition.order, partition.pixel).write_bytes(b"damaged")
     assert only(tmp_path, "SELECT count(*) FROM morphology WHERE ra = 37 AND CONE(37, -47, 1)") == 1
     with pytest.raises(CatalogError):
         query(tmp_path, "SELECT count(*) FROM morphology WHERE ra = 37")
@@ -211,7 +211,7 @@ def test_the_files_of_the_release_can_not_be_overwritten(
     """They are the files that the statement may open, and DuckDB would open them for writing too."""
     before = contents(released)
     first = layout.partitions()[0]
-    for path in (layout.leaf(first.order, first.pixel), layout.sidecar / "new.parquet"):
+    for path in (layout.partition_file(first.order, first.pixel), layout.provenance / "new.parquet"):
         copy = f"COPY (SELECT 1 AS a) TO '{path}' (FORMAT {form}, USE_TMP_FILE false)"
         with pytest.raises(CatalogError):
             query(released, way.format(copy.replace("'", "''") if "'{" in way else copy))
@@ -228,8 +228,8 @@ def test_the_files_of_the_release_can_not_be_overwritten(
         "glob('/etc/*')",
         "read_csv('{catalog}/tiles/working.csv')",
         "read_text('{catalog}/CURRENT')",
-        "read_csv('{leaves}/../../../../../../tiles/working.csv')",
-        "read_csv('{leaves}_other/x.csv')",
+        "read_csv('{files}/../../../../../../tiles/working.csv')",
+        "read_csv('{files}_other/x.csv')",
         "read_csv('{catalog}/*/working.csv')",
         "read_csv('https://example.org/x.csv')",
         "read_parquet('s3://bucket/x.parquet')",
@@ -245,7 +245,7 @@ def test_the_files_of_the_release_can_not_be_overwritten(
     ],
 )
 def test_no_other_file_or_variable_can_be_read(released: Path, layout: ReleaseLayout, source: str) -> None:
-    named = source.format(catalog=released, leaves=layout.primary / "dataset")
+    named = source.format(catalog=released, files=layout.primary / "dataset")
     with pytest.raises(CatalogError):
         query(released, f"SELECT * FROM {named}")
 

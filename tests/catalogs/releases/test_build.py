@@ -52,9 +52,9 @@ def published(catalog: Path, **options: Any) -> ReleaseInfo:
 
 def rows(catalog: Path, info: ReleaseInfo, table: str = "morphology") -> pa.Table:
     layout = layout_of(catalog, info.release)
-    files = [layout.leaf(p.order, p.pixel) for p in layout.partitions()]
+    files = [layout.partition_file(p.order, p.pixel) for p in layout.partitions()]
     if table != "morphology":
-        files = [layout.sidecar / f"{table}.parquet"]
+        files = [layout.provenance / f"{table}.parquet"]
     elif not files:
         files = [layout.primary / "dataset" / "_common_metadata"]
     return pa.concat_tables(pq.ParquetFile(path).read().replace_schema_metadata(None) for path in files)
@@ -62,7 +62,7 @@ def rows(catalog: Path, info: ReleaseInfo, table: str = "morphology") -> pa.Tabl
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReleaseInfo]:
-    """A catalogue of two tiles and its release in several leaves, with exports; to be read only."""
+    """A catalogue of two tiles and its release in several partition files, with exports; to be read only."""
     root = tmp_path_factory.mktemp("released") / "catalog"
     commit_tile(root, "b-tile", [11, 12, 13, 14], unclassified=[12])
     commit_tile(root, "a-tile", [21, 22, 23, 24, 25], quarantined=2)
@@ -70,7 +70,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReleaseInf
 
 
 def made(catalog: Path, info: ReleaseInfo) -> list[str]:
-    """How each leaf came to be."""
+    """How each partition file came to be."""
     return rows(catalog, info, "partitions")["made"].to_pylist()
 
 
@@ -80,7 +80,7 @@ def test_a_release_holds_all_rows_sorted_by_position(released: tuple[Path, Relea
     assert table.schema.equals(arrow_schema(SLUGS))
     assert sorted(table["object_id"].to_pylist()) == [11, 12, 13, 14, 21, 22, 23, 24, 25]
     positions = table["_healpix_29"].to_pylist()
-    assert positions == sorted(positions)  # of the leaves in their order, too
+    assert positions == sorted(positions)  # of the partition files in their order, too
     assert len(set(table["tile_id"].to_pylist()[:5])) == 2  # so the tiles were merged
     assert (info.tiles, info.objects, info.classified, info.unclassified, info.quarantined, info.duplicates) == (
         2, 9, 8, 1, 2, 0,
@@ -151,8 +151,8 @@ def test_a_release_is_a_valid_collection_whose_leaves_have_one_schema(released: 
     common = pq.read_schema(layout.primary / "dataset" / "_common_metadata")
     assert b"IVOA.VOTable-Parquet.content" in common.metadata
     for partition in layout.partitions():
-        leaf = pq.read_schema(layout.leaf(partition.order, partition.pixel))
-        assert leaf.equals(arrow_schema(SLUGS)) and common.metadata.keys() <= leaf.metadata.keys()
+        file = pq.read_schema(layout.partition_file(partition.order, partition.pixel))
+        assert file.equals(arrow_schema(SLUGS)) and common.metadata.keys() <= file.metadata.keys()
     footer = pq.read_metadata(layout.primary / "dataset" / "_metadata")
     assert footer.num_rows == 9 and footer.num_row_groups == info.partitions == len(layout.partitions()) > 3
     assert (layout.primary / footer.row_group(0).column(0).file_path).name.startswith("Npix=")
@@ -210,7 +210,7 @@ def test_runs_join_every_row_and_say_what_is_known_of_them(catalog: Path) -> Non
 
 def test_a_run_is_simulated_where_all_its_rows_are(tmp_path: Path) -> None:
     one_sky, other = make_table("a", [1], layer="simulated", run_id=["A"]), make_table("b", [5], run_id=["B"])
-    mixed = make_table("c", [1 + 360 * 120], run_id=["C"])  # beside object 1, in the same leaf
+    mixed = make_table("c", [1 + 360 * 120], run_id=["C"])  # beside object 1, in the same partition file
     for table in (one_sky, other, mixed):
         commit(tmp_path, table, make_stamp(table["tile_id"][0].as_py(), 1, run_id=table["run_id"][0].as_py()))
     info = published(tmp_path)
@@ -230,8 +230,8 @@ def test_only_the_pixels_of_a_changed_tile_are_written_again(catalog: Path) -> N
     assert [p["made"] for p in partitions].count("written") == 1 < len(partitions)
     before, after = layout_of(catalog, first.release), layout_of(catalog, second.release)
     for p in partitions:
-        leaf, old = after.leaf(p["order"], p["pixel"]), before.leaf(p["order"], p["pixel"])
-        assert (leaf.stat().st_ino == old.stat().st_ino) == (p["made"] == "carried")
+        file, old = after.partition_file(p["order"], p["pixel"]), before.partition_file(p["order"], p["pixel"])
+        assert (file.stat().st_ino == old.stat().st_ino) == (p["made"] == "carried")
     assert second.previous == first.release and verify_manifest(after.root) == []
     assert verify_manifest(before.root) == []
 
@@ -240,7 +240,7 @@ def test_a_damaged_leaf_is_not_carried_over(catalog: Path) -> None:
     first = published(catalog, max_rows=3)
     layout = layout_of(catalog, first.release)
     partition = layout.partitions()[0]
-    path = layout.leaf(partition.order, partition.pixel)
+    path = layout.partition_file(partition.order, partition.pixel)
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
@@ -275,15 +275,15 @@ def second_leaf_kills(what: str, function: Callable[[Any], Any], jobs: Sequence[
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where", ["a leaf", "_describe", "fsync", "set_current"])
+@pytest.mark.parametrize("where", ["a partition file", "_describe", "fsync", "set_current"])
 def test_a_crash_anywhere_leaves_readers_with_the_release_before(
     catalog: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     first = published(catalog, max_rows=3)
     commit_tile(catalog, "c-tile", [31, 14], fingerprint="new")
-    options: dict[str, Any] = {"run_units": second_leaf_kills} if where == "a leaf" else {}
+    options: dict[str, Any] = {"run_units": second_leaf_kills} if where == "a partition file" else {}
     with monkeypatch.context() as patched:
-        if where != "a leaf":
+        if where != "a partition file":
             patched.setattr(publishing, where, crash)
         with pytest.raises(KeyboardInterrupt):
             published(catalog, max_rows=4, **options)
@@ -293,7 +293,9 @@ def test_a_crash_anywhere_leaves_readers_with_the_release_before(
     assert len(release_names(catalog)) == 2 and verify_manifest(layout_of(catalog, after.release).root) == []
     assert sorted(p.name for p in (catalog / "releases").iterdir()) == release_names(catalog)
     again = made(catalog, after)
-    assert {"a leaf": again.count("kept") == 2, "set_current": "kept" not in again}.get(where, "written" not in again)
+    assert {"a partition file": again.count("kept") == 2, "set_current": "kept" not in again}.get(
+        where, "written" not in again
+    )
 
 
 _KILLED = """
@@ -321,8 +323,8 @@ def test_leaves_of_a_killed_build_that_nobody_wants_any_more_are_gone(catalog: P
     with pytest.raises(KeyboardInterrupt):
         published(catalog, max_rows=1, run_units=second_leaf_kills)
     info = published(catalog)
-    leaves = list(layout_of(catalog, info.release).primary.rglob("Npix=*"))
-    assert len(leaves) == info.partitions < 9 and rows(catalog, info).num_rows == 9
+    files = list(layout_of(catalog, info.release).primary.rglob("Npix=*"))
+    assert len(files) == info.partitions < 9 and rows(catalog, info).num_rows == 9
 
 
 def test_of_two_publishes_at_once_one_wins_and_the_other_says_so(catalog: Path) -> None:

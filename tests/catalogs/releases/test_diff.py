@@ -135,9 +135,10 @@ def test_leaves_that_both_releases_share_are_not_read(releases: tuple[ReleaseLay
     old, new = releases
     expected = compare(old, new)
     shared = [
-        new.leaf(p.order, p.pixel)
+        new.partition_file(p.order, p.pixel)
         for p in new.partitions()
-        if old.leaf(p.order, p.pixel).exists() and old.leaf(p.order, p.pixel).samefile(new.leaf(p.order, p.pixel))
+        if old.partition_file(p.order, p.pixel).exists()
+        and old.partition_file(p.order, p.pixel).samefile(new.partition_file(p.order, p.pixel))
     ]
     assert len(shared) > 2
     content = {path: path.read_bytes() for path in shared}
@@ -155,7 +156,7 @@ def test_a_release_writes_down_what_changed_since_the_one_before(
     releases: tuple[ReleaseLayout, ReleaseLayout],
 ) -> None:
     old, new = releases
-    first, second = (pq.ParquetFile(layout.sidecar / "changes.parquet") for layout in releases)
+    first, second = (pq.ParquetFile(layout.provenance / "changes.parquet") for layout in releases)
     assert first.schema_arrow.equals(CHANGES_SCHEMA) and first.metadata.num_rows == 0
     assert second.schema_arrow.equals(CHANGES_SCHEMA)
     assert second.metadata.metadata[b"morphcat.changes_since"] == old.root.name.encode()
@@ -205,16 +206,16 @@ def hand_made(root: Path, table: pa.Table) -> ReleaseLayout:
     pixels = table["_healpix_29"].to_numpy() >> 58
     lines = ["Norder,Npix,num_rows"]
     for pixel in np.unique(pixels).tolist():
-        path = layout.leaf(0, pixel)
+        path = layout.partition_file(0, pixel)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.filter(pa.array(pixels == pixel)).cast(schema), path)
         lines.append(f"0,{pixel},{(pixels == pixel).sum()}")
     (layout.primary / "partition_info.csv").write_text("\n".join(lines) + "\n")
     pq.write_metadata(schema, layout.primary / "dataset" / "_common_metadata")
-    layout.sidecar.mkdir()
-    pq.write_table(pa.table({"tile_id": ["a-tile"]}), layout.sidecar / "tiles.parquet")
+    layout.provenance.mkdir()
+    pq.write_table(pa.table({"tile_id": ["a-tile"]}), layout.provenance / "tiles.parquet")
     empty = pa.schema([("source_name", pa.string()), ("reason", pa.string())]).empty_table()
-    pq.write_table(empty, layout.sidecar / "quarantine.parquet")
+    pq.write_table(empty, layout.provenance / "quarantine.parquet")
     return layout
 
 

@@ -57,7 +57,7 @@ def test_hats_finds_the_pixels_of_ids(layout, positions):
 def test_rows_that_are_missing_are_noticed_and_the_old_index_stays(layout):
     write_id_index(layout, layout.partitions())
     first, *others = layout.partitions()
-    with pytest.raises(CatalogError, match="400 rows in its leaves, 401 in"):
+    with pytest.raises(CatalogError, match="400 rows in its partition files, 401 in"):
         write_id_index(layout, [Partition(first.order, first.pixel, first.rows + 1), *others])
     assert find(layout, 0) is not None
     assert [path.name for path in layout.collection.iterdir() if path.name.startswith(".")] == []

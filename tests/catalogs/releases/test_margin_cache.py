@@ -94,9 +94,9 @@ def test_the_margin_of_every_pixel_is_what_lies_within_ten_arcsec_of_it(sky):
 def test_margin_leaves_are_like_primary_leaves(sky):
     layout, _, _ = sky
     primary = pq.read_schema(layout.primary / "dataset" / "_common_metadata")
-    leaves = sorted((layout.margin / "dataset").rglob("*.parquet"))
-    assert leaves
-    for path in leaves:
+    files = sorted((layout.margin / "dataset").rglob("*.parquet"))
+    assert files
+    for path in files:
         table = pq.read_table(path, partitioning=None)
         assert table.schema.equals(primary) and table.schema.metadata == METADATA
         assert (np.diff(table["_healpix_29"].to_numpy()) >= 0).all()

@@ -76,7 +76,7 @@ def test_a_sound_release_passes_every_check_and_nothing_is_written(
     assert len(pixels(layout)) > 3 and list((layout.margin / "dataset").rglob("Npix=*"))  # so there was much to check
 
 
-# --- a damaged leaf -------------------------------------------------------------------------------------------------
+# --- a damaged partition file ---------------------------------------------------------------------------------------
 
 
 def flipped_pairs(table: pa.Table) -> pa.Table:
@@ -152,7 +152,7 @@ def test_every_rule_of_the_contract_is_looked_at(made: Path, tmp_path: Path, dam
     (root,) = (made / "releases").glob("[!.]*")
     source, layout = ReleaseLayout(root), ReleaseLayout(tmp_path)
     largest = max(source.partitions(), key=lambda partition: partition.rows)
-    path = layout.leaf(largest.order, largest.pixel)
+    path = layout.partition_file(largest.order, largest.pixel)
     path.parent.mkdir(parents=True)
     shutil.copy(a_leaf(source), path)
     assert scan_partition(layout, largest, SLUGS, np.empty(0, np.int64)).findings.counts == {}
@@ -188,12 +188,12 @@ def test_a_leaf_that_is_no_parquet_is_named_and_the_rest_is_looked_at(layout: Re
 
 
 def test_leaves_that_changed_places_are_caught(layout: ReleaseLayout, tmp_path: Path) -> None:
-    one, other = (layout.leaf(p.order, p.pixel) for p in pixels(layout)[:2])
+    one, other = (layout.partition_file(p.order, p.pixel) for p in pixels(layout)[:2])
     one.rename(tmp_path / "aside")
     other.rename(one)
     (tmp_path / "aside").rename(other)
     found = wrong(audited(layout))
-    assert "not in the pixel of its leaf" in found["order"]
+    assert "not in the pixel of its partition file" in found["order"]
     assert {"files", "index"} <= found.keys()
 
 
@@ -201,10 +201,14 @@ def test_a_leaf_of_the_release_before_is_caught(layout: ReleaseLayout) -> None:
     catalog = layout.root.parents[1]
     commit_rows(catalog, make_table("b-tile", range(18, 30), input_digest=np.arange(12) + 900), fingerprint="new")
     after = published(catalog)
-    leaf = next(p for p in pixels(after) if not layout.leaf(p.order, p.pixel).samefile(after.leaf(p.order, p.pixel)))
+    other = next(
+        p
+        for p in pixels(after)
+        if not layout.partition_file(p.order, p.pixel).samefile(after.partition_file(p.order, p.pixel))
+    )
     assert audited(after).ok
-    after.leaf(leaf.order, leaf.pixel).unlink()
-    shutil.copy(layout.leaf(leaf.order, leaf.pixel), after.leaf(leaf.order, leaf.pixel))
+    after.partition_file(other.order, other.pixel).unlink()
+    shutil.copy(layout.partition_file(other.order, other.pixel), after.partition_file(other.order, other.pixel))
     assert {"files", "tiles"} <= wrong(audited(after)).keys()
     assert "b-tile: its rows are not those of the release" in wrong(audited(after))["tiles"]
 
@@ -216,7 +220,7 @@ def test_metadata_that_describe_the_columns_must_be_there(layout: ReleaseLayout)
     assert wrong(audited(layout, quick=True)).keys() == {"metadata"}
 
 
-# --- what stands around the leaves ----------------------------------------------------------------------------------
+# --- what stands around the partition files -------------------------------------------------------------------------
 
 
 def edit_text(path: Path, old: str, new: str) -> None:
@@ -244,8 +248,8 @@ def extra_leaf(layout: ReleaseLayout) -> None:
 
 
 AROUND: dict[str, tuple[Damage, set[str]]] = {
-    "missing leaf": (lambda r: a_leaf(r).unlink(), {"schema"}),
-    "extra leaf": (extra_leaf, {"counts"}),
+    "missing partition file": (lambda r: a_leaf(r).unlink(), {"schema"}),
+    "extra partition file": (extra_leaf, {"counts"}),
     "hats_nrows": (lambda r: edit_text(r.primary / "hats.properties", "hats_nrows=34", "hats_nrows=35"), {"counts"}),
     "no properties": (lambda r: (r.primary / "hats.properties").unlink(), {"counts"}),
     "partition_info": (lambda r: edit_text(r.primary / "partition_info.csv", ",6", ",7"), {"counts"}),
@@ -253,17 +257,20 @@ AROUND: dict[str, tuple[Damage, set[str]]] = {
     "classified": (lambda r: edit_info(r, classified=34, unclassified=0), {"counts"}),
     "quarantined": (lambda r: edit_info(r, quarantined=0), {"ledger"}),
     "model": (lambda r: edit_info(r, model_id="other"), {"model"}),
-    "tile count": (lambda r: rewrite(r.sidecar / "tiles.parquet", with_value("classified", 18)), {"ledger", "tiles"}),
-    "found": (lambda r: rewrite(r.sidecar / "tiles.parquet", with_value("found", 25)), {"ledger", "tiles"}),
-    "recipe": (lambda r: rewrite(r.sidecar / "tiles.parquet", with_value("recipe_digest", "x")), {"model"}),
-    "tile forgotten": (lambda r: rewrite(r.sidecar / "tiles.parquet", lambda t: t.slice(1)), {"ledger", "tiles"}),
-    "quarantine": (lambda r: rewrite(r.sidecar / "quarantine.parquet", lambda t: t.slice(1)), {"ledger"}),
-    "no tiles": (lambda r: (r.sidecar / "tiles.parquet").unlink(), {"ledger"}),
+    "tile count": (
+        lambda r: rewrite(r.provenance / "tiles.parquet", with_value("classified", 18)),
+        {"ledger", "tiles"},
+    ),
+    "found": (lambda r: rewrite(r.provenance / "tiles.parquet", with_value("found", 25)), {"ledger", "tiles"}),
+    "recipe": (lambda r: rewrite(r.provenance / "tiles.parquet", with_value("recipe_digest", "x")), {"model"}),
+    "tile forgotten": (lambda r: rewrite(r.provenance / "tiles.parquet", lambda t: t.slice(1)), {"ledger", "tiles"}),
+    "quarantine": (lambda r: rewrite(r.provenance / "quarantine.parquet", lambda t: t.slice(1)), {"ledger"}),
+    "no tiles": (lambda r: (r.provenance / "tiles.parquet").unlink(), {"ledger"}),
     "no _metadata": (lambda r: (r.primary / "dataset" / "_metadata").unlink(), {"counts"}),
     "margin value": (lambda r: rewrite(a_margin_leaf(r), with_value("source_name", "x")), {"margin"}),
     "margin object": (lambda r: rewrite(a_margin_leaf(r), with_value("object_id", 7)), {"margin"}),
     "margin row": (lambda r: rewrite(a_margin_leaf(r), lambda t: t.slice(1)), {"margin"}),
-    "margin leaf": (lambda r: a_margin_leaf(r).unlink(), {"margin"}),
+    "margin partition file": (lambda r: a_margin_leaf(r).unlink(), {"margin"}),
     "index row": (lambda r: rewrite(index_part(r), lambda t: t.slice(1)), {"index"}),
     "index pixel": (lambda r: rewrite(index_part(r), with_value("Npix", lambda v: v + 1)), {"index"}),
     "index order": (lambda r: rewrite(index_part(r), flipped_pairs), {"index"}),
@@ -330,11 +337,14 @@ def test_repeated_ids_are_found_in_one_pass_or_many(
     monkeypatch.setattr(audit_leaves, "IDS_IN_MEMORY", limit)
     assert repeated_ids(layout, layout.partitions()) == (0, [])
     for partition in pixels(layout)[:3]:
-        rewrite(layout.leaf(partition.order, partition.pixel), with_value("object_id", 77))
+        rewrite(layout.partition_file(partition.order, partition.pixel), with_value("object_id", 77))
     rewrite(a_leaf(layout), lambda table: table.take([0, 0, *range(table.num_rows)]))
     count, some = repeated_ids(layout, layout.partitions())
     ids = np.concatenate(
-        [pq.read_table(layout.leaf(p.order, p.pixel), columns=["object_id"])["object_id"] for p in layout.partitions()]
+        [
+            pq.read_table(layout.partition_file(p.order, p.pixel), columns=["object_id"])["object_id"]
+            for p in layout.partitions()
+        ]
     )
     values, counts = np.unique(ids, return_counts=True)
     assert (count, sorted(some)) == ((counts > 1).sum(), values[counts > 1].tolist()) and 77 in some

@@ -172,14 +172,14 @@ def test_the_report_is_kept_once_and_its_alarms_are_found(tmp_path: Path, as_was
         assert write_drift(workspace, "2026.11.1") is None and has_report(workspace)
     set_current(workspace.catalog, "2026.11.0")
     assert latest_alarms(workspace) == [] and not has_report(workspace)
-    whole = (layout.sidecar / "tiles.parquet").read_bytes()
-    (layout.sidecar / "tiles.parquet").write_bytes(b"damaged")
+    whole = (layout.provenance / "tiles.parquet").read_bytes()
+    (layout.provenance / "tiles.parquet").write_bytes(b"damaged")
     (workspace.reports / "drift-2026.11.1.json").unlink()
     broken = write_drift(workspace, "2026.11.1")
     assert broken is not None and "Could not be compared" in broken.remark and broken.alarms == []
     before = layout_of(workspace.catalog, "2026.11.0")
     (before.primary / "partition_info.csv").unlink()
-    (layout.sidecar / "tiles.parquet").write_bytes(whole)
+    (layout.provenance / "tiles.parquet").write_bytes(whole)
     with pytest.raises(CatalogError, match=r"2026\.11\.0/.*partition_info\.csv: missing"):
         drift(workspace.catalog, SETTINGS, "2026.11.1")
     (workspace.reports / "drift-2026.11.1.json").write_text("[]")

@@ -91,7 +91,7 @@ def test_a_survey_tells_its_release_how_it_went(small: Small, tmp_path: Path) ->
     write_cutouts(workspace.incoming / "C", 3)
     total = run(workspace)
     assert total.release is not None
-    runs = layout_of(workspace.catalog, total.release).sidecar / "runs.parquet"
+    runs = layout_of(workspace.catalog, total.release).provenance / "runs.parquet"
     (row,) = pq.read_table(runs).to_pylist()
     assert (row["run_id"], row["model_id"], row["kind"]) == (total.run_id, small.card.model_id, "inline")
     assert (row["tiles"], row["tiles_done"], row["tiles_failed"], row["classified"]) == (1, 1, 0, 3)

@@ -69,7 +69,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleaseLayout, R
 
 
 def inode(layout: ReleaseLayout, partition: Partition) -> int:
-    return layout.leaf(partition.order, partition.pixel).stat().st_ino
+    return layout.partition_file(partition.order, partition.pixel).stat().st_ino
 
 
 def test_only_pixels_of_replaced_tiles_are_rewritten(releases: tuple[ReleaseLayout, ReleaseLayout]) -> None:
@@ -79,7 +79,7 @@ def test_only_pixels_of_replaced_tiles_are_rewritten(releases: tuple[ReleaseLayo
     index = np.sort(np.concatenate([positions(np.arange(n * ROWS, (n + 1) * ROWS))["_healpix_29"] for n in REPLACED]))
     within = {p for p in new.partitions() if np.diff(np.searchsorted(index, pixel_range(p)))[0]}
     assert rewritten == within and len(REPLACED) <= len(within) < len(new.partitions()) / 2
-    made = pq.read_table(new.sidecar / "partitions.parquet").to_pylist()
+    made = pq.read_table(new.provenance / "partitions.parquet").to_pylist()
     assert {(row["order"], row["pixel"]) for row in made if row["made"] == "written"} == {
         (p.order, p.pixel) for p in within
     }
@@ -87,7 +87,7 @@ def test_only_pixels_of_replaced_tiles_are_rewritten(releases: tuple[ReleaseLayo
 
 
 def test_exactly_the_changed_objects_are_named(releases: tuple[ReleaseLayout, ReleaseLayout]) -> None:
-    changes = pq.read_table(releases[1].sidecar / "changes.parquet").to_pylist()
+    changes = pq.read_table(releases[1].provenance / "changes.parquet").to_pylist()
     assert {row["object_id"]: (row["kind"], row["reason"]) for row in changes} == {
         LABELLED_ANEW: ("label", "pixels"),
         OTHER_PIXELS: ("input", "pixels"),

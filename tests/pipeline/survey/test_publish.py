@@ -77,5 +77,5 @@ def test_workers_make_the_same_release(workspace: Workspace) -> None:
     second = publish(workspace.catalog, MODEL, max_rows=4, exports=False, run_units=workers)
     assert second is not None
     one = pq.read_table(workspace.catalog / "others" / first.release / "sidecar" / "partitions.parquet")
-    other = pq.read_table(layout_of(workspace.catalog, second.release).sidecar / "partitions.parquet")
-    assert one.equals(other)  # checksums of the leaves among them
+    other = pq.read_table(layout_of(workspace.catalog, second.release).provenance / "partitions.parquet")
+    assert one.equals(other)  # checksums of the partition files among them

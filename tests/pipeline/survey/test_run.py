@@ -46,7 +46,9 @@ def rows_of(workspace: Workspace) -> pd.DataFrame:
     release = current_release(workspace.catalog)
     assert release is not None
     layout = layout_of(workspace.catalog, release.release)
-    return pd.concat(pq.ParquetFile(layout.leaf(p.order, p.pixel)).read().to_pandas() for p in layout.partitions())
+    return pd.concat(
+        pq.ParquetFile(layout.partition_file(p.order, p.pixel)).read().to_pandas() for p in layout.partitions()
+    )
 
 
 def same_rows(one: pd.DataFrame, other: pd.DataFrame, atol: float = 0.0) -> None:
@@ -168,7 +170,7 @@ def test_a_run_killed_midway_is_finished_by_the_next(small: Small, tmp_path: Pat
     half_way = len(committed_tiles(workspace))
     assert 2 <= half_way < expected.tiles
     assert current_release(workspace.catalog) is None
-    for path in committed_tiles(workspace)[:1]:  # what a kill in the middle of a write leaves behind
+    for path in committed_tiles(workspace)[:1]:  # what a kill in the middle of a write partition files behind
         path.with_name(f".{path.name}.12345").write_bytes(path.read_bytes()[:100])
     total = run(workspace)
     assert total.skipped_tiles == half_way and not total.failed
