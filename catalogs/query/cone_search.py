@@ -125,7 +125,7 @@ _ARGUMENTS = re.compile(rf"\({_NUMBER},{_NUMBER},{_NUMBER}\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class _Token:
+class _SqlToken:
     """A word of SQL, where it begins and where it ends (bytes)."""
 
     text: str
@@ -188,7 +188,7 @@ def is_confined(statement: Mapping[str, Any], table: str) -> bool:
     )
 
 
-def _tokens(sql: str) -> list[_Token]:
+def _tokens(sql: str) -> list[_SqlToken]:
     """The words of a statement, without comments."""
     raw = sql.encode()
     found = [*duckdb.tokenize(sql), (len(raw), None)]
@@ -196,5 +196,5 @@ def _tokens(sql: str) -> list[_Token]:
     for (begin, kind), (until, _) in pairwise(found):
         text = raw[begin:until].rstrip()
         if kind != duckdb.token_type.comment:
-            tokens.append(_Token(text.decode(), begin, begin + len(text)))
+            tokens.append(_SqlToken(text.decode(), begin, begin + len(text)))
     return tokens
