@@ -1,7 +1,8 @@
 """A simulated sky: galaxies of the ten Galaxy10 classes drawn by a physical recipe and written as real sky arrives.
 
-It lets anyone try the whole pipeline, with a known truth, before downloading survey data. Everything it writes is
-marked simulated. It must import neither torch nor models: the colour rule comes in as an argument.
+It lets anyone try the whole pipeline, with a known truth, before downloading survey data; all it writes is marked
+simulated. Imports core and tiles, neither torch nor models: the colour rule comes in as an argument. Start with
+`stamps.simulate_stamp`, one galaxy on a stamp; `writers` and `bricks.write` write files of many.
 """
 
 from pipeline.simulation.bricks.write import SimulatedBricks, block_steps, write_bricks

@@ -80,7 +80,7 @@ def objects_of(scene: Scene, painted: NDArray[np.void]) -> NDArray[np.void]:
 
     painted : what became of the targets (brick_mosaic.PAINTED).
     """
-    parts = [_targets(scene, painted), _duplicates(scene), _stars(scene), _smudges(scene)]
+    parts = [_targets(scene, painted), _duplicates(scene), _stars(scene), _background_galaxies(scene)]
     found = np.concatenate(parts)
     found = found[scene.block.covered(found["x"], found["y"])]
     return found[np.lexsort((found["x"], found["y"]))]
@@ -254,14 +254,14 @@ def _stars(scene: Scene) -> NDArray[np.void]:
     return np.concatenate([first, second])
 
 
-def _smudges(scene: Scene) -> NDArray[np.void]:
+def _background_galaxies(scene: Scene) -> NDArray[np.void]:
     """Background galaxies: REX where they are small, else EXP."""
-    smudges = scene.smudges
-    seen = np.flatnonzero(smudges.flux[1] >= 10 ** (-0.4 * (FAINTEST_MAG - ZERO_POINT_MAG)))
+    background = scene.background
+    seen = np.flatnonzero(background.flux[1] >= 10 ** (-0.4 * (FAINTEST_MAG - ZERO_POINT_MAG)))
     rows = _blank(len(seen), "EXP")
-    rows["x"], rows["y"], rows["flux"] = smudges.x[seen], smudges.y[seen], smudges.flux[:, seen].T
-    rows["radius"] = 1.678 * smudges.scale[seen] * NATIVE_PIXSCALE  # half-light radius of an exponential
-    e1, e2 = ellipticity(smudges.ratio[seen], smudges.angle[seen])
+    rows["x"], rows["y"], rows["flux"] = background.x[seen], background.y[seen], background.flux[:, seen].T
+    rows["radius"] = 1.678 * background.scale[seen] * NATIVE_PIXSCALE  # half-light radius of an exponential
+    e1, e2 = ellipticity(background.ratio[seen], background.angle[seen])
     small = rows["radius"] < 0.8
     rows["kind"][small] = "REX"
     rows["e1"], rows["e2"] = np.where(small, 0.0, e1), np.where(small, 0.0, e2)

@@ -24,7 +24,7 @@ from pipeline.simulation.galaxies.neighbours import (
     NATIVE_PIXSCALE,
     BackgroundGalaxies,
     add_points,
-    smudge_light,
+    background_light,
 )
 from pipeline.simulation.stamps import MOFFAT_BETA, SKY_SIGMA, SOURCE_VARIANCE, blur, draw_galaxy, half_box
 
@@ -97,14 +97,14 @@ def paint(scene: Scene, path: Path, on_progress: Callable[[int], None]) -> NDArr
 
 def _draw(scene: Scene, canvas: _Canvas, painted: NDArray[np.void], after: float, until: float) -> int:
     """Draw everything whose centre lies in rows from `after` to before `until`; returns the number of targets."""
-    targets, stars, smudges = scene.targets, scene.stars, scene.smudges
+    targets, stars, background = scene.targets, scene.stars, scene.background
     chosen = np.flatnonzero((targets.y >= after) & (targets.y < until))
     for index in chosen:
         painted[index] = _draw_target(scene, canvas, int(index))
     now = (stars.y >= after) & (stars.y < until)
     add_points(canvas.light, stars.x[now] + MARGIN_PX, stars.y[now] - canvas.first_row, stars.flux[:, now])
-    now = (smudges.y >= after) & (smudges.y < until)
-    _draw_smudges(canvas, BackgroundGalaxies(*(values[..., now] for values in vars(smudges).values())))
+    now = (background.y >= after) & (background.y < until)
+    _draw_background_galaxies(canvas, BackgroundGalaxies(*(values[..., now] for values in vars(background).values())))
     return len(chosen)
 
 
@@ -147,10 +147,10 @@ def ellipticity(
     return -size * np.cos(2.0 * angle), -size * np.sin(2.0 * angle)
 
 
-def _draw_smudges(canvas: _Canvas, smudges: BackgroundGalaxies) -> None:
-    for start in range(0, len(smudges.x), 256):  # by a few: 441 pixels each, in several arrays of float64
-        some = BackgroundGalaxies(*(values[..., start : start + 256] for values in vars(smudges).values()))
-        light, _, _ = smudge_light(some)
+def _draw_background_galaxies(canvas: _Canvas, background: BackgroundGalaxies) -> None:
+    for start in range(0, len(background.x), 256):  # by a few: 441 pixels each, in several arrays of float64
+        some = BackgroundGalaxies(*(values[..., start : start + 256] for values in vars(background).values()))
+        light, _, _ = background_light(some)
         corner_x, corner_y = np.floor(some.x).astype(int) - BLOB_HALF_PX, np.floor(some.y).astype(int) - BLOB_HALF_PX
         for index, blob in enumerate(light):
             canvas.add(some.flux[:, index, None, None] * blob, int(corner_x[index]), int(corner_y[index]))

@@ -82,7 +82,7 @@ class Scene:
     seeing_px: NDArray[np.float64]
     targets: SceneGalaxies
     stars: Stars
-    smudges: BackgroundGalaxies
+    background: BackgroundGalaxies
     bright: BrightStars
     cluster: tuple[float, float, float]
 
@@ -98,14 +98,18 @@ def scene_of(block: Block, galaxies: int) -> Scene:
     seeing = np.clip(MEDIAN_SEEING * rng.normal(1.0, 0.08) + rng.normal(0.0, 0.06, 3), 1.0, 1.7)
     field = np.random.default_rng([block.seed, _FIELD])
     stars = draw_stars(field, block.height, block.width, NATIVE_PIXSCALE)
-    smudges = draw_background_galaxies(field, block.height, block.width, NATIVE_PIXSCALE, BRIGHTEST_SMUDGE)
+    background = draw_background_galaxies(field, block.height, block.width, NATIVE_PIXSCALE, BRIGHTEST_SMUDGE)
     cluster, members = _cluster(block)
     joined = Stars(
         *block.off_lines(np.concatenate([stars.x, members.x]), np.concatenate([stars.y, members.y])),
         np.concatenate([stars.flux, members.flux], axis=1),
     )
     moved = BackgroundGalaxies(
-        *block.off_lines(smudges.x, smudges.y), smudges.flux, smudges.scale, smudges.angle, smudges.ratio
+        *block.off_lines(background.x, background.y),
+        background.flux,
+        background.scale,
+        background.angle,
+        background.ratio,
     )
     seeing_px = np.round(seeing / NATIVE_PIXSCALE, 1)
     targets = _targets(block, galaxies)

@@ -104,18 +104,20 @@ def draw_background_galaxies(
     return BackgroundGalaxies(x, y, bands, scale, rng.uniform(0.0, np.pi, number), rng.uniform(0.35, 1.0, number))
 
 
-def smudge_light(smudges: BackgroundGalaxies) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def background_light(
+    background: BackgroundGalaxies,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Light of background galaxies in a box around each, of sum 1, and which pixels these are.
 
     Returns float64 (N, B, B), the rows int64 (N, B, 1) and the columns int64 (N, 1, B).
     """
     side = np.arange(-BLOB_HALF_PX, BLOB_HALF_PX + 1)
-    columns = np.floor(smudges.x).astype(int)[:, None, None] + side[None, None, :]  # (N, 1, B)
-    rows = np.floor(smudges.y).astype(int)[:, None, None] + side[None, :, None]  # (N, B, 1)
-    dx, dy = columns - smudges.x[:, None, None], rows - smudges.y[:, None, None]
-    cos, sin = np.cos(smudges.angle)[:, None, None], np.sin(smudges.angle)[:, None, None]
-    radius = np.hypot(cos * dx + sin * dy, (cos * dy - sin * dx) / smudges.ratio[:, None, None])
-    blobs = np.exp(-radius / smudges.scale[:, None, None])  # (N, B, B)
+    columns = np.floor(background.x).astype(int)[:, None, None] + side[None, None, :]  # (N, 1, B)
+    rows = np.floor(background.y).astype(int)[:, None, None] + side[None, :, None]  # (N, B, 1)
+    dx, dy = columns - background.x[:, None, None], rows - background.y[:, None, None]
+    cos, sin = np.cos(background.angle)[:, None, None], np.sin(background.angle)[:, None, None]
+    radius = np.hypot(cos * dx + sin * dy, (cos * dy - sin * dx) / background.ratio[:, None, None])
+    blobs = np.exp(-radius / background.scale[:, None, None])  # (N, B, B)
     blobs /= blobs.sum(axis=(1, 2), keepdims=True)
     return blobs, rows, columns
 
@@ -126,10 +128,10 @@ def add_background_galaxies(rng: np.random.Generator, scene: NDArray[np.float32]
     scene : float32 (3, H, W), nanomaggies per native pixel area; pixscale : arcsec per pixel.
     """
     _, height, width = scene.shape
-    smudges = draw_background_galaxies(rng, height, width, pixscale)
-    blobs, rows, columns = smudge_light(smudges)
+    background = draw_background_galaxies(rng, height, width, pixscale)
+    blobs, rows, columns = background_light(background)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     flat = np.where(inside, rows * width + columns, 0).ravel()
     for band in range(3):
-        light = np.where(inside, blobs * smudges.flux[band][:, None, None], 0.0).ravel()
+        light = np.where(inside, blobs * background.flux[band][:, None, None], 0.0).ravel()
         scene[band] += np.bincount(flat, light, height * width).reshape(height, width).astype(np.float32)
