@@ -101,7 +101,7 @@ def benchmark(
     return result.to_dict()
 
 
-class CellsFailed(Exception):
+class ExperimentsFailed(Exception):
     """Some trainings of a grid could not be finished; the board, as plain values, has the others and says why."""
 
     def __init__(self, board: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def benchmark_grid(
 
     Raises
     ------
-    CellsFailed : some cells could not be finished; the rest is on the board.
+    ExperimentsFailed : some cells could not be finished; the rest is on the board.
     """
     opened = open_workspace(Path(workspace), overrides or [])
     named = ImageSource.model_validate(source) if source else None
@@ -151,5 +151,5 @@ def benchmark_grid(
     get_run_logger().info("%d of %d cells to do", len(cells.to_do), len(cells.experiments))
     board = make_board(opened, cells, train_and_measure(opened, cells))
     if board["failed"]:
-        raise CellsFailed(board)
+        raise ExperimentsFailed(board)
     return board

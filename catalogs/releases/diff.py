@@ -64,18 +64,18 @@ def compare(old: ReleaseLayout, new: ReleaseLayout) -> pa.Table:
     came with the object). Of new and gone objects: `tile` (the other release does not have that sky tile), for gone
     ones `quarantine:` and why, else `input`. Other runs, times, tiles and source names alone are no change.
     """
-    numbering = _Numbering.of(_class_slugs(old), _class_slugs(new))
+    classes = _ClassMapping.of(_class_slugs(old), _class_slugs(new))
     areas = _areas(old, new)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        parts = list(threads.map(lambda area: _compare_area(old, new, area, numbering), areas))
+        parts = list(threads.map(lambda area: _compare_area(old, new, area, classes), areas))
     changed = [_coded_schema().empty_table(), *(part.changed for part in parts)]
     if parts:
-        left_old, left_new = _gathered([p.left_old for p in parts]), _gathered([p.left_new for p in parts])
-        moved = _pair(left_old, left_new, numbering)
+        left_old, left_new = _concatenated([p.left_old for p in parts]), _concatenated([p.left_new for p in parts])
+        moved = _pair(left_old, left_new, classes)
         files = [old.partition_file(p.order, p.pixel) for area in areas for p in area.old]
-        why = _why_gone(moved.left_old, files, new)
-        changed += [moved.changed, _one_sided("gone", moved.left_old, numbering, why)]
-        changed.append(_one_sided("new", moved.left_new, numbering, _tile_or_input(moved.left_new, old)))
+        why = _reasons_gone(moved.left_old, files, new)
+        changed += [moved.changed, _added_or_removed("gone", moved.left_old, classes, why)]
+        changed.append(_added_or_removed("new", moved.left_new, classes, _tile_or_input(moved.left_new, old)))
     table = pa.concat_tables(changed).unify_dictionaries()
     order = pc.sort_indices(table, [("variation", "descending"), ("object_id", "ascending")])
     return table.take(order)
@@ -170,13 +170,13 @@ def _class_slugs(layout: ReleaseLayout) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Numbering:
+class _ClassMapping:
     """The classes of both releases under common numbers; the last number is that of no label."""
 
     slugs: tuple[str, ...]
 
     @classmethod
-    def of(cls, old: Sequence[str], new: Sequence[str]) -> _Numbering:
+    def of(cls, old: Sequence[str], new: Sequence[str]) -> _ClassMapping:
         return cls(tuple(dict.fromkeys([*old, *new])))
 
     def probabilities(self, rows: pa.Table) -> np.ndarray:
@@ -194,11 +194,11 @@ class _Numbering:
         numbers = np.array([*(self.slugs.index(slug) for slug in own), len(self.slugs)])
         return np.asarray(numbers[rows["label_id"].to_numpy()])  # -1 is the last one
 
-    def words(self, labels: np.ndarray) -> pa.DictionaryArray:
-        return _words(labels, (*self.slugs, ""))
+    def label_names(self, labels: np.ndarray) -> pa.DictionaryArray:
+        return _dictionary(labels, (*self.slugs, ""))
 
 
-def _words(codes: np.ndarray, values: Sequence[str]) -> pa.DictionaryArray:
+def _dictionary(codes: np.ndarray, values: Sequence[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(list(values), pa.string()))
 
 
@@ -211,7 +211,7 @@ def _coded_schema() -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class _Compared:
+class _AreaChanges:
     """Changes among the rows that both sides have, and the rows that only one side has."""
 
     changed: pa.Table
@@ -219,8 +219,8 @@ class _Compared:
     left_new: pa.Table
 
 
-def _compare_area(old: ReleaseLayout, new: ReleaseLayout, area: _Area, numbering: _Numbering) -> _Compared:
-    return _pair(_rows(old, area.old), _rows(new, area.new), numbering)
+def _compare_area(old: ReleaseLayout, new: ReleaseLayout, area: _Area, classes: _ClassMapping) -> _AreaChanges:
+    return _pair(_rows(old, area.old), _rows(new, area.new), classes)
 
 
 def _rows(layout: ReleaseLayout, partitions: Sequence[Partition]) -> pa.Table:
@@ -236,14 +236,14 @@ def _rows(layout: ReleaseLayout, partitions: Sequence[Partition]) -> pa.Table:
             layout.partition_file(partition.order, partition.pixel), read_dictionary=list(_TEXTS)
         ) as file:
             tables.append(file.read(names, use_threads=False).replace_schema_metadata(None).cast(wanted))
-    return _gathered(tables) if tables else wanted.empty_table()
+    return _concatenated(tables) if tables else wanted.empty_table()
 
 
-def _gathered(tables: Sequence[pa.Table]) -> pa.Table:
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
-def _pair(old: pa.Table, new: pa.Table, numbering: _Numbering) -> _Compared:
+def _pair(old: pa.Table, new: pa.Table, classes: _ClassMapping) -> _AreaChanges:
     """Join rows by object id and compare the pairs."""
     ids, others = old["object_id"].to_numpy(), new["object_id"].to_numpy()
     order = np.argsort(others, kind="stable")
@@ -256,14 +256,14 @@ def _pair(old: pa.Table, new: pa.Table, numbering: _Numbering) -> _Compared:
     changed = [_coded_schema().empty_table()]
     for start in range(0, len(rows_old), _SLICE):
         part = slice(start, start + _SLICE)
-        changed.append(_changes(old.take(rows_old[part]), new.take(rows_new[part]), numbering))
-    return _Compared(pa.concat_tables(changed), old.filter(pa.array(~both)), new.filter(pa.array(~taken)))
+        changed.append(_changes(old.take(rows_old[part]), new.take(rows_new[part]), classes))
+    return _AreaChanges(pa.concat_tables(changed), old.filter(pa.array(~both)), new.filter(pa.array(~taken)))
 
 
-def _changes(old: pa.Table, new: pa.Table, numbering: _Numbering) -> pa.Table:
+def _changes(old: pa.Table, new: pa.Table, classes: _ClassMapping) -> pa.Table:
     """The rows that differ, of two tables that hold the same objects in the same order."""
-    p, q = numbering.probabilities(old), numbering.probabilities(new)
-    before, after = numbering.labels(old), numbering.labels(new)
+    p, q = classes.probabilities(old), classes.probabilities(new)
+    before, after = classes.labels(old), classes.labels(new)
     flagged = _differ(old, new, _FLAGGED)
     of_kind = [
         before != after,
@@ -280,10 +280,10 @@ def _changes(old: pa.Table, new: pa.Table, numbering: _Numbering) -> pa.Table:
             "object_id": new["object_id"].take(rows),
             "ra": new["ra"].take(rows),
             "dec": new["dec"].take(rows),
-            "kind": _words(kind[rows], KINDS),
-            "reason": _words(reason[rows], REASONS),
-            "old_label": numbering.words(before[rows]),
-            "new_label": numbering.words(after[rows]),
+            "kind": _dictionary(kind[rows], KINDS),
+            "reason": _dictionary(reason[rows], REASONS),
+            "old_label": classes.label_names(before[rows]),
+            "new_label": classes.label_names(after[rows]),
             "old_confidence": old["confidence"].take(rows),
             "new_confidence": new["confidence"].take(rows),
             "variation": np.minimum(np.abs(p[rows] - q[rows]).sum(axis=1) / 2, 1),  # above 1 by rounding alone
@@ -329,9 +329,9 @@ def _reasons(old: pa.Table, new: pa.Table, kind: np.ndarray, masked: np.ndarray)
 # --- objects of one release only ------------------------------------------------------------------------------------
 
 
-def _one_sided(kind: str, rows: pa.Table, numbering: _Numbering, reasons: Sequence[str]) -> pa.Table:
-    labels = numbering.words(numbering.labels(rows))
-    none = numbering.words(np.full(rows.num_rows, len(numbering.slugs)))
+def _added_or_removed(kind: str, rows: pa.Table, classes: _ClassMapping, reasons: Sequence[str]) -> pa.Table:
+    labels = classes.label_names(classes.labels(rows))
+    none = classes.label_names(np.full(rows.num_rows, len(classes.slugs)))
     zero = np.zeros(rows.num_rows, dtype=np.float32)
     gone = kind == "gone"
     return pa.table(
@@ -339,7 +339,7 @@ def _one_sided(kind: str, rows: pa.Table, numbering: _Numbering, reasons: Sequen
             "object_id": rows["object_id"],
             "ra": rows["ra"],
             "dec": rows["dec"],
-            "kind": _words(np.full(rows.num_rows, KINDS.index(kind)), KINDS),
+            "kind": _dictionary(np.full(rows.num_rows, KINDS.index(kind)), KINDS),
             "reason": pa.array(reasons, pa.string()).dictionary_encode(),
             "old_label": labels if gone else none,
             "new_label": none if gone else labels,
@@ -356,7 +356,7 @@ def _tile_or_input(rows: pa.Table, other: ReleaseLayout) -> list[str]:
     return ["input" if tile in known else "tile" for tile in rows["tile_id"].to_pylist()]
 
 
-def _why_gone(rows: pa.Table, files: Sequence[Path], new: ReleaseLayout) -> list[str]:
+def _reasons_gone(rows: pa.Table, files: Sequence[Path], new: ReleaseLayout) -> list[str]:
     """`tile`, what the new quarantine says, or `input`. Source names are read, from `leaves`, only when they matter."""
     if rows.num_rows == 0:
         return []

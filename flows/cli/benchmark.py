@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.experiments import Grid
     from pipeline.evaluation.grid import GridPlan
 
-EXIT_CELLS_FAILED = 3
+EXIT_EXPERIMENTS_FAILED = 3
 _AXES = {"variants": "variants", "layouts": "layouts", "presets": "recipes", "seeds": "seeds"}
 
 
@@ -132,7 +132,7 @@ def _run_flow(
     workspace: Workspace, grid: Grid, source: dict[str, Any], split: Path | None, arguments: argparse.Namespace
 ) -> tuple[dict[str, Any], int]:
     flow_ready(workspace, arguments.debug)
-    from flows.training import CellsFailed
+    from flows.training import ExperimentsFailed
     from flows.training import benchmark_grid as flow
 
     try:
@@ -140,9 +140,9 @@ def _run_flow(
             path = str(split) if split else None
             plain = grid.model_dump(mode="json", by_alias=True)
             return flow(str(workspace.root), plain, source, path, arguments.set), 0
-    except CellsFailed as failed:
+    except ExperimentsFailed as failed:
         print_message(f"morphcat: {failed}")
-        return failed.board, EXIT_CELLS_FAILED
+        return failed.board, EXIT_EXPERIMENTS_FAILED
 
 
 def _print_plan(plan: GridPlan, as_json: bool) -> None:

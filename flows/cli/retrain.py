@@ -29,7 +29,7 @@ def retrain(arguments: argparse.Namespace) -> int:
 
     workspace = workspace_of(arguments)
     if not arguments.to_version and due(workspace) is None:
-        return _told({"outcome": "nothing to do", "rounds": []}, arguments)
+        return _print_result({"outcome": "nothing to do", "rounds": []}, arguments)
     flow_ready(workspace, arguments.debug)
     from flows.retraining import retrain as flow
 
@@ -42,10 +42,10 @@ def retrain(arguments: argparse.Namespace) -> int:
             arguments.set,
             reclassify=not arguments.no_survey,
         )
-    return _told(result, arguments)
+    return _print_result(result, arguments)
 
 
-def _told(result: dict[str, Any], arguments: argparse.Namespace) -> int:
+def _print_result(result: dict[str, Any], arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(result)
     elif not result["rounds"]:

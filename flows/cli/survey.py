@@ -57,7 +57,7 @@ def run_survey(workspace: Workspace, arguments: argparse.Namespace) -> tuple[dic
     roots = [Path(root).absolute() for root in arguments.tiles]
     summary = already_done(workspace, start_run(workspace, arguments.model), roots)
     if summary is not None:
-        return _told(summary.to_dict())
+        return _with_exit_status(summary.to_dict())
     return run_flow(workspace, arguments, roots, arguments.model, [])
 
 
@@ -71,13 +71,15 @@ def run_flow(
 
     try:
         with bars():
-            return _told(flow(str(workspace.root), [str(root) for root in roots], model, arguments.set, again))
+            return _with_exit_status(
+                flow(str(workspace.root), [str(root) for root in roots], model, arguments.set, again)
+            )
     except TilesFailed as failed:
         print_message(f"morphcat: {failed}")
-        return _told(failed.summary.to_dict())[0], EXIT_TILES_FAILED
+        return _with_exit_status(failed.summary.to_dict())[0], EXIT_TILES_FAILED
 
 
-def _told(summary: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _with_exit_status(summary: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Say alarms on the error stream, whatever else is printed; those of drift do not change the exit status."""
     if summary["alarm"]:
         print_message(f"morphcat: alarm: {summary['alarm']}; see `morphcat quarantine list`")

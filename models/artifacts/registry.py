@@ -150,7 +150,7 @@ def publish(
                 if path.is_file():
                     path.chmod(mode)
                 fsync(path)
-            _rename_unless_there(beside, folder)
+            _rename_unless_exists(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     if may_lead:
@@ -161,12 +161,12 @@ def publish(
 def promote_if_first(root: Path, model_id: str) -> None:
     """Make a model champion where there is none yet."""
     if champion(root) is None:
-        with _alone(root):
+        with _locked(root):
             if champion(root) is None:
                 _replace_champion(root, model_id, reason="first model")
 
 
-def _rename_unless_there(beside: Path, folder: Path) -> None:
+def _rename_unless_exists(beside: Path, folder: Path) -> None:
     """Rename; when another process published the same model in the meantime, its folder stays."""
     try:
         os.replace(beside, folder)
@@ -227,7 +227,7 @@ def set_champion(
     ModelError : no such model, it is champion already, or `instead_of` is given and is not the champion any more.
     """
     load_card(root, model_id)
-    with _alone(root):
+    with _locked(root):
         before = champion(root)
         if before == model_id:
             raise ModelError(f"{model_id} is the champion of {root} already; there is nothing to change")
@@ -253,8 +253,8 @@ def history(root: Path) -> list[ChampionChange]:
     """
     while True:  # until nobody changed the champion while it was read
         present = champion(root)
-        announced = _announced(root)  # after the champion and before the lines: it is in one or the other
-        changes, _ = _recorded(root)
+        announced = _announced_change(root)  # after the champion and before the lines: it is in one or the other
+        changes, _ = _recorded_changes(root)
         if champion(root) == present:
             break
     if announced and announced.to == present and announced not in changes[-1:]:
@@ -282,7 +282,7 @@ def _replace_champion(root: Path, model_id: str, **words: Any) -> ChampionChange
 
 def _record(root: Path, changes: list[ChampionChange]) -> None:
     """Append to the history those of `changes` that are not in it, over a last line that was cut short."""
-    there, whole = _recorded(root)
+    there, whole = _recorded_changes(root)
     missing = changes[len(there) :]
     if missing:
         with (root / _HISTORY).open("ab") as file:
@@ -291,7 +291,7 @@ def _record(root: Path, changes: list[ChampionChange]) -> None:
         fsync(root / _HISTORY)
 
 
-def _recorded(root: Path) -> tuple[list[ChampionChange], int]:
+def _recorded_changes(root: Path) -> tuple[list[ChampionChange], int]:
     """The changes in the file of the history, and the bytes that they take; a last line without its end is no change.
 
     Raises ModelError when another line is damaged.
@@ -308,7 +308,7 @@ def _recorded(root: Path) -> tuple[list[ChampionChange], int]:
     return changes, whole
 
 
-def _announced(root: Path) -> ChampionChange | None:
+def _announced_change(root: Path) -> ChampionChange | None:
     """The change that a process began; None where none did, or a file of that name says nothing."""
     try:
         return ChampionChange.model_validate_json((root / _ANNOUNCED).read_bytes())
@@ -326,7 +326,7 @@ def _write_line(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[None]:
     """Wait until nobody else changes the champion; the system drops the lock of a process that dies."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / _LOCK).open("w") as lock:

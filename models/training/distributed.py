@@ -72,7 +72,7 @@ class Group:
         devices = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices)
 
-    def gradients_stay_here(self, shared: Callable[..., Tensor], yes: bool) -> AbstractContextManager[None]:
+    def without_gradient_sync(self, shared: Callable[..., Tensor], yes: bool) -> AbstractContextManager[None]:
         """Within, and when `yes`, gradients add up in this process only: more parts of the batch are to come."""
         if not yes or self.world == 1:
             return nullcontext()

@@ -305,7 +305,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for start in range(0, len(images), size):
             last = start + size >= len(images)
-            with self.group.gradients_stay_here(self.shared, not last):
+            with self.group.without_gradient_sync(self.shared, not last):
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
                     logits = self.shared(images[start : start + size])
                     loss = F.cross_entropy(logits.float(), targets[start : start + size], reduction="sum") / len(images)

@@ -62,7 +62,7 @@ def fetch(url: str, path: Path, sha256: str) -> bool:
 def _download(url: str, part: Path) -> None:
     """Bring `part` to the whole content of `url`, going on from what is there."""
     reason: object = "it does not send the range that it is asked for"
-    with _alone(part) as file, _Shown(url) as shown:
+    with _alone(part) as file, _ProgressDisplay(url) as shown:
         for _ in range(_ATTEMPTS):
             start = file.seek(0, os.SEEK_END)
             headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
@@ -81,7 +81,7 @@ def _download(url: str, part: Path) -> None:
         )
 
 
-def _receive(answer: requests.Response, file: BinaryIO, start: int, shown: _Shown) -> bool:
+def _receive(answer: requests.Response, file: BinaryIO, start: int, shown: _ProgressDisplay) -> bool:
     """Append what the server sends; False where it has to be asked again, for the whole.
 
     A server that knows no ranges sends everything (200); one that has nothing beyond `start` says so (416).
@@ -106,7 +106,7 @@ def _receive(answer: requests.Response, file: BinaryIO, start: int, shown: _Show
     return True
 
 
-class _Shown(AbstractContextManager["_Shown"]):
+class _ProgressDisplay(AbstractContextManager["_ProgressDisplay"]):
     """Progress in whole megabytes, over all connections of one download."""
 
     def __init__(self, url: str) -> None:

@@ -62,7 +62,7 @@ def read_layout(path: Path) -> Galaxy10Layout:
             names = [name for name in (*_RANGES, *_MORE) if name in file]
             columns = {name: np.asarray(file[name][:], dtype=np.float64) for name in names}
             simulated = bool(file.attrs.get("simulated", False))
-            content = _look(images)
+            content = _layout_of(images)
     except PARSE_ERRORS as error:
         if is_transient(error):
             raise
@@ -173,7 +173,7 @@ def _rows_at_a_time(images: h5py.Dataset) -> int:
     return in_chunk * max(1, _ROWS // in_chunk) if fits else _ROWS
 
 
-def _look(images: h5py.Dataset) -> str:
+def _layout_of(images: h5py.Dataset) -> str:
     """Digest of a few images spread over the file: one that was rendered anew is another."""
     digest = hashlib.sha256()
     for row in np.unique(np.linspace(0, len(images) - 1, _LOOK).astype(int)) if len(images) else ():

@@ -90,7 +90,7 @@ def check_galaxy10(path: Path) -> Galaxy10Check:
     blank: list[int] = []
     identical: list[list[int]] = []
     try:
-        blank, identical = _look_at_images(path, layout.shape[0])
+        blank, identical = _blank_and_identical(path, layout.shape[0])
     except UserError as error:
         found.append(str(error))
     equal, conflicting = _shared_positions(layout)
@@ -135,7 +135,7 @@ def _datasets(path: Path) -> dict[str, str]:
         return {}
 
 
-def _look_at_images(path: Path, count: int) -> tuple[list[int], list[list[int]]]:
+def _blank_and_identical(path: Path, count: int) -> tuple[list[int], list[list[int]]]:
     """Rows of blank images, and groups of rows whose images are the same."""
     blank: list[int] = []
     same: defaultdict[bytes, list[int]] = defaultdict(list)

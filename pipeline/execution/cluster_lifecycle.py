@@ -24,7 +24,7 @@ _LOST_WORKER = "15s"  # until a worker that is gone counts as lost, and another 
 
 
 @contextmanager
-def started_here(threads: int) -> Iterator[ExitStack]:
+def own_cluster(threads: int) -> Iterator[ExitStack]:
     """Configure Dask for a cluster that is started here; what ends the cluster goes on the stack."""
     import dask
     import distributed  # noqa: F401  sets the level of its logs when it is imported

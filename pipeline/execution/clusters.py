@@ -24,8 +24,8 @@ from pipeline.execution.cluster_lifecycle import (
     connected_client,
     disconnect,
     end_cluster,
+    own_cluster,
     require_package,
-    started_here,
 )
 from pipeline.execution.slurm import slurm_cluster
 
@@ -127,7 +127,7 @@ def local_cluster(
     from distributed.system import MEMORY_LIMIT  # of the machine, or of the container
 
     least, most = min(settings.count, jobs), min(max(settings.count, settings.adaptive_max), jobs)
-    with started_here(settings.torch_threads()) as stack:
+    with own_cluster(settings.torch_threads()) as stack:
         cluster = LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=0,  # it would wait for them without end
             threads_per_worker=1,
@@ -161,7 +161,7 @@ def _cuda_cluster(settings: WorkerSettings, jobs: int) -> Iterator[Any]:
         )
     from dask_cuda import LocalCUDACluster
 
-    with started_here(settings.threads or max(1, len(os.sched_getaffinity(0)) // gpus)) as stack:
+    with own_cluster(settings.threads or max(1, len(os.sched_getaffinity(0)) // gpus)) as stack:
         cluster = LocalCUDACluster(
             n_workers=min(gpus, jobs),
             threads_per_worker=1,

@@ -14,8 +14,8 @@ from pipeline.execution.cluster_lifecycle import (
     ANY_PORT,
     connected_client,
     end_cluster,
+    own_cluster,
     require_package,
-    started_here,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def slurm_cluster(settings: WorkerSettings, jobs: int) -> Iterator[Any]:
         raise UserError("workers.kind = slurm: there is no `sbatch` here; run this on a machine that submits jobs")
     from dask_jobqueue import SLURMCluster
 
-    with started_here(settings.worker_threads()) as stack:
+    with own_cluster(settings.worker_threads()) as stack:
         cluster = SLURMCluster(
             **_job_options(settings),
             security=True,

@@ -103,7 +103,7 @@ def _made_with(workspace: Workspace, run_id: str, started: datetime, model_id: s
         "run_id": run_id,
         "started": started.isoformat(timespec="seconds"),
         "model_id": model_id,
-        **_place(settings.workers),
+        **_where(settings.workers),
         "device": device,
         "host": platform.node(),
         "settings": redact_values(settings.model_dump()),
@@ -113,7 +113,7 @@ def _made_with(workspace: Workspace, run_id: str, started: datetime, model_id: s
     }
 
 
-def _place(workers: WorkerSettings) -> dict[str, Any]:
+def _where(workers: WorkerSettings) -> dict[str, Any]:
     """Where the units run, and how many workers there are, where the settings decide that."""
     number = {"inline": 1, "local": workers.count, "slurm": workers.count}.get(workers.kind)
     return {"kind": workers.kind, "workers": number}

@@ -66,7 +66,7 @@ def write_cutout_tile(folder: Path, *, seed: int, tile: int, galaxies: int) -> T
     ra, dec = tile_positions(seed, tile, galaxies)
     label = np.zeros(galaxies, np.uint8)
     names = [f"sim-{tile:04d}-{index:06d}.fits" for index in range(galaxies)]
-    with beside(folder) as partial:
+    with temporary_file(folder) as partial:
         partial.mkdir(parents=True)
         for index, name in enumerate(names):
             stamp = tile_object(seed, tile, index)
@@ -85,7 +85,7 @@ def write_hdf5_tile(path: Path, *, seed: int, tile: int, galaxies: int) -> TileT
     label = np.zeros(galaxies, np.uint8)
     pxscale = np.zeros(galaxies)
     shape = (3, STAMP_PX, STAMP_PX)
-    with beside(path) as partial, h5py.File(partial, "w") as file:
+    with temporary_file(path) as partial, h5py.File(partial, "w") as file:
         images = file.create_dataset("images", (galaxies, *shape), "f4", chunks=(1, *shape) if galaxies else None)
         for index in range(galaxies):
             stamp = tile_object(seed, tile, index)
@@ -106,7 +106,7 @@ def write_galaxy10(path: Path, *, seed: int, images: int, render: Render) -> Non
     label = (np.arange(images) * len(CLASS_SLUGS) // max(images, 1)).astype(np.uint8)
     columns = {name: np.zeros(images) for name in ("ra", "dec", "redshift", "pxscale", "mag_r", "psfsize")}
     shape = (STAMP_PX, STAMP_PX, 3)
-    with beside(path) as partial, h5py.File(partial, "w") as file:
+    with temporary_file(path) as partial, h5py.File(partial, "w") as file:
         pictures = file.create_dataset("images", (images, *shape), "u1", chunks=(1, *shape) if images else None)
         for start in range(0, images, CHUNK_STAMPS):
             rows = range(start, min(start + CHUNK_STAMPS, images))
@@ -138,7 +138,7 @@ def simulate(
 ) -> SimulatedSky:
     """Write `tiles` sky tiles of `galaxies` objects below `incoming`, and a benchmark if `galaxy10` is given.
 
-    Even tiles are folders of FITS cutouts, odd tiles HDF5 files. The truth goes to simulated_truth.csv beside
+    Even tiles are folders of FITS cutouts, odd tiles HDF5 files. The truth goes to simulated_truth.csv temporary_file
     `incoming`, where no reader of tiles finds it. on_progress is called with the number of stamps written since its
     last call.
     Raises ValueError if `galaxy10` is given without `render`.
@@ -150,7 +150,7 @@ def simulate(
     incoming.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     truth_path = incoming.parent / "simulated_truth.csv"
-    with beside(truth_path) as partial, partial.open("w", newline="") as file:
+    with temporary_file(truth_path) as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["source", "ra", "dec", "label", "slug"])
         for tile in range(tiles):
@@ -174,8 +174,8 @@ def _truth_rows(truth: TileTruth) -> Iterator[tuple[str, str, str, int, str]]:
 
 
 @contextmanager
-def beside(final: Path) -> Iterator[Path]:
-    """A path beside `final` to write to: renamed to `final` on success, removed on an exception."""
+def temporary_file(final: Path) -> Iterator[Path]:
+    """A temporary path beside `final` to write to: renamed to `final` on success, removed on an exception."""
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.partial")
     _remove(partial)

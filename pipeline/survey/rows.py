@@ -11,7 +11,7 @@ from models.artifacts.registry import ModelCard
 from pipeline.survey.prediction import BatchPrediction
 from pipeline.survey.screening import ScreenedBatch
 
-SAME_PLACE = 1.0  # arcsec
+SAME_POSITION = 1.0  # arcsec
 _INT16_MAX = np.iinfo(np.int16).max  # release numbers of the survey are below 20,000; others become −1
 
 
@@ -48,7 +48,7 @@ def rows_of(screened: ScreenedBatch, prediction: BatchPrediction, tile_id: str, 
 
 def flag_duplicates(table: pa.Table) -> pa.Table:
     """Rows of the catalogue with `duplicate_position` set where a brighter or earlier row has the same position."""
-    second = second_at_place(table["ra"].to_numpy(), table["dec"].to_numpy(), table["mag_r"].to_numpy())
+    second = second_at_position(table["ra"].to_numpy(), table["dec"].to_numpy(), table["mag_r"].to_numpy())
     if not second.any():
         return table
     flags = table["quality_flags"].to_numpy().copy()
@@ -60,12 +60,12 @@ def flag_duplicates(table: pa.Table) -> pa.Table:
     return table
 
 
-def second_at_place(ra: np.ndarray, dec: np.ndarray, mag_r: np.ndarray) -> np.ndarray:
+def second_at_position(ra: np.ndarray, dec: np.ndarray, mag_r: np.ndarray) -> np.ndarray:
     """Which objects have a brighter one within an arcsec, or one before them in order: bool (N,).
 
     `ra`, `dec` in degrees; `mag_r` NaN where unknown, which counts as faint.
     """
-    pairs = close_pairs(ra, dec, SAME_PLACE)
+    pairs = close_pairs(ra, dec, SAME_POSITION)
     rank = np.empty(len(ra), dtype=np.int64)
     rank[np.argsort(np.where(np.isnan(mag_r), np.inf, mag_r), kind="stable")] = np.arange(len(ra))
     second = np.zeros(len(ra), dtype=bool)

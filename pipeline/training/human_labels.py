@@ -40,7 +40,7 @@ NEWEST = "newest"
 
 
 @dataclass(frozen=True)
-class _Frozen:
+class _FrozenLabels:
     """The labels in force at a version of the store; `digest` is that of which object has which label."""
 
     version: str
@@ -49,7 +49,7 @@ class _Frozen:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _ChosenLabels:
     """Labelled objects to learn from: rows of the release with the columns of the labels behind them.
 
     `groups` int64 (N + n,) are the groups of positions of the N images and of these rows; `left_out` counts the labels
@@ -119,7 +119,7 @@ def with_human_labels(workspace: Workspace, training_set: TrainingSet, preproces
     )
 
 
-def _frozen(workspace: Workspace) -> _Frozen:
+def _frozen(workspace: Workspace) -> _FrozenLabels:
     """The labels that the setting `training.labels` names; none where the newest of an empty store are meant."""
     name, history = workspace.settings.training.labels, store.versions(workspace.labels)
     if name == NEWEST:
@@ -127,7 +127,7 @@ def _frozen(workspace: Workspace) -> _Frozen:
     else:
         version = store.find(workspace.labels, name, history).name
     labels = store.in_force(workspace.labels, version or None)
-    return _Frozen(version, store.digest(labels), labels)
+    return _FrozenLabels(version, store.digest(labels), labels)
 
 
 def _release(workspace: Workspace) -> ReleaseInfo:
@@ -139,7 +139,9 @@ def _release(workspace: Workspace) -> ReleaseInfo:
     return release
 
 
-def _choose(workspace: Workspace, images: ImageSet, parts: Split, release: ReleaseInfo, labels: pa.Table) -> _Chosen:
+def _choose(
+    workspace: Workspace, images: ImageSet, parts: Split, release: ReleaseInfo, labels: pa.Table
+) -> _ChosenLabels:
     """The objects to learn from, in the order of their ids, before their pixels are read."""
     known = np.isin(labels["label"].to_pylist(), images.class_slugs)
     rows = _rows_of(workspace, release, labels.filter(pa.array(known)))
@@ -163,7 +165,7 @@ def _choose(workspace: Workspace, images: ImageSet, parts: Split, release: Relea
         "another label at the same position": int((~held_out & ~newest & ~contradicting).sum()),
     }
     groups = np.concatenate([groups[: len(images)], own[kept]])
-    return _Chosen(rows.filter(pa.array(kept)), groups, left_out)
+    return _ChosenLabels(rows.filter(pa.array(kept)), groups, left_out)
 
 
 def _rows_of(workspace: Workspace, release: ReleaseInfo, labels: pa.Table) -> pa.Table:
@@ -200,7 +202,7 @@ def _newest(groups: np.ndarray, versions: list[str], labels: list[str]) -> tuple
     return newest, contradicting
 
 
-def _sky_images(labels: _Frozen, rows: pa.Table, fields: CatalogPixels, slugs: tuple[str, ...]) -> ExtraExamples:
+def _sky_images(labels: _FrozenLabels, rows: pa.Table, fields: CatalogPixels, slugs: tuple[str, ...]) -> ExtraExamples:
     # By their pixels, not by the digests of the release, which are those of another model in the next one.
     digest = hashlib.sha256()
     for chunk in fields.chunks(fields.usable):
@@ -215,14 +217,14 @@ def _sky_images(labels: _Frozen, rows: pa.Table, fields: CatalogPixels, slugs: t
     )
 
 
-def _remarks(labels: _Frozen, used: int, replaced: int) -> tuple[str, ...]:
+def _remarks(labels: _FrozenLabels, used: int, replaced: int) -> tuple[str, ...]:
     remarks = [f"Also trained on {used} objects of the sky with labels of people (version {labels.version})."]
     if replaced:
         remarks.append(f"Training images at the position of such an object, left out for it: {replaced}.")
     return tuple(remarks)
 
 
-def _no_labels_message(labels: _Frozen, release: ReleaseInfo, left_out: dict[str, int]) -> str:
+def _no_labels_message(labels: _FrozenLabels, release: ReleaseInfo, left_out: dict[str, int]) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
     return (
         f"training.labels: none of the {labels.labels.num_rows} labels in force at version {labels.version} can be "

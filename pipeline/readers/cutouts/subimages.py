@@ -70,19 +70,19 @@ def read_subimage(source: FitsSource, primary: Hdu, first: Hdu, others: Iterator
     pieces.sort(key=lambda piece: -piece.area)  # stable: of equals, the first in the file
     frame = pieces[0]
     ra, dec, pixscale = centre_and_scale(path, frame.header, *frame.shape[::-1])
-    canvas, places = _Canvas(frame.shape, 0, 0), []
+    canvas, positions = _Canvas(frame.shape, 0, 0), []
     if len(pieces) > 1:
         canvas = _around(path, pieces)
-        places = [_places(frame, piece, canvas) for piece in pieces[1:]]
+        positions = [_pixel_positions(frame, piece, canvas) for piece in pieces[1:]]
         ra, dec, _ = centre_and_scale(path, _shifted(frame.header, canvas), *canvas.shape[::-1])
-    planes = np.stack([_joined(pieces, places, canvas, "image", band) for band in bands])
+    planes = np.stack([_joined(pieces, positions, canvas, "image", band) for band in bands])
     weighted = any(product == "invvar" for piece in pieces for product, _ in piece.pixels)
     masked = ("maskbits", _ONE_MASK) in frame.pixels
     return Field(
         planes=planes,
         bands=bands,
-        weightless=_weightless(pieces, places, canvas, bands) if weighted else None,
-        maskbits=_joined(pieces, places, canvas, "maskbits", _ONE_MASK) if masked else None,
+        weightless=_weightless(pieces, positions, canvas, bands) if weighted else None,
+        maskbits=_joined(pieces, positions, canvas, "maskbits", _ONE_MASK) if masked else None,
         ra=ra,
         dec=dec,
         pixscale=pixscale,
@@ -143,7 +143,7 @@ def _shifted(header: fits.Header, canvas: _Canvas) -> fits.Header:
     return shifted
 
 
-def _places(frame: _Piece, piece: _Piece, canvas: _Canvas) -> np.ndarray:
+def _pixel_positions(frame: _Piece, piece: _Piece, canvas: _Canvas) -> np.ndarray:
     """Row and column in `piece` of every pixel of the canvas: float64 (2, H, W)."""
     rows, columns = np.indices(canvas.shape).reshape(2, -1)
     ra_dec = WCS(frame.header, naxis=2).wcs_pix2world(np.stack([columns - canvas.column, rows - canvas.row], 1), 0)
@@ -151,7 +151,7 @@ def _places(frame: _Piece, piece: _Piece, canvas: _Canvas) -> np.ndarray:
     return there[:, ::-1].T.reshape(2, *canvas.shape)
 
 
-def _joined(pieces: list[_Piece], places: list[np.ndarray], canvas: _Canvas, product: str, band: str) -> np.ndarray:
+def _joined(pieces: list[_Piece], positions: list[np.ndarray], canvas: _Canvas, product: str, band: str) -> np.ndarray:
     """One product and band on the canvas: zero where no piece has it. Fluxes are interpolated, the rest is copied."""
     found = [piece.pixels.get((product, band)) for piece in pieces]
     kind = np.result_type(*(pixels.dtype for pixels in found if pixels is not None))
@@ -161,33 +161,35 @@ def _joined(pieces: list[_Piece], places: list[np.ndarray], canvas: _Canvas, pro
         height, width = found[0].shape
         box = np.s_[canvas.row : canvas.row + height, canvas.column : canvas.column + width]
         joined[box], free[box] = found[0], False
-    for pixels, place in zip(found[1:], places, strict=True):
+    for pixels, position in zip(found[1:], positions, strict=True):
         if pixels is None:
             continue
-        inside = np.array([(v >= 0) & (v < n) for v, n in zip(np.rint(place), pixels.shape, strict=True)]).all(axis=0)
+        inside = np.array([(v >= 0) & (v < n) for v, n in zip(np.rint(position), pixels.shape, strict=True)]).all(
+            axis=0
+        )
         wanted = free & inside
-        joined[wanted] = _sampled(pixels, place[:, wanted], smooth=product == "image")
+        joined[wanted] = _sampled(pixels, position[:, wanted], smooth=product == "image")
         free &= ~inside
     return joined
 
 
-def _sampled(pixels: np.ndarray, place: np.ndarray, *, smooth: bool) -> np.ndarray:
-    """Pixels at rows and columns `place` (2, N): the nearest, or cubic splines; blank stays blank."""
-    nearest_row, nearest_column = np.rint(place).astype(int)
+def _sampled(pixels: np.ndarray, position: np.ndarray, *, smooth: bool) -> np.ndarray:
+    """Pixels at rows and columns `position` (2, N): the nearest, or cubic splines; blank stays blank."""
+    nearest_row, nearest_column = np.rint(position).astype(int)
     nearest = pixels[nearest_row, nearest_column]
-    if not smooth or not len(nearest) or np.abs(place - np.rint(place)).max() < _ALIGNED:
+    if not smooth or not len(nearest) or np.abs(position - np.rint(position)).max() < _ALIGNED:
         return nearest
     blank = ~np.isfinite(nearest) | (nearest == 0)
-    values = map_coordinates(np.nan_to_num(pixels, posinf=0, neginf=0), place, order=3, mode="nearest")
+    values = map_coordinates(np.nan_to_num(pixels, posinf=0, neginf=0), position, order=3, mode="nearest")
     return np.where(blank, nearest, values)
 
 
-def _weightless(pieces: list[_Piece], places: list[np.ndarray], canvas: _Canvas, bands: list[str]) -> np.ndarray:
+def _weightless(pieces: list[_Piece], positions: list[np.ndarray], canvas: _Canvas, bands: list[str]) -> np.ndarray:
     """Pixels whose inverse variance is not positive, bool (band, H, W); none in a band that has no weights."""
     has = {band for piece in pieces for product, band in piece.pixels if product == "invvar"}
     return np.stack(
         [
-            ~(_joined(pieces, places, canvas, "invvar", band) > 0) if band in has else np.zeros(canvas.shape, bool)
+            ~(_joined(pieces, positions, canvas, "invvar", band) > 0) if band in has else np.zeros(canvas.shape, bool)
             for band in bands
         ]
     )

@@ -35,7 +35,6 @@ from pipeline.simulation.bricks.catalog import (
 from pipeline.simulation.bricks.files import FILES_A_BRICK, write_coadds
 from pipeline.simulation.bricks.mosaic import paint
 from pipeline.simulation.bricks.scene import scene_of
-from pipeline.simulation.writers import beside
 
 REGION = "1498p000"  # on the equator: columns of bricks line up; no simulated tile or benchmark lies there
 
@@ -92,7 +91,7 @@ def write_bricks(
     scene = scene_of(block_of(seed, columns, rows, side=side, overlap=overlap, region=region), galaxies)
     truth = truth or root.parent / "simulated_bricks_truth.csv"
     report = on_progress or _no_progress
-    with beside(root) as partial:
+    with temporary_file(root) as partial:
         partial.mkdir(parents=True)
         painted = partial / ".mosaic.npy"
         objects = objects_of(scene, paint(scene, painted, report))
@@ -106,7 +105,7 @@ def write_bricks(
         else:
             mosaic.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(painted, mosaic)
-        with beside(truth) as table:
+        with temporary_file(truth) as table:
             _write_truth(scene.block, found, table)
     return SimulatedBricks(root, scene.block, truth)
 

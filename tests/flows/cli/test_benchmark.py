@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flows.cli.benchmark import EXIT_CELLS_FAILED
+from flows.cli.benchmark import EXIT_EXPERIMENTS_FAILED
 from flows.cli.main import main
 from models.artifacts.registry import champion, list_models
 from models.preprocessing import colour_rule
@@ -74,7 +74,7 @@ def test_failed_trainings_are_told_and_counted(typed: Typed) -> None:
     in_the_way = typed.workspace / "models" / ".training" / plan["cells"][0]["model"]
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("a file where the training wants a folder")
-    shown, told = typed(*GRID, status=EXIT_CELLS_FAILED)
+    shown, told = typed(*GRID, status=EXIT_EXPERIMENTS_FAILED)
     assert "trainings of the grid that failed: 1; run again" in told
     assert "failed, cpu_tiny CCCT galaxy seed 0: " in shown and "cpu_tiny CCCC galaxy" in shown
 

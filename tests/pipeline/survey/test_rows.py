@@ -13,7 +13,7 @@ from astropy.time import Time
 from catalogs.healpix import close_pairs
 from catalogs.schema import QualityFlag, is_reliable
 from pipeline.core.times import mjd_of, utc_of
-from pipeline.survey.rows import flag_duplicates, second_at_place
+from pipeline.survey.rows import flag_duplicates, second_at_position
 
 ARCSEC = 1 / 3600
 
@@ -34,7 +34,7 @@ def test_close_pairs_are_those_of_astropy(ra: float, dec: float) -> None:
 def test_none_and_one_have_no_pairs() -> None:
     for count in (0, 1):
         assert close_pairs(np.full(count, 10.0), np.zeros(count), 1.0).shape == (0, 2)
-        assert not second_at_place(np.full(count, 10.0), np.zeros(count), np.zeros(count)).any()
+        assert not second_at_position(np.full(count, 10.0), np.zeros(count), np.zeros(count)).any()
 
 
 def at(*offsets: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def at(*offsets: float) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_the_brightest_stays(offsets: tuple[float, ...], magnitudes: tuple[float, ...], second: list[bool]) -> None:
-    assert second_at_place(*at(*offsets), np.array(magnitudes)).tolist() == second
+    assert second_at_position(*at(*offsets), np.array(magnitudes)).tolist() == second
 
 
 def test_the_flag_is_added_and_takes_the_recommendation_away() -> None:
