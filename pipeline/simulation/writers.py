@@ -138,7 +138,7 @@ def simulate(
 ) -> SimulatedSky:
     """Write `tiles` sky tiles of `galaxies` objects below `incoming`, and a benchmark if `galaxy10` is given.
 
-    Even tiles are folders of FITS cutouts, odd tiles HDF5 files. The truth goes to simulated_truth.csv temporary_file
+    Even tiles are folders of FITS cutouts, odd tiles HDF5 files. The truth goes to simulated_truth.csv beside
     `incoming`, where no reader of tiles finds it. on_progress is called with the number of stamps written since its
     last call.
     Raises ValueError if `galaxy10` is given without `render`.

@@ -35,6 +35,7 @@ from pipeline.simulation.bricks.catalog import (
 from pipeline.simulation.bricks.files import FILES_A_BRICK, write_coadds
 from pipeline.simulation.bricks.mosaic import paint
 from pipeline.simulation.bricks.scene import scene_of
+from pipeline.simulation.writers import temporary_file
 
 REGION = "1498p000"  # on the equator: columns of bricks line up; no simulated tile or benchmark lies there
 
