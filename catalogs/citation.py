@@ -70,7 +70,7 @@ def citation(info: Mapping[str, str]) -> str:
 
 
 def simulated_warning(info: Mapping[str, str]) -> str:
-    """A sentence of warning where objects are simulated, empty where none is."""
+    """A sentence of warning where objects are simulated, empty if none is."""
     simulated = int(info.get("simulated_objects", "0"))
     if not simulated:
         return ""

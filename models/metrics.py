@@ -16,7 +16,7 @@ class Evaluation:
     """Numbers of one evaluation. `confusion[i][j]` counts images of true class i that were called j.
 
     `ece` and `ece_equal_count` are calibration errors over bins of equal width and of equal count. `coverage` is the
-    share of images whose prediction set holds the true class, `mean_set_size` the classes in a set; both None where
+    share of images whose prediction set holds the true class, `mean_set_size` the classes in a set; both None if
     there are no sets.
     """
 
@@ -47,7 +47,7 @@ class ReliabilityBin:
 
 
 def evaluate(probabilities: np.ndarray, labels: np.ndarray, sets: np.ndarray | None = None) -> Evaluation:
-    """Compare probabilities float (N, C), and sets bool (N, C) where there are any, with labels int (N,).
+    """Compare probabilities float (N, C), and sets bool (N, C) if there are any, with labels int (N,).
 
     The recall of a class without any example is NaN. Raises ValueError when there is nothing to evaluate.
     """

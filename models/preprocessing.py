@@ -145,7 +145,7 @@ class Preprocessing:
         return cls(colour=ColourRule(**_with_tuples(plain.pop("colour"))), **plain)
 
     def is_training_scale(self, pixscale: np.ndarray) -> np.ndarray:
-        """Whether each pixel scale (float (N,), arcsec, NaN where unknown) is one of the training: bool (N,)."""
+        """Whether each pixel scale (float (N,), arcsec, NaN if unknown) is one of the training: bool (N,)."""
         scales = np.asarray(self.pixel_scales)
         with np.errstate(invalid="ignore"):
             return (np.abs(np.asarray(pixscale)[:, None] / scales - 1) < _SCALE_TOLERANCE).any(axis=1)

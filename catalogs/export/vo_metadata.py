@@ -85,7 +85,7 @@ def votable_header(
     Parameters
     ----------
     strings : datatype and arraysize of string columns; those that are not there are unicodeChar of any length.
-    rows : the number of rows, where it is known.
+    rows : the number of rows, if known.
     """
     from astropy.io.votable.tree import CooSys, Info, Resource, TableElement, TimeSys, VOTableFile
 

@@ -48,7 +48,7 @@ class _Writer(Protocol):
 
 
 def write_exports(layout: ReleaseLayout, class_slugs: Sequence[str], info: Mapping[str, str]) -> list[Path]:
-    """Write the exports of a release anew; the files written.
+    """Write the exports of a release again; the files written.
 
     The primary catalogue must have its partition files and its partition_info.csv. There is no VOTable of more than
     `VOTABLE_ROWS` rows.

@@ -50,7 +50,7 @@ LABEL_SCHEMA = pa.schema(
     ]
 )
 """Columns of a version: ra and dec in degrees (ICRS) as they were when the label was given; time ISO 8601, UTC;
-`previous` is the label that was in force before, empty where there was none."""
+`previous` is the label that was in force before, empty if there was none."""
 
 _HEAD = "HEAD"
 _PUT_BACK = "put the file back from a copy; versions before it can be read once HEAD names one of them"

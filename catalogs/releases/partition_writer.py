@@ -203,7 +203,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _footer(path: Path) -> _Footer | None:
-    """What a partition file says it was made from; None where there is no whole leaf."""
+    """What a partition file says it was made from; None if there is no whole file."""
     try:
         return _Footer.model_validate_json((pq.read_metadata(path).metadata or {})[_LEAF_KEY])
     except (OSError, pa.ArrowException, ValidationError, KeyError):

@@ -26,7 +26,7 @@ from catalogs.tiles import TileMetadata, committed
 
 _log = logging.getLogger(__name__)
 
-FORMAT = "hats-1"  # of a release; another one makes every release anew
+FORMAT = "hats-1"  # of a release; another one makes every release again
 _HISTORY, _LOCK = "history.jsonl", ".publish.lock"
 
 

@@ -54,7 +54,7 @@ def check_common_schema(layout: ReleaseLayout, class_slugs: Sequence[str], findi
 
 
 def stated_rows(catalogue: Path) -> int | None:
-    """`hats_nrows` of the hats.properties of a HATS catalogue; None where it says nothing."""
+    """`hats_nrows` of the hats.properties of a HATS catalogue; None if it says nothing."""
     try:
         lines = (catalogue / "hats.properties").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

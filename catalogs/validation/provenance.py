@@ -214,7 +214,7 @@ def _sum_of_rows(path: Path, left_out: Sequence[str]) -> tuple[int, int]:
 def class_slugs_of(layout: ReleaseLayout, catalog: Path, model_id: str, tiles: Sequence[str]) -> list[str]:
     """The classes that the release must have: those of a committed tile, else of the schema of all partition files.
 
-    None where neither can be read.
+    None if neither can be read.
     """
     for tile_id in tiles:
         metadata = read_tile_metadata(tile_path(catalog, model_id, tile_id))
@@ -228,7 +228,7 @@ def class_slugs_of(layout: ReleaseLayout, catalog: Path, model_id: str, tiles: S
 
 
 def runs_without_entry(layout: ReleaseLayout, runs: set[str]) -> set[str]:
-    """Runs that rows name but the table of runs does not; none where there is no such table."""
+    """Runs that rows name but the table of runs does not; none if there is no such table."""
     path = layout.provenance / "runs.parquet"
     if not path.exists():
         return set()

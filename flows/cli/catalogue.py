@@ -1,4 +1,4 @@
-"""`morphcat query`, `cone` and `decode`: the catalogue by SQL, by position, and its bits in words."""
+"""`morphcat query`, `cone` and `decode`: the catalogue by SQL, by position, and its bits as text."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cone(arguments: argparse.Namespace) -> None:
 
 
 def decode(arguments: argparse.Namespace) -> None:
-    """Flags and sets in words."""
+    """Flags and sets as text."""
     from catalogs.query.catalog import describe_flags
 
     if arguments.flags is None and arguments.pred_set is None:

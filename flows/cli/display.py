@@ -21,7 +21,7 @@ from rich.text import Text
 from pipeline.core.progress import Step
 
 _errors = Console(stderr=True)
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+_LINE_SECONDS = 10.0  # between two lines of progress if there is no terminal
 _PLAIN_WIDTH = 100_000  # of an output that is no terminal: never cut or fold a row
 
 

@@ -101,7 +101,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _images(workspace: Workspace, arguments: argparse.Namespace) -> ImageSet | None:
-    """The labelled images that were named, else those of the workspace where there are any."""
+    """The labelled images that were named, else those of the workspace if there are any."""
     from pipeline.datasets.loading import open_images, source_or_benchmark
 
     named = image_source(arguments)

@@ -1,4 +1,4 @@
-"""The command line: common options, and errors in words. The commands stand in `flows.cli`.
+"""The command line: common options, and errors as messages. The commands stand in `flows.cli`.
 
 Nothing heavy is imported here, so that help, `config` and `query` start at once.
 """

@@ -193,7 +193,7 @@ def _evaluated(workspace: Workspace, arguments: argparse.Namespace) -> Decision:
 
 
 def _who(arguments: argparse.Namespace) -> str:
-    """The name for the history; empty where the system does not know its user."""
+    """The name for the history; empty if the system does not know its user."""
     if arguments.by is not None:
         return str(arguments.by)
     try:

@@ -95,7 +95,7 @@ def retry(arguments: argparse.Namespace) -> int:
 
 
 def _model(workspace: Workspace, arguments: argparse.Namespace) -> str:
-    """The model whose tiles are meant; "none" where there is no model yet, and hence no tile."""
+    """The model whose tiles are meant; "none" if there is no model yet, and hence no tile."""
     from pipeline.survey.quarantine import surveyed_model
 
     return arguments.model or surveyed_model(workspace) or "none"

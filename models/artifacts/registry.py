@@ -159,7 +159,7 @@ def publish(
 
 
 def promote_if_first(root: Path, model_id: str) -> None:
-    """Make a model champion where there is none yet."""
+    """Make a model champion if there is none yet."""
     if champion(root) is None:
         with _locked(root):
             if champion(root) is None:
@@ -309,7 +309,7 @@ def _recorded_changes(root: Path) -> tuple[list[ChampionChange], int]:
 
 
 def _announced_change(root: Path) -> ChampionChange | None:
-    """The change that a process began; None where none did, or a file of that name says nothing."""
+    """The change that a process began; None if none did, or a file of that name says nothing."""
     try:
         return ChampionChange.model_validate_json((root / _ANNOUNCED).read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -2,7 +2,7 @@
 
 The graph holds everything from pixels to probabilities: normalisation, every view and every member of an ensemble, the
 mean of their logits, the temperature. It does not hold the way from an image to pixels (field of view, size; the file
-says in words how to prepare them), prediction sets and novelty. This module must not know model folders or images.
+says how to prepare them), prediction sets and novelty. This module must not know model folders or images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHECKED = 3  # images of the check; another number than that of the tracing
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What was written, and how far onnxruntime and torch agree on it; None where onnxruntime is not installed.
+    """What was written, and how far onnxruntime and torch agree on it; None if onnxruntime is not installed.
 
     `files` are the ONNX file and, for networks of nearly 2 GB and more, the file of weights that must stay beside it.
     """

@@ -113,7 +113,7 @@ def load_checkpoint(network: nn.Module, path: Path, *, partial: bool = False) ->
 
 
 def _read(path: Path) -> Any:
-    """The content of a file of weights; ModelError in words."""
+    """The content of a file of weights; ModelError if it cannot be read."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -178,7 +178,7 @@ def _matching(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> tuple[dict
 
 
 def _resized_table(table: Tensor, like: Tensor) -> Tensor | None:
-    """A table of relative positions ((2H-1)^2, heads) at another size, head by head; None where it is not such one."""
+    """A table of relative positions ((2H-1)^2, heads) at another size, head by head; None if it is not such one."""
     if table.ndim != 2 or table.shape[1] != like.shape[1]:
         return None
     sides = [math.isqrt(len(each)) for each in (table, like)]
@@ -235,7 +235,7 @@ def _shape_of(tensors: Mapping[str, Tensor]) -> _Shape | None:
 
 
 def _description(tensors: Mapping[str, Tensor]) -> str:
-    """What a checkpoint seems to hold, in words."""
+    """What a checkpoint seems to hold, as text."""
     shape = _shape_of(tensors)
     if shape is None:
         return f"its names are those of another kind of network, such as {_some(list(tensors))}"

@@ -168,7 +168,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:
-    """Put `SyncBatchNorm2d` in the place of each batch norm, with the very same parameters and buffers."""
+    """Put `SyncBatchNorm2d` in the place of each batch norm, with the same parameters and buffers."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.BatchNorm2d:

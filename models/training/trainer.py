@@ -2,7 +2,7 @@
 
 Images are uint8 tensors held by the caller (in memory or mapped from disk); batches are augmented on the device. Each
 epoch draws all its randomness from (seed, epoch), so that a killed training resumes from the last finished epoch to
-the very same weights on a CPU. The loop knows nothing of files of images, class names or sky positions.
+the same weights on a CPU. The loop knows nothing of files of images, class names or sky positions.
 """
 
 from __future__ import annotations

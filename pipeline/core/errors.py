@@ -57,7 +57,7 @@ class Reason(StrEnum):
 class BadInput(Exception):
     """Input that cannot be used, with a reason code and details for a person.
 
-    `exception` names what a parser raised, empty where our own check found it.
+    `exception` names what a parser raised, empty if our own check found it.
     """
 
     def __init__(self, reason: Reason, detail: str, exception: str = "") -> None:

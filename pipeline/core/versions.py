@@ -43,7 +43,7 @@ def code_digest() -> str:
 
 
 def git_revision() -> str:
-    """The commit this code is checked out at, with "-dirty" when files differ; empty where it is no checkout."""
+    """The commit this code is checked out at, with "-dirty" when files differ; empty if it is no checkout."""
     if not (_ROOT / ".git").exists():
         return ""
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -1,7 +1,7 @@
 """Fetching a large public file: checked by its sha256, and an interrupted download goes on where it stopped.
 
 pooch decides whether there is anything to do, checks the sum and moves the file into place; how bytes arrive is written
-here, because pooch begins each download anew.
+here, because pooch begins each download again.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _download(url: str, part: Path) -> None:
 
 
 def _receive(answer: requests.Response, file: BinaryIO, start: int, shown: _ProgressDisplay) -> bool:
-    """Append what the server sends; False where it has to be asked again, for the whole.
+    """Append what the server sends; False where it must be asked again, for the whole.
 
     A server that knows no ranges sends everything (200); one that has nothing beyond `start` says so (416).
     """

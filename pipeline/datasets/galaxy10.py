@@ -110,14 +110,14 @@ def open_galaxy10(path: Path, settings: InputSettings) -> ImageSet:
 
 
 def problems(layout: Galaxy10Layout) -> list[str]:
-    """What makes the values of a file unusable, in words. A file may lack positions or scales altogether; where it has
+    """What makes the values of a file unusable, as text. A file may lack positions or scales altogether; where it has
     them, every row must have one."""
     checked = {name: values for name, values in layout.columns.items() if name in _RANGES}
     return label_problems(layout.labels) + position_problems(checked)
 
 
 def label_problems(labels: np.ndarray) -> list[str]:
-    """What is wrong with labels int64 (N,), in words: there are none, or some are out of range."""
+    """What is wrong with labels int64 (N,), as text: there are none, or some are out of range."""
     if len(labels) == 0:
         return ["no labelled images"]
     wrong = int(((labels < 0) | (labels >= len(CLASS_SLUGS))).sum())
@@ -174,7 +174,7 @@ def _rows_at_a_time(images: h5py.Dataset) -> int:
 
 
 def _layout_of(images: h5py.Dataset) -> str:
-    """Digest of a few images spread over the file: one that was rendered anew is another."""
+    """Digest of a few images spread over the file: one that was rendered again is another."""
     digest = hashlib.sha256()
     for row in np.unique(np.linspace(0, len(images) - 1, _LOOK).astype(int)) if len(images) else ():
         digest.update(np.ascontiguousarray(images[int(row)]).tobytes())

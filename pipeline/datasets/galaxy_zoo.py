@@ -87,7 +87,7 @@ def _walk(fractions: Mapping[str, float], given: Mapping[str, float]) -> tuple[s
 
 
 def _odd(fractions: Mapping[str, float], given: Mapping[str, float]) -> tuple[str, str] | None:
-    """What the question on merging says; None where most see nothing odd, or were not asked."""
+    """What the question on merging says; None if most see nothing odd, or were not asked."""
     for answer in ("merging", "disturbed"):
         share = given.get(answer, 0)
         if share >= ODD_MAJORITY:
@@ -100,7 +100,7 @@ def _odd(fractions: Mapping[str, float], given: Mapping[str, float]) -> tuple[st
 
 
 def _share(fractions: Mapping[str, float], columns: tuple[str, ...]) -> float | None:
-    """The sum of the answers that a row has; None where it has none of them."""
+    """The sum of the answers that a row has; None if it has none of them."""
     given = [fractions[f"{column}_fraction"] for column in columns if f"{column}_fraction" in fractions]
     return sum(given) if given else None
 

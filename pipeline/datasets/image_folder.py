@@ -100,7 +100,7 @@ def as_label(text: str | None, table: Path, column: str) -> int:
 
 
 def as_number(text: str | None) -> float:
-    """The number that a cell holds, NaN where it holds none."""
+    """The number that a cell holds, NaN if it holds none."""
     try:
         return float(text or "nan")
     except ValueError:

@@ -32,10 +32,10 @@ RawImages = Callable[[], Iterator[np.ndarray]]
 class ImageSet:
     """Labelled images. Arrays have N entries in the order of the source.
 
-    `labels` int64, indices into `class_slugs`; `ra`, `dec` float64 degrees, NaN where unknown; `pixscale` float64
-    arcsec, NaN where unknown. `field_pixels` is the side of the images in their own pixels. `official_test` holds the
-    rows of the test split that the data set comes with, sorted int64; None where it has none. `mag_r` and `psfsize`
-    (FWHM in r, arcsec) are float64, None where the source does not tell. `files` are those that the pixels come from.
+    `labels` int64, indices into `class_slugs`; `ra`, `dec` float64 degrees, NaN if unknown; `pixscale` float64
+    arcsec, NaN if unknown. `field_pixels` is the side of the images in their own pixels. `official_test` holds the
+    rows of the test split that the data set comes with, sorted int64; None if it has none. `mag_r` and `psfsize`
+    (FWHM in r, arcsec) are float64, None if the source does not tell. `files` are those that the pixels come from.
     `content` changes when the pixels do, as far as a quick look tells: other pixels make another model.
     """
 

@@ -31,7 +31,7 @@ _STREAM = 0x5EED  # second word of the random stream's seed: other streams of th
 class LabelledRows(Protocol):
     """What a split needs to know of a data set: an `ImageSet`, or a table without pixels.
 
-    `labels` int64 (N,), indices into `class_slugs`; `ra`, `dec` float64 (N,) degrees, NaN where unknown;
+    `labels` int64 (N,), indices into `class_slugs`; `ra`, `dec` float64 (N,) degrees, NaN if unknown;
     `official_test` sorted int64 rows, or None.
     """
 
@@ -73,7 +73,7 @@ class Split:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Split:
-        """The inverse of `to_dict`; other keys are passed over.
+        """The inverse of `to_dict`; other keys are skipped.
 
         Raises
         ------

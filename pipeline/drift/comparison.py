@@ -117,7 +117,7 @@ def _region(sums: Sample | RegionSums, r: int) -> Sample:
 
 
 def _at_cells(sums: RegionSums, cells: np.ndarray) -> Sample:
-    """The sums in these cells, float64 (R, M); 0 where there are none."""
+    """The sums in these cells, float64 (R, M); 0 if there are none."""
     at = np.searchsorted(sums.cells, cells).clip(max=max(len(sums.cells) - 1, 0))
     known = sums.cells[at] == cells if len(sums.cells) else np.zeros(len(cells), bool)
     return Sample(*(np.where(known[:, None], values[at], 0) for values in _arrays(sums)))

@@ -96,7 +96,7 @@ class DriftRegion:
 
     @property
     def largest_differences(self) -> str:
-        """The three quantities that differ most; empty where nothing could be compared."""
+        """The three quantities that differ most; empty if nothing could be compared."""
         largest = sorted(self.differences, key=lambda difference: -difference.size)[:3]
         return ", ".join(f"{difference.quantity} {difference.size:.3f}" for difference in largest)
 

@@ -29,12 +29,12 @@ class Sample:
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean of x; NaN where there is no object."""
+        """The mean of x; NaN if there is no object."""
         return np.divide(self.total, self.n, out=np.full_like(self.total, np.nan), where=self.n > 0)
 
     @property
     def variance(self) -> np.ndarray:
-        """The variance of x over single objects; NaN where there is none."""
+        """The variance of x over single objects; NaN if there is none."""
         squares = np.divide(self.squares, self.n, out=np.full_like(self.total, np.nan), where=self.n > 0)
         return np.maximum(squares - self.mean**2, 0)
 

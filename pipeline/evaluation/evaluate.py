@@ -40,7 +40,7 @@ class PredictedSplit:
     """The predictions of one model for its test split, and their speed.
 
     image_set, split : digests of the images and of their split.
-    rows : int64 (n,), rows of the image set; labels : int64 (n,); pixscale : float64 (n,) arcsec, NaN where unknown.
+    rows : int64 (n,), rows of the image set; labels : int64 (n,); pixscale : float64 (n,) arcsec, NaN if unknown.
     probabilities : float32 (n, C), calibrated.
     images_per_second : from pixels in memory to predictions, once over the split, on `device`.
     """

@@ -53,7 +53,7 @@ class Leaderboard:
     experiments : label, settings, `METRICS` and provenance of each network; its columns are those of `cells.parquet`.
     classes : class, slug, images, recall, coverage (share of images whose prediction set holds the true class).
     confusion : true, called, images.
-    scales : pixscale (arcsec per pixel), images, accuracy; empty where no pixel scale is known.
+    scales : pixscale (arcsec per pixel), images, accuracy; empty if no pixel scale is known.
     reliability : calibration ("before" or "after"), confidence, accuracy and n of each bin on the test split.
     epochs : epoch (from 1 on), validation_loss (nats), validation_accuracy.
     reference : the entry that the others are compared with; None without entries.

@@ -123,7 +123,7 @@ def _recall(board: Leaderboard) -> pd.DataFrame:
 
 
 def _scales(board: Leaderboard) -> pd.DataFrame:
-    """Accuracy at each pixel scale by entry; empty where no scale is known."""
+    """Accuracy at each pixel scale by entry; empty if no scale is known."""
     if board.scales.empty:
         return board.scales
     first = board.scales[board.scales.model_id == board.experiments.model_id.iloc[0]].set_index("pixscale")
@@ -146,7 +146,7 @@ def _percent(summary: pd.DataFrame) -> pd.Series:
 
 
 def _mean_and_deviation(summary: pd.DataFrame, digits: int) -> pd.Series:
-    """ "12.3 ± 0.4" for each row; the mean alone for one seed, and "–" where there is none."""
+    """ "12.3 ± 0.4" for each row; the mean alone for one seed, and "–" if there is none."""
 
     def text(mean: float, deviation: float) -> str:
         if np.isnan(mean):

@@ -113,7 +113,7 @@ class MeasuredExperiment:
         return pd.DataFrame({"true": true.ravel(), "called": called.ravel(), "images": counts.ravel()})
 
     def scales(self) -> pd.DataFrame:
-        """Images and accuracy at each pixel scale (arcsec, to three decimals); without rows where none is known."""
+        """Images and accuracy at each pixel scale (arcsec, to three decimals); without rows if none is known."""
         table = pd.DataFrame({"pixscale": np.round(self.run.pixscale, 3), "correct": self.correct})
         by_scale = table[np.isfinite(table.pixscale)].groupby("pixscale").correct
         return by_scale.agg(images="size", accuracy="mean").reset_index()

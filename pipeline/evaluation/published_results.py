@@ -25,7 +25,7 @@ def published_results() -> pd.DataFrame:
     """One row per published figure, not to be changed by the caller.
 
     benchmark : a key of `TITLES`; network : its name; accuracy : top-1, percent; source, trust : text.
-    variant, layout : the names of the network in this package, empty where it has none.
+    variant, layout : the names of the network in this package, empty if it has none.
     """
     with (files("pipeline.evaluation") / "published_results.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, keep_default_na=False)
@@ -42,7 +42,7 @@ def public_benchmark(kind: str, images: int, *, simulated: bool) -> str | None:
 
 
 def published_accuracy(benchmark: str | None, variant: str, layout: str) -> float | None:
-    """The percentage published for one of our networks on a benchmark; None where nobody published any."""
+    """The percentage published for one of our networks on a benchmark; None if nobody published any."""
     table = published_results()
     found = table[(table.benchmark == benchmark) & (table.variant == variant) & (table.layout == layout)]
     return None if found.empty else float(found.accuracy.iloc[0])

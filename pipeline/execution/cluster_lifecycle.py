@@ -92,6 +92,6 @@ def end_cluster(cluster: Any) -> None:
 
 
 def require_package(module: str, package: str, kind: str) -> None:
-    """UserError where an optional part is not installed."""
+    """UserError if an optional part is not installed."""
     if find_spec(module) is None:
         raise UserError(f"workers.kind = {kind} needs {package}: pip install 'morphcat[{kind}]'")

@@ -57,7 +57,7 @@ class WorkerRequirements:
 class WorkerEnvironment:
     """The environment of a process.
 
-    `free_gb` is the disk left where units write (10⁹ bytes, NaN where it is not seen), `gpus` how many torch sees and
+    `free_gb` is the disk left where units write (10⁹ bytes, NaN if it is not seen), `gpus` how many torch sees and
     `gpu` the name and id of the one that was asked for and works, `threads` those of torch (no torch: 0), `cores` those
     that the process may use. `troubles` are sentences on what it cannot do.
     """
@@ -239,7 +239,7 @@ def _public(version: str) -> str:
 def check_worker(requirements: WorkerRequirements) -> None:
     """Make sure that this process may do units of the run.
 
-    The preflight asks the workers that are there at the start; a cluster that grows, and a process that is started in
+    The preflight asks the workers that exist at the start; a cluster that grows, and a process that is started in
     the place of a dead one, bring others. They are asked the same but for the clock, the inputs, and whether what they
     write arrives.
 

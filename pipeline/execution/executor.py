@@ -59,7 +59,7 @@ def _results(
             yield run_task(function, job, settings.retries)
         return
     from pipeline.execution.clusters import needs_gpu, open_cluster
-    from pipeline.execution.dask_executor import DaskExecutor  # Dask, only where there is a cluster
+    from pipeline.execution.dask_executor import DaskExecutor  # Dask, only if there is a cluster
     from pipeline.execution.preflight import preflight
 
     with open_cluster(settings, len(jobs)) as client:

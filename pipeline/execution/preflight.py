@@ -111,7 +111,7 @@ def ask_workers(
 
     Parameters
     ----------
-    requirements : what this process sets; the folder that units write to is made where it does not exist.
+    requirements : what this process sets; the folder that units write to is made if it does not exist.
     expected : number of workers to wait for; fewer are a line in the log.
     gpu_only : only those that offer the resource GPU are asked.
     seconds : limit for workers to come, and for each to answer.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 _lock = threading.Lock()
 _numbers = itertools.count()
-_ends: dict[int, float] = {}  # when each block that is under way has to be over, on the monotonic clock
+_ends: dict[int, float] = {}  # when each block that is under way must be over, on the monotonic clock
 
 
 @contextmanager

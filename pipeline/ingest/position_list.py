@@ -54,7 +54,7 @@ def for_positions(tiles: Sequence[SkyTile], catalogue: Path, folder: Path, readi
 
 
 def _bricks_of(rows: pd.DataFrame, bricks: dict[str, SkyTile], reading: ReadingSettings) -> np.ndarray:
-    """The name of the brick that each position is cut from, empty where there is none: object (N,)."""
+    """The name of the brick that each position is cut from, empty if there is none: object (N,)."""
     ra, dec = rows["ra"].to_numpy(), rows["dec"].to_numpy()
     usable = np.array([on_sky(*place) for place in zip(ra, dec, strict=True)], dtype=bool)
     where = np.full(len(rows), "", dtype=object)
@@ -73,7 +73,7 @@ def _bricks_of(rows: pd.DataFrame, bricks: dict[str, SkyTile], reading: ReadingS
 def _reached(
     ra: np.ndarray, dec: np.ndarray, candidates: list[str], bricks: dict[str, SkyTile], reading: ReadingSettings
 ) -> np.ndarray:
-    """The first of the candidates whose images hold each position, empty where none does: object (n,)."""
+    """The first of the candidates whose images hold each position, empty if none does: object (n,)."""
     from pipeline.readers.bricks.wcs import find_wcs
 
     found = np.full(len(ra), "", dtype=object)

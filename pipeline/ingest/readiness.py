@@ -1,7 +1,7 @@
 """Whether a sky tile has arrived: its files are all there, no longer written to, and what their sender sent.
 
 A manifest (`manifest.sha256` in the folder, or `<name>.sha256` beside an HDF5 file or archive, as sha256sum writes
-them) declares which files belong together; where there is none, files count as arrived once they have been unchanged
+them) declares which files belong together; if there is none, files count as arrived once they have been unchanged
 for a while. The survey's own `*.sha256sum` list files that an operator need not have fetched: they give checksums and
 declare nothing.
 """
@@ -78,7 +78,7 @@ def not_ready_reason(tile: SkyTile, names: list[str], settle: float, now: float)
 
 
 def _age(path: Path, now: float) -> float | None:
-    """Seconds since a file was changed or moved to its place; None where it is gone.
+    """Seconds since a file was changed or moved to its place; None if it is gone.
 
     A time of modification in the future was copied from a clock that was wrong, and says nothing; the time of change
     is the system's own.
@@ -91,7 +91,7 @@ def _age(path: Path, now: float) -> float | None:
 
 
 def _manifest_of(tile: SkyTile) -> Checksums:
-    """The manifest that declares a tile complete; an empty one where there is none."""
+    """The manifest that declares a tile complete; an empty one if there is none."""
     path = Path(tile.path)
     if tile.kind in FOLDER_KINDS or tile.kind is TileKind.BRICK:
         return checksums(path / MANIFEST)

@@ -43,7 +43,7 @@ class ClassProbability:
     """A class of an object: its probability in the catalogue, and whether it is in the prediction set.
 
     The model gave this class to `called` images of the evaluation split, of which the share `right` was of it; NaN
-    where there are none.
+    if there are none.
     """
 
     slug: str
@@ -79,7 +79,7 @@ class TrainingNeighbour:
 
 @dataclass
 class Explanation:
-    """Everything about one object. `card` is None where the model is gone, `stamp` where the input is.
+    """Everything about one object. `card` is None if the model is gone, `stamp` where the input is.
 
     `split` is the evaluation split of the model that the classes refer to. `calibration` says how often the model was
     right at confidences like this one. `neighbours_from` says among which images the neighbours were found, or why
@@ -99,7 +99,7 @@ class Explanation:
 
     @property
     def same_input(self) -> bool | None:
-        """Whether the pixels are those that were classified; None where there are none."""
+        """Whether the pixels are those that were classified; None if there are none."""
         return None if self.stamp is None else self.stamp.digest == self.entry.row["input_digest"]
 
     @property

@@ -62,7 +62,7 @@ class ReloadedStamp:
 class Reproduction:
     """An object as the catalogue has it and as it is classified again; `differences` are sentences, none when equal.
 
-    `largest` is the largest difference of a probability, NaN where none were compared. `digest_again` is None, and
+    `largest` is the largest difference of a probability, NaN if none were compared. `digest_again` is None, and
     `label_again` empty, where the input or the model is gone.
     """
 

@@ -21,7 +21,7 @@ class GateCheck(BaseModel):
     """One property of a candidate that the gate examined.
 
     `value` is what was measured, `limit` what it was compared with, `reference` the value of the champion; each is None
-    where there is none. Passing takes more than a comparison of these numbers, as chance is allowed for: `words` give
+    if there is none. Passing takes more than a comparison of these numbers, as chance is allowed for: `words` give
     the reason.
     """
 
@@ -36,7 +36,7 @@ class GateCheck(BaseModel):
 
     @property
     def summary(self) -> str:
-        """The name with the numbers, or with the words where there are no numbers."""
+        """The name with the numbers, or with the words if there are no numbers."""
         if self.value is None:
             return f"{self.name}: {self.words}"
         compared = (("champion", self.reference), ("limit", self.limit))
@@ -48,7 +48,7 @@ class Decision(BaseModel):
     """Whether a candidate may take the place of the champion, and by which numbers.
 
     key : digest of everything that the verdict depends on.
-    champion : None where there was none; then only what needs no comparison was checked.
+    champion : None if there was none; then only what needs no comparison was checked.
     policy : the settings of the gate.
     image_set, split : digests of the images and the split that the candidate was trained with.
     sky_sample : digest of the sample of the sky, empty without one.

@@ -48,7 +48,7 @@ def promote(
 
 
 def _objection(models: Path, candidate: str, verdict: Decision | None, present: str | None) -> str:
-    """Why a candidate may not be promoted without an override; empty where nothing speaks against it."""
+    """Why a candidate may not be promoted without an override; empty if nothing speaks against it."""
     if verdict is None:
         return f"{candidate} was not evaluated: `morphcat models evaluate {candidate}`"
     if verdict.champion != present:
@@ -67,7 +67,7 @@ def _objection(models: Path, candidate: str, verdict: Decision | None, present: 
 def roll_back(workspace: Workspace, to: str | None, *, by: str, reason: str) -> ChampionChange:
     """Put an earlier champion back: the one before the present one, or a named one that has been champion.
 
-    Two rollbacks in a row go two champions back: one that was rolled back is passed over.
+    Two rollbacks in a row go two champions back: one that was rolled back is skipped.
 
     Raises
     ------

@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.5  # between two checks for new labels
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels in force at a version; the name and digest are empty where there are none."""
+    """The labels in force at a version; the name and digest are empty if there are none."""
 
     version: str
     digest: str

@@ -64,7 +64,7 @@ class SkySample:
 
 
 def sky_sample(workspace: Workspace) -> SkySample | str:
-    """The frozen sample, drawn by the first call after a release; a sentence where there is none, with the reason.
+    """The frozen sample, drawn by the first call after a release; a sentence if there is none, with the reason.
 
     Raises
     ------

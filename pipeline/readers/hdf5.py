@@ -103,7 +103,7 @@ def _columns(
     bands = _layout(path, file, images)
 
     def column(name: str) -> np.ndarray:
-        """Rows `start` to `stop` of a dataset; NaN where the file has no such optional one."""
+        """Rows `start` to `stop` of a dataset; NaN if the file has no such optional one."""
         if name not in file and name not in ("ra", "dec"):
             return np.full(stop - start, np.nan)
         dataset = _dataset(path, file, name)

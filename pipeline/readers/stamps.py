@@ -25,10 +25,10 @@ class Stamp:
     """One object's pixels.
 
     `pixels` : float32 (3, H, W) flux in nanomaggies, bands g, r, z, row 0 south; or uint8 (H, W, 3) RGB, row 0 north.
-    `ra`, `dec` in degrees (ICRS); `pixscale` in arcsec, NaN where unknown; `quality` bits of `QualityFlag`;
+    `ra`, `dec` in degrees (ICRS); `pixscale` in arcsec, NaN if unknown; `quality` bits of `QualityFlag`;
     `rendering` names the colour rule of RGB and is empty for flux, which the recipe renders; `survey_keys` are
     release, brickid, objid or −1. `maskbits` are the survey's bits OR-ed over the central aperture, −1 where there are
-    none; `mag_r` is corrected for extinction, `psfsize` the FWHM in r (arcsec); both NaN where unknown.
+    none; `mag_r` is corrected for extinction, `psfsize` the FWHM in r (arcsec); both NaN if unknown.
     """
 
     source_name: str
@@ -187,7 +187,7 @@ def bits_within(maskbits: np.ndarray, pixscale: float, settings: InputSettings) 
 
 
 def mask_flags(maskbits: int, settings: InputSettings) -> int:
-    """Quality bits for the bits of MASKBITS at an object; none where they are unknown (−1)."""
+    """Quality bits for the bits of MASKBITS at an object; none if they are unknown (−1)."""
     if maskbits < 0:
         return 0
     quality = 0

@@ -30,7 +30,7 @@ _OUTCOME_NAMES = {outcome: outcome for outcome in (CLASSIFIED, UNCLASSIFIED)} | 
 
 @dataclass(frozen=True)
 class InputStatus:
-    """What became of one file. `tile` is the id of its sky tile, empty where it belongs to none or to several."""
+    """What became of one file. `tile` is the id of its sky tile, empty if it belongs to none or to several."""
 
     file: str
     tile: str

@@ -64,7 +64,7 @@ class PilotResult:
     workers : processes that classified at the same time.
     start : seconds until the first of them was ready.
     release : seconds that a release of the tiles took, 0 where there were no rows.
-    tile_size, release_size : of a committed tile, and of the release; None where there were no rows.
+    tile_size, release_size : of a committed tile, and of the release; None if there were no rows.
     """
 
     workers: int

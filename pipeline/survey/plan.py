@@ -101,7 +101,7 @@ def _discover(workspace: Workspace, roots: Sequence[Path]) -> Discovery:
     found = discover(input_roots(workspace, roots), settings.survey.rows, settings.reading)
     if not settings.bricks.catalogue:
         return found
-    from pipeline.ingest.position_list import for_positions  # pandas and astropy only where there is a list
+    from pipeline.ingest.position_list import for_positions  # pandas and astropy only if there is a list
 
     catalogue = workspace.root / settings.bricks.catalogue
     tiles = for_positions(found.tiles, catalogue, workspace.cache / "positions", settings.reading)

@@ -1,7 +1,7 @@
 """From stamps to predictions: rendered to model-ready pixels, then predicted by the network or reused.
 
 A prediction depends on the model-ready pixels and the model alone. Where both are the same as in the previous commit,
-its prediction is kept; everything else in a row comes from the reader and is written anew.
+its prediction is kept; everything else in a row comes from the reader and is written again.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class PreviousPredictions:
                 return None  # committed by another version of the catalogue
             table = pq.read_table(path, columns=wanted, filters=[("label_id", ">=", 0)])
         except (OSError, pa.ArrowException):
-            return None  # damaged: everything is predicted anew
+            return None  # damaged: everything is predicted again
         table = table.sort_by("object_id")
         columns = {name: table[name].to_numpy() for name in predicted}
         columns["quality_flags"] = columns["quality_flags"] & int(CERTAINTY_FLAGS)

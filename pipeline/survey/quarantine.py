@@ -97,7 +97,7 @@ def position_list_of(source: str) -> str:
 def plan_retry(workspace: Workspace, model_id: str, entries: list[tuple[TileMetadata, QuarantineEntry]]) -> RetryPlan:
     """Where to look for the tiles of these entries.
 
-    Which brick a position is cut from depends on the bricks that are there: to try one tile of a list of positions
+    Which brick a position is cut from depends on the bricks that exist: to try one tile of a list of positions
     again, all tiles of that list are looked for.
     """
     home = workspace.catalog.parent

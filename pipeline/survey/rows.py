@@ -63,7 +63,7 @@ def flag_duplicates(table: pa.Table) -> pa.Table:
 def second_at_position(ra: np.ndarray, dec: np.ndarray, mag_r: np.ndarray) -> np.ndarray:
     """Which objects have a brighter one within an arcsec, or one before them in order: bool (N,).
 
-    `ra`, `dec` in degrees; `mag_r` NaN where unknown, which counts as faint.
+    `ra`, `dec` in degrees; `mag_r` NaN if unknown, which counts as faint.
     """
     pairs = close_pairs(ra, dec, SAME_POSITION)
     rank = np.empty(len(ra), dtype=np.int64)

@@ -30,7 +30,7 @@ class TileResult:
         self._tile = tile
         self._tables: list[pa.Table] = []
         self._quarantine: list[QuarantineEntry] = []
-        self._found = max(tile.stop - tile.start, -1)  # inputs that the tile was seen to hold; −1 where unknown
+        self._found = max(tile.stop - tile.start, -1)  # inputs that the tile was seen to hold; −1 if unknown
         self._set_aside: Counter[str] = Counter()
         self._remarks: list[str] = []
         self._rejected = ""

@@ -37,7 +37,7 @@ def _by_brick(folder: Path, changed: int) -> dict[str, list[str]]:
 
 
 def plane_file(folder: Path, brick: str, product: str, band: str = "") -> Path | None:
-    """The file of one product of a brick; None where there is none."""
+    """The file of one product of a brick; None if there is none."""
     wanted = (product, band)
     found = [path for path in brick_files(folder, brick) if product_of_file(path.name) == wanted]
     return min(found, key=lambda path: _suffix_rank(path.name)) if found else None
@@ -48,7 +48,7 @@ def _suffix_rank(name: str) -> int:
 
 
 def neighbour_folders(folder: Path, brick: str) -> dict[str, Path]:
-    """Neighbouring bricks that are there, by name, with the folders they lie in."""
+    """Neighbouring bricks that exist, by name, with the folders they lie in."""
     found: dict[str, Path] = {}
     for other in neighbours(brick):
         places = (folder.parent.parent / other[:3] / other, folder.parent / other, folder)
@@ -64,7 +64,7 @@ def plane_file_of_any_band(folder: Path, brick: str) -> bool:
 
 
 def neighbour_files(folder: Path, brick: str) -> list[Path]:
-    """The images of the neighbouring bricks that are there."""
+    """The images of the neighbouring bricks that exist."""
     return [
         path
         for other, place in neighbour_folders(folder, brick).items()

@@ -34,8 +34,8 @@ class Checksums:
 def sums_of(folder: Path) -> dict[str, str]:
     """The sha256 (hexadecimal) of every file of a folder that a list of checksums in it names.
 
-    Lists are `*.sha256sum`, `*.sha256` and `manifest.sha256`; where they differ the last of these counts. Lines that
-    cannot be read are passed over.
+    Lists are `*.sha256sum`, `*.sha256` and `manifest.sha256`; if they differ the last of these counts. Lines that
+    cannot be read are skipped.
     """
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.name.endswith((".sha256sum", ".sha256")))
@@ -46,7 +46,7 @@ def sums_of(folder: Path) -> dict[str, str]:
 
 
 def verify(tile: SkyTile, names: list[str]) -> tuple[list[str], dict[str, BadInput]]:
-    """Compare the files of a tile with the checksums that lists in their folders give, where there are any.
+    """Compare the files of a tile with the checksums that lists in their folders give, if there are any.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _sha256(path: Path, size: int, changed: int, placed: int) -> str:
 
 
 def checksums(path: Path) -> Checksums:
-    """Read a list of checksums as sha256sum writes it; an empty one where there is no such file. Never raises."""
+    """Read a list of checksums as sha256sum writes it; an empty one if there is no such file. Never raises."""
     try:
         stat = path.stat()
         return _read(path, stat.st_size, stat.st_mtime_ns) if path.is_file() else Checksums(path)
@@ -146,7 +146,7 @@ def _read(path: Path, size: int, changed: int) -> Checksums:
 
 
 def _plain_name(match: re.Match[str], path: Path) -> str:
-    """The name in a line, empty where it is none of a file in the folder of the list.
+    """The name in a line, empty if it is none of a file in the folder of the list.
 
     A digest alone in `<name>.sha256` is that of `<name>`.
     """

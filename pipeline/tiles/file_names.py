@@ -41,7 +41,7 @@ _FILE = re.compile(
 
 
 class TileKind(StrEnum):
-    """What a sky tile is made of. `positions` holds what a list of positions asks for where there is no brick."""
+    """What a sky tile is made of. `positions` holds what a list of positions asks for if there is no brick."""
 
     BRICK = "brick"
     CUTOUTS = "cutouts"

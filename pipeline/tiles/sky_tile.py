@@ -26,7 +26,7 @@ class SkyTile:
     """A sky tile: inputs `start` to `stop` (files or archive members in the order of names, or rows) of `path`.
 
     `source` is the stable name of the folder or file, `index` counts its tiles. `fingerprint` changes when an input
-    does. `stop` is −1 where it cannot be told how many inputs there are. A brick is named by `brick`, lies in the
+    does. `stop` is −1 if it cannot be told how many inputs there are. A brick is named by `brick`, lies in the
     folder `path`, and takes its objects from `tables`.
     """
 
@@ -124,7 +124,7 @@ def unchanged(tile: SkyTile, names: list[str], salt: str, *, edges: bool = True)
 
 
 def _touched(path: Path) -> tuple[int, int] | None:
-    """When a file was last touched in any way, and which file it is: ns and inode; None where there is none.
+    """When a file was last touched in any way, and which file it is: ns and inode; None if there is none.
 
     The system itself sets this time, so that a file that was moved away for an instant, or copied back with its old
     time of change, does not look as before.

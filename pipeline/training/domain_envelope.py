@@ -13,7 +13,7 @@ from pipeline.datasets.image_set import ImageSet
 def envelope(images: ImageSet, preprocessing: Preprocessing) -> dict[str, Any]:
     """What the training images were like: plain values for the model card.
 
-    `pixscale` and `psfsize` (arcsec) and `mag_r` are the least and the greatest, None where the images do not tell.
+    `pixscale` and `psfsize` (arcsec) and `mag_r` are the least and the greatest, None if the images do not tell.
     """
     return {
         "rendering": preprocessing.rendering,

@@ -30,7 +30,7 @@ from pipeline.training.publish_model import common_fields, measure
 
 
 def ensemble(workspace: Workspace, images: ImageSet, member_ids: Sequence[str]) -> ModelCard:
-    """Make an ensemble of trained models and publish it; returns its card, also when it is there already.
+    """Make an ensemble of trained models and publish it; returns its card, also when it exists already.
 
     `images` are those that the members were trained with. Views and coverage are the training settings of the
     workspace; the other settings on the card are those of the first member by name.
@@ -113,5 +113,5 @@ def _model_id(members: list[EnsembleMember], settings: dict[str, Any]) -> str:
 
 
 def _common(values: list[str]) -> str:
-    """The value that all have, or all of them in words."""
+    """The value that all have, or all of them as text."""
     return "+".join(dict.fromkeys(values))

@@ -167,7 +167,7 @@ def _train(
 
 
 def _build(job: FitJob) -> nn.Module:
-    """The network with its first weights: random from the seed, and those of another model where one is named."""
+    """The network with its first weights: random from the seed, and those of another model if one is named."""
     settings = job.settings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

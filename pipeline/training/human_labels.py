@@ -5,7 +5,7 @@ from the sky tiles. Where an object and a labelled image have the same position,
 
 * at the position of a validation or test image an object is not used: the frozen split stays what it is;
 * at the position of a training image the person is right: the image leaves the training split, the object joins it;
-* of several labelled objects at one position the one with the newest label is used, and none where labels of one
+* of several labelled objects at one position the one with the newest label is used, and none if labels of one
   version contradict each other;
 * labels that are no class of the images, and objects that the release does not have or could not classify, are counted
   and left out.
@@ -79,7 +79,7 @@ def usable(workspace: Workspace, images: ImageSet, parts: Split) -> int:
 
 
 def with_human_labels(workspace: Workspace, training_set: TrainingSet, preprocessing: Preprocessing) -> TrainingSet:
-    """Join objects with labels of people to a training set; the set itself where none is in force.
+    """Join objects with labels of people to a training set; the set itself if none is in force.
 
     `preprocessing` is that of the training. The pixels are read once and kept in the cache.
 
@@ -120,7 +120,7 @@ def with_human_labels(workspace: Workspace, training_set: TrainingSet, preproces
 
 
 def _frozen(workspace: Workspace) -> _FrozenLabels:
-    """The labels that the setting `training.labels` names; none where the newest of an empty store are meant."""
+    """The labels that the setting `training.labels` names; none if the newest of an empty store are meant."""
     name, history = workspace.settings.training.labels, store.versions(workspace.labels)
     if name == NEWEST:
         version = history[-1].name if history else ""

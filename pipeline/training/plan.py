@@ -131,7 +131,7 @@ def _with_weights(workspace: Workspace, model_id: str) -> str:
 
 
 def _initial_weights(workspace: Workspace) -> tuple[str, str]:
-    """The file of weights to start from and its digest; both empty where the training starts from scratch."""
+    """The file of weights to start from and its digest; both empty if the training starts from scratch."""
     name, models = workspace.settings.training.initial, workspace.models
     if not name:
         return "", ""

@@ -38,8 +38,8 @@ _ORIGINS = pa.schema(
         ("time", pa.string()),
     ]
 )
-"""Of an image: what it is, and where its label comes from. `object_id` is −1 and `confidence` NaN where there is none;
-`author`, `version` and `time` are those of the labels store, empty where no person of it gave the label."""
+"""Of an image: what it is, and where its label comes from. `object_id` is −1 and `confidence` NaN if there is none;
+`author`, `version` and `time` are those of the labels store, empty if no person of it gave the label."""
 
 
 @dataclass(frozen=True, kw_only=True)

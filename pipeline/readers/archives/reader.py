@@ -70,7 +70,7 @@ def list_members(path: Path) -> list[ArchiveMember]:
 def read_archive(path: Path, start: int, stop: int, source: str, settings: InputSettings) -> Iterator[Item]:
     """One stamp or quarantine entry for each of the inputs `start` to `stop`, in the order in which they are stored.
 
-    The archive is gone through once. A note of what was passed over comes with its first input.
+    The archive is gone through once. A note of what was skipped comes with its first input.
 
     Raises
     ------

@@ -95,7 +95,7 @@ class TarStream:
         return TarMember(name, chr(block[156]).replace("\0", "0"), size)
 
     def _extended(self, member: TarMember) -> dict[str, str]:
-        """Name and size of the next member; what else there is, or what holds for all, is passed over."""
+        """Name and size of the next member; what else there is, or what holds for all, is skipped."""
         if member.size > _MOST_EXTENDED_BYTES:
             raise BadInput(Reason.TOO_LARGE, f"{self.path}: a header of {member.size} bytes at byte {self._place}")
         data = self._read(member.size)

@@ -1,4 +1,4 @@
-"""The part of stamps that lies beyond the edge of their brick, from the neighbouring bricks that are there.
+"""The part of stamps that lies beyond the edge of their brick, from the neighbouring bricks that exist.
 
 Neighbours overlap, but each has a tangent point of its own, so that their pixel grids meet at an angle and between the
 pixels. Where two grids line up, pixels are copied; else they are interpolated (cubic splines). Only pixels that a stamp

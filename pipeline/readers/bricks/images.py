@@ -22,7 +22,7 @@ from pipeline.tiles.brick_files import plane_file
 class BrickImages:
     """The images of a brick.
 
-    `flux` : float32 (3, H, W), bands g, r, z with margins, zeros where there are no pixels; pixel (0, 0) of the brick
+    `flux` : float32 (3, H, W), bands g, r, z with margins, zeros if there are no pixels; pixel (0, 0) of the brick
     is at (`margins.south`, `margins.east`). `present` says which bands there are, `remarks` what is amiss.
     """
 

@@ -38,8 +38,8 @@ class BrickObjects:
 
     `name` : object; what stands behind the # of a source name. `ra`, `dec` : float64, degrees. `keys` : int64 (N, 3),
     release, brickid, objid or −1. `mag_r` : corrected for extinction; `radius` : half-light, arcsec; `psfsize` : FWHM
-    in r, arcsec; `depth` : float64 (N, 3), 5-sigma magnitude of a point source in g, r, z; NaN where unknown.
-    `maskbits` : int64, −1 where unknown.
+    in r, arcsec; `depth` : float64 (N, 3), 5-sigma magnitude of a point source in g, r, z; NaN if unknown.
+    `maskbits` : int64, −1 if unknown.
     """
 
     name: np.ndarray
@@ -135,7 +135,7 @@ def _refuse(path: Path, source: str, targets: BrickObjects, row: int, reason: Re
 
 
 def _of_other_bricks(columns: Mapping[str, np.ndarray], brick: str) -> np.ndarray:
-    """Which rows name another brick: bool (N,); none where the table names no bricks."""
+    """Which rows name another brick: bool (N,); none if the table names no bricks."""
     if "brickname" not in columns:
         return np.zeros(len(columns["ra"]), dtype=bool)
     return np.asarray(columns["brickname"] != brick)
@@ -164,7 +164,7 @@ def _targets(columns: Mapping[str, np.ndarray], settings: BrickSettings) -> Bric
 
 
 def _band_column(columns: Mapping[str, np.ndarray], name: str, old: str, band: str, count: int) -> np.ndarray:
-    """A column of one band, or its part of the column of six bands of old releases; NaN where there is neither."""
+    """A column of one band, or its part of the column of six bands of old releases; NaN if there is neither."""
     if name in columns:
         return np.asarray(columns[name], dtype=np.float64)
     if old in columns and columns[old].ndim == 2 and columns[old].shape[1] > _OLD_BANDS[band]:
@@ -177,7 +177,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 
 def _magnitudes(columns: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """r corrected for extinction: 22.5 − 2.5 log10(flux / transmission); NaN where there is no flux."""
+    """r corrected for extinction: 22.5 − 2.5 log10(flux / transmission); NaN if there is no flux."""
     flux = _band_column(columns, "flux_r", "decam_flux", "r", count)
     transmission = _positive(_band_column(columns, "mw_transmission_r", "decam_mw_transmission", "r", count))
     return np.asarray(_ZERO_POINT - 2.5 * np.log10(_positive(flux / np.where(np.isnan(transmission), 1, transmission))))
@@ -191,7 +191,7 @@ def _depths(columns: Mapping[str, np.ndarray], band: str, count: int) -> np.ndar
 
 
 def _radii(columns: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """Half-light radius in arcsec; NaN where the table has no shapes."""
+    """Half-light radius in arcsec; NaN if the table has no shapes."""
     if "shape_r" in columns:
         return np.asarray(columns["shape_r"], dtype=np.float64)
     if "shapeexp_r" not in columns or "shapedev_r" not in columns:

@@ -55,7 +55,7 @@ def read_list(path: Path) -> pd.DataFrame:
 
 
 def write_prepared(rows: pd.DataFrame, folder: Path) -> Path:
-    """Write rows of a list to a file that is named after its content; one that is there already stays."""
+    """Write rows of a list to a file that is named after its content; one that exists already stays."""
     table = pa.Table.from_pandas(rows, preserve_index=False)
     digest = sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
     path = folder / f"{_PREFIX}{digest}.parquet"

@@ -46,7 +46,7 @@ class _Conditions:
     """What the planes beside the images say about each of N objects.
 
     `masked` : share of the stamp's pixels whose inverse variance is zero; `exposures` : float (N, 3), median over the
-    central aperture, NaN where unknown; `maskbits` : int64, −1 where unknown; `psfsize` : arcsec, NaN where unknown.
+    central aperture, NaN if unknown; `maskbits` : int64, −1 if unknown; `psfsize` : arcsec, NaN if unknown.
     """
 
     masked: np.ndarray

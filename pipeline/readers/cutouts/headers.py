@@ -39,7 +39,7 @@ class Field:
     """A field of the sky.
 
     `planes` : (band, H, W) nanomaggies, native float32 or any numbers, row 0 south; `bands` names them. `weightless` :
-    bool (band, H, W), pixels whose inverse variance is not positive, or None where there are no weights. `maskbits` :
+    bool (band, H, W), pixels whose inverse variance is not positive, or None if there are no weights. `maskbits` :
     integers (H, W), or None. `ra`, `dec` of the centre in degrees, `pixscale` in arcsec. `overlap` is false where the
     survey says that it has no pixels here.
     """

@@ -91,7 +91,7 @@ def read_subimage(source: FitsSource, primary: Hdu, first: Hdu, others: Iterator
 
 
 def _read_pieces(source: FitsSource, hdus: list[Hdu]) -> list[_Piece]:
-    """The pieces in the order of the file; HDUs of other kinds are passed over."""
+    """The pieces in the order of the file; HDUs of other kinds are skipped."""
     path = source.path
     known = [
         h for h in hdus if is_image(h) and "BRICK" in h.header and product_of(h) in ("image", "invvar", "maskbits")

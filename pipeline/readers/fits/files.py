@@ -1,4 +1,4 @@
-"""Images and columns of FITS files that are not trusted: native byte order, bounded memory, errors in words.
+"""Images and columns of FITS files that are not trusted: native byte order, bounded memory, errors as messages.
 
 Knows nothing of surveys. What a header declares is checked in `fits_layout`, compressed images in `fits_compressed`.
 """
@@ -149,7 +149,7 @@ def _is_named(hdu: Hdu, wanted: str) -> bool:
 
 
 def _scaled(pixels: np.ndarray, header: fits.Header) -> np.ndarray:
-    """BSCALE and BZERO applied, BLANK as NaN where integers turn into floats. May change `pixels` in place."""
+    """BSCALE and BZERO applied, BLANK as NaN if integers turn into floats. May change `pixels` in place."""
     pixels = _native_order(pixels)
     scaled = _rescaled(pixels, float(header.get("BSCALE", 1)), float(header.get("BZERO", 0)))
     if pixels.dtype.kind in "iu" and scaled.dtype.kind == "f" and "BLANK" in header:

@@ -1,6 +1,6 @@
 """What a FITS file declares: its HDUs, where they lie, and how large they say they are.
 
-A header is a claim. Sizes are compared with limits, and with the file's own size where it is known, before any memory
+A header is a claim. Sizes are compared with limits, and with the file's own size if known, before any memory
 is taken. Nothing here knows what is in the pixels or columns. Layout: FITS standard 4.0, sections 3, 4 and 7.3.
 """
 
@@ -107,7 +107,7 @@ def opened_fits(path: Path, content: BinaryIO | None = None) -> Iterator[FitsSou
 
 
 def hdus_of(source: FitsSource) -> Iterator[Hdu]:
-    """The HDUs in the order of the file, each read when it is asked for; what follows the last one is passed over.
+    """The HDUs in the order of the file, each read when it is asked for; what follows the last one is skipped.
 
     Raises
     ------

@@ -206,7 +206,7 @@ def block_of(seed: int, columns: int, rows: int, *, side: int, overlap: int | No
 
 
 def _check_lines(block: Block) -> None:
-    """Raise UserError where a corner of a brick's box lies LINE_PX or more from the lines of the mosaic."""
+    """Raise UserError if a corner of a brick's box lies LINE_PX or more from the lines of the mosaic."""
     for brick in block.bricks:
         ra1, ra2, dec1, dec2 = bounds(brick.name)
         x1, x2, y1, y2 = block.own_box(brick)

@@ -87,7 +87,7 @@ def paint(scene: Scene, path: Path, on_progress: Callable[[int], None]) -> NDArr
         done_row = until
         rows = min(CELL_PX, block.height - y0)
         strip = np.concatenate([_cell(scene, canvas, x0, y0) for x0 in range(0, block.width, CELL_PX)], axis=2)
-        mosaic = open_memmap(path, "r+")  # opened anew for each strip: pages of a mapped file count as memory in use
+        mosaic = open_memmap(path, "r+")  # opened again for each strip: pages of a mapped file count as memory in use
         mosaic[:, y0 : y0 + rows] = strip[:, :rows, : block.width]
         del mosaic
         canvas.move_up()

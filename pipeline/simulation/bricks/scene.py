@@ -93,7 +93,7 @@ class Scene:
 
 
 def scene_of(block: Block, galaxies: int) -> Scene:
-    """Place `galaxies` targets and everything else on a block; raises UserError where so many have no room."""
+    """Place `galaxies` targets and everything else on a block; raises UserError if so many have no room."""
     rng = np.random.default_rng([block.seed, _SEEING])
     seeing = np.clip(MEDIAN_SEEING * rng.normal(1.0, 0.08) + rng.normal(0.0, 0.06, 3), 1.0, 1.7)
     field = np.random.default_rng([block.seed, _FIELD])

@@ -87,7 +87,7 @@ def write_bricks(
 
     Every target is in the tables, and is primary in exactly one brick. Objects that the survey would not see, for want
     of exposures in any band, have no row; in a band without exposures the flux is 0, as in the survey.
-    Raises UserError where the block cannot be made.
+    Raises UserError if the block cannot be made.
     """
     scene = scene_of(block_of(seed, columns, rows, side=side, overlap=overlap, region=region), galaxies)
     truth = truth or root.parent / "simulated_bricks_truth.csv"
