@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.grid import GridPlan
 
 EXIT_EXPERIMENTS_FAILED = 3
-_AXES = {"variants": "variants", "layouts": "layouts", "presets": "recipes", "seeds": "seeds"}
+_AXES = ("variants", "layouts", "presets", "seeds")
 
 
 def add(subparsers: Subparsers) -> None:
@@ -116,7 +116,7 @@ def _benchmark_grid(arguments: argparse.Namespace) -> int:
 def _grid(workspace: Workspace, arguments: argparse.Namespace) -> Grid:
     from pipeline.evaluation.experiments import Axes, make_grid
 
-    chosen = {axis: _list(getattr(arguments, option)) for option, axis in _AXES.items() if getattr(arguments, option)}
+    chosen = {axis: _list(getattr(arguments, axis)) for axis in _AXES if getattr(arguments, axis)}
     try:
         axes = Axes.model_validate(chosen)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The experiments of a benchmark grid: every combination of networks, layouts, recipes and seeds.
+"""The experiments of a benchmark grid: every combination of networks, layouts, presets and seeds.
 
 All experiments of a grid share images, split, epochs, images per step and image size; whatever else a recipe chooses is
 what the grid compares. They run seed by seed, so that a grid which is cut short has compared everything once.
@@ -64,7 +64,7 @@ class Axes(BaseModel):
 
     variants: tuple[str, ...] = ()
     layouts: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
 
 
@@ -106,16 +106,16 @@ def make_grid(name: str, settings: TrainingSettings, axes: Axes | None = None) -
 
 def _axes_of(name: str, settings: TrainingSettings) -> list[Axes]:
     """The axes of each part of a named grid."""
-    recipes = tuple(dict.fromkeys((settings.preset, "galaxy", "plain")))
+    presets = tuple(dict.fromkeys((settings.preset, "galaxy", "plain")))
     own = settings.variant
     ablation = Axes(layouts=LAYOUTS)
     peers = Axes(variants=(own, *_SMALL_PEERS.get(own, _PEERS)))
     known = {
         "": [Axes()],
         "ablation": [ablation],
-        "recipes": [Axes(recipes=recipes)],
+        "recipes": [Axes(presets=presets)],
         "peers": [peers],
-        "full": [ablation, Axes(recipes=recipes), peers],
+        "full": [ablation, Axes(presets=presets), peers],
     }
     if name not in known:
         raise UserError(f"no grid {name!r}: expected one of {', '.join(NAMES)}, or axes such as --layouts CCCT,CCCC")
@@ -128,7 +128,7 @@ def _combinations(axes: Axes, settings: TrainingSettings) -> Iterator[Experiment
         axes.seeds or SEEDS,
         axes.variants or (settings.variant,),
         axes.layouts or (own_layout,),
-        axes.recipes or (settings.preset,),
+        axes.presets or (settings.preset,),
     ):
         layout = PEER_LAYOUT if is_peer(variant) else layout
         yield Experiment.model_validate({"variant": variant, "layout": layout, "recipe": recipe, "seed": seed})

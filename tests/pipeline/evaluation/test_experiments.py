@@ -25,7 +25,7 @@ def test_the_ablation_is_every_layout_with_every_seed() -> None:
 
 
 def test_a_peer_has_one_experiment_for_each_recipe_and_seed() -> None:
-    axes = Axes(variants=("cpu_tiny", "timm/resnet18"), layouts=("CCCT", "CCCC"), recipes=("galaxy", "plain"))
+    axes = Axes(variants=("cpu_tiny", "timm/resnet18"), layouts=("CCCT", "CCCC"), presets=("galaxy", "plain"))
     experiments = make_grid("", TrainingSettings(), axes).experiments
     assert len(experiments) == 2 * 2 * 3 + 2 * 3
     assert {c.layout for c in experiments if c.variant == "timm/resnet18"} == {"-"}
@@ -50,7 +50,7 @@ def test_axes_replace_those_of_a_name() -> None:
     [
         ("ablations", Axes(), UserError, r"no grid 'ablations': expected one of ablation, recipes, peers, full"),
         ("", Axes(layouts=("CCXT",)), UserError, r"layout = 'CCXT'"),
-        ("", Axes(recipes=("fancy",)), UserError, r"recipe = 'fancy'.*galaxy, paper, plain"),
+        ("", Axes(presets=("fancy",)), UserError, r"recipe = 'fancy'.*galaxy, paper, plain"),
         ("", Axes(seeds=(-1,)), UserError, r"seed = -1"),
         ("", Axes(variants=("cpu_tinny",)), ModelError, r"did you mean 'cpu_tiny'"),
     ],
@@ -71,7 +71,7 @@ def settings_of(base: TrainingSettings, axes: Axes, index: int = 0) -> TrainingS
 def test_every_experiment_has_the_budget_of_the_workspace_and_its_own_recipe() -> None:
     base = TrainingSettings(variant="cpu_tiny", epochs=7, weight_decay=0.01, test_fraction=0.2)
     for recipe in ("galaxy", "plain", "paper"):
-        own = settings_of(base, Axes(recipes=(recipe,)))
+        own = settings_of(base, Axes(presets=(recipe,)))
         assert (own.epochs, own.batch_size, own.image_size) == (7, base.batch_size, base.image_size)
         assert (own.weight_decay, own.test_fraction) == (0.01, 0.2)  # what the workspace changes, it changes for all
         for name in ("mixup", "rotate", "label_smoothing"):
@@ -80,7 +80,7 @@ def test_every_experiment_has_the_budget_of_the_workspace_and_its_own_recipe() -
 
 def test_a_workspace_of_the_paper_gives_its_budget_to_other_recipes() -> None:
     base = TrainingSettings(preset="paper", variant="astroformer_0")
-    own = settings_of(base, Axes(recipes=("plain",)))
+    own = settings_of(base, Axes(presets=("plain",)))
     assert (own.epochs, own.image_size, own.batch_size) == (300, 256, 256) and own.mixup == 0
 
 

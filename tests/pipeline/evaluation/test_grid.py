@@ -34,7 +34,7 @@ def ran(small: Small, tmp_path_factory: pytest.TempPathFactory) -> RanGrid:
 
 def test_a_job_is_small_and_gives_the_very_settings_again(ran: RanGrid) -> None:
     for recipe in ("galaxy", "plain", "paper"):
-        grid = make_grid("", ran.workspace.settings.training, Axes(recipes=(recipe,), seeds=(3,)))
+        grid = make_grid("", ran.workspace.settings.training, Axes(presets=(recipe,), seeds=(3,)))
         (planned,) = plan_grid(ran.workspace, ran.source, grid).experiments
         job = planned.job
         assert job is not None and len(repr(job).encode()) < 1024
