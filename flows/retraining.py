@@ -23,8 +23,8 @@ from pipeline.config.workspace import Workspace, open_workspace
 from pipeline.core.times import run_id_of
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.loading import open_source
-from pipeline.promotion import retraining as story
-from pipeline.promotion import retraining_trigger as due_labels
+from pipeline.promotion import retraining as steps
+from pipeline.promotion import retraining_trigger as trigger
 from pipeline.promotion.retraining_trigger import LabelSet, RetrainingResult
 from pipeline.runs.locks import AlreadyRunning, exclusive, retraining_lock
 from pipeline.runs.run_log import logging_to
@@ -32,29 +32,29 @@ from pipeline.runs.run_log import logging_to
 
 @task(cache_policy=NO_CACHE)
 def freeze(workspace: Workspace, version: str | None) -> LabelSet | None:
-    """The labels to train on: those of a version that is named, else the newest once they lie still, if any are due."""
+    """The labels to train on: those of a version that is named, else the newest once no more come, if any are due."""
     if version:
-        return due_labels.label_set(workspace, version)
-    if due_labels.due(workspace) is None:
+        return trigger.label_set(workspace, version)
+    if trigger.due(workspace) is None:
         return None
-    due_labels.wait_until_quiet(workspace)
-    return due_labels.due(workspace)
+    trigger.wait_until_quiet(workspace)
+    return trigger.due(workspace)
 
 
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=if_transient)
 def fit(workspace: Workspace, labels: LabelSet, images: ImageSet) -> str:
     with kept_by_prefect():
-        return story.train_candidate(workspace, labels, images).model_id
+        return steps.train_candidate(workspace, labels, images).model_id
 
 
 @task(cache_policy=NO_CACHE)
 def measure(workspace: Workspace, images: ImageSet, candidate: str) -> None:
-    story.measure(workspace, images, candidate)
+    steps.measure(workspace, images, candidate)
 
 
 @task(cache_policy=NO_CACHE)
 def decide(workspace: Workspace, labels: LabelSet, images: ImageSet, candidate: str) -> RetrainingResult:
-    result, verdict = story.decide(workspace, labels, images, candidate)
+    result, verdict = steps.decide(workspace, labels, images, candidate)
     create_markdown_artifact(verdict.to_markdown(), key="gate-verdict", description=verdict.why)
     return result
 
@@ -71,9 +71,9 @@ def retrain(
 ) -> dict[str, Any]:
     """Train on the labels of people that the champion has not learned from, and let the gate decide.
 
-    It goes by level: whatever started it, it looks at the labels in force, waits until they lie still, and goes on
-    until the champion has learned from them or the gate has refused what did. So a run that finds another one under way
-    may end: that one will see the same labels.
+    It depends on state, not on what started it: it waits until no more labels come, and goes on until the champion has
+    learned from the labels in force or the gate has refused the candidate that did. So a run that finds another one
+    under way may end, because that one will see the same labels.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def retrain(
     overrides : settings as `section.key=value`.
     event : what started it, for the record.
     reclassify : whether a new champion classifies the sky again.
-    scheduled : nobody waits for this run: where another retraining is under way it ends as "Skipped", not as failed.
+    scheduled : nobody waits for this run: if another retraining is under way, it ends as "Skipped", not as failed.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def _rounds(workspace: Workspace, version: str | None, source: dict[str, Any] | 
             return rounds
         logger.info("%d labels of version %s", labels.labels, labels.version)
         images = open_source(workspace, source)
-        if story.nothing_to_learn(workspace, labels, images):
+        if steps.nothing_to_learn(workspace, labels, images):
             logger.warning("none of them can be used for training: all are of held-out images, or of no object")
             return rounds
         candidate = fit(workspace, labels, images)

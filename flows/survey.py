@@ -1,6 +1,6 @@
 """The survey flow: discover → plan → classify → release → drift → summary.
 
-Prefect tells the story, the workers do the work.
+Prefect schedules the steps and shows them; the work is done by functions of `pipeline.survey`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def summarise(workspace: Workspace, summary: Summary) -> None:
     report = write_report(workspace, summary)
     create_markdown_artifact(summary.to_markdown(), key="survey-totals", description="totals of this run")
     failed = [{"tile": tile, "error": error} for tile, error in summary.error_lines()[:_MOST_FAILED]]
-    said = f"{len(summary.failed)} sky tiles failed in {summary.run_id}"
-    create_table_artifact(failed, key="failed-tiles", description=said)
+    description = f"{len(summary.failed)} sky tiles failed in {summary.run_id}"
+    create_table_artifact(failed, key="failed-tiles", description=description)
     files = {"report": report, "log": log_path(workspace, "survey", summary.run_id)}
     if summary.release:
         files["release"] = layout_of(workspace.catalog, summary.release).root
@@ -107,14 +107,14 @@ def survey(
     Parameters
     ----------
     workspace : folder of the workspace.
-    tiles : roots to look for sky tiles in; the workspace's `incoming` when left out, and where the champion is not yet
-        the model of the catalogue, all other places that this came from.
+    tiles : roots to look for sky tiles in; the workspace's `incoming` when left out, and, if the champion is not yet
+        the model of the catalogue, all other folders that the catalogue came from.
     model : id of the model; the champion when left out.
     overrides : settings as `section.key=value`.
     again : reasons of quarantine; only sky tiles with such inputs are done, once more.
     wait : seconds to wait for another survey of the workspace to end.
-    scheduled : nobody waits for this run: where another survey is under way, or there are no tiles at all, it ends as
-        "Skipped" instead of failing, and as "Nothing to do" without a report where all is done.
+    scheduled : nobody waits for this run: if another survey is under way, or there are no tiles at all, it ends as
+        "Skipped" instead of failing, and as "Nothing to do" without a report if all is done.
 
     Returns
     -------
@@ -125,39 +125,39 @@ def survey(
     TilesFailed : some tiles could not be finished; the rest is committed and released.
     pipeline.runs.locks.AlreadyRunning : another survey of this workspace is under way.
     """
-    place = open_workspace(Path(workspace), overrides or [])
-    run = start_run(place, model)
+    opened = open_workspace(Path(workspace), overrides or [])
+    run = start_run(opened, model)
     try:
-        if scheduled and already_done(place, run, [Path(root) for root in tiles or []]):
+        if scheduled and already_done(opened, run, [Path(root) for root in tiles or []]):
             message = "every sky tile that has arrived is done"
             return Completed(name="Nothing to do", message=message)  # type: ignore[return-value]  # the run's state
         with (
-            exclusive(survey_lock(place.catalog), run.run_id, "survey", wait=wait),
-            logging_to(place, "survey", run.run_id),
+            exclusive(survey_lock(opened.catalog), run.run_id, "survey", wait=wait),
+            logging_to(opened, "survey", run.run_id),
         ):
-            return _survey(place, run, [Path(root) for root in tiles or []], again or [])
+            return _survey(opened, run, [Path(root) for root in tiles or []], again or [])
     except (AlreadyRunning, NoTiles) as nothing:
         if not scheduled:
             raise
         return Completed(name="Skipped", message=str(nothing))  # type: ignore[return-value]
 
 
-def _survey(place: Workspace, run: Run, roots: list[Path], again: list[str]) -> dict[str, Any]:
+def _survey(workspace: Workspace, run: Run, roots: list[Path], again: list[str]) -> dict[str, Any]:
     """The steps of a survey, by one process at a time."""
     logger = get_run_logger()
     reasons = reasons_of(again) if again else frozenset()
-    found = discover(place, survey_roots(place, run, roots))
-    tiles = tiles_to_retry(place, run, found.tiles, reasons) if reasons else found.tiles
-    todo = plan(place, run, tiles, reasons)
+    found = discover(workspace, survey_roots(workspace, run, roots))
+    tiles = tiles_to_retry(workspace, run, found.tiles, reasons) if reasons else found.tiles
+    todo = plan(workspace, run, tiles, reasons)
     counts = (len(tiles), len(todo.todo), len(todo.done), len(todo.waiting))
     logger.info("%d sky tiles: %d to do, %d done, %d still arriving", *counts)
-    before = current_release(place.catalog)
-    failed = classify(place, run, todo)
-    info = release(place, run, tiles)
+    before = current_release(workspace.catalog)
+    failed = classify(workspace, run, todo)
+    info = release(workspace, run, tiles)
     if info:
-        drift(place, info.release)
-    summary = make_summary(place, run, tiles, len(todo.done), failed, info, before, found.skipped, todo.waiting)
-    summarise(place, summary)
+        drift(workspace, info.release)
+    summary = make_summary(workspace, run, tiles, len(todo.done), failed, info, before, found.skipped, todo.waiting)
+    summarise(workspace, summary)
     if summary.alarm:
         logger.error(summary.alarm)
     if failed:
