@@ -36,20 +36,20 @@ def plan(
     todo: list[SkyTile] = []
     done: list[SkyTile] = []
     for tile in tiles:
-        stamp = read_tile_metadata(tile_path(catalog, model_id, tile.tile_id))
-        if stamp is not None:
-            _check_origin(tile, catalog, stamp.origin)
-        fits = stamp is not None and _is_done(stamp, tile, model_id, recipe_digest, again)
-        (done if fits else todo).append(tile)
+        metadata = read_tile_metadata(tile_path(catalog, model_id, tile.tile_id))
+        if metadata is not None:
+            _check_origin(tile, catalog, metadata.origin)
+        is_done = metadata is not None and _is_done(metadata, tile, model_id, recipe_digest, again)
+        (done if is_done else todo).append(tile)
     sources = {t.source for t in tiles} - {t.source for t in tiles if t.stop < 0 and not t.brick}
     current = {t.tile_id for t in tiles}
     retired = [path for path, s in committed(catalog, model_id) if s.source in sources and s.tile_id not in current]
     return Plan(todo, done, retired)
 
 
-def _is_done(stamp: TileMetadata, tile: SkyTile, model_id: str, recipe_digest: str, again: frozenset[str]) -> bool:
-    matches = stamp.matches(fingerprint=tile.fingerprint, model_id=model_id, recipe_digest=recipe_digest)
-    return matches and again.isdisjoint(entry.reason for entry in stamp.quarantine)
+def _is_done(metadata: TileMetadata, tile: SkyTile, model_id: str, recipe_digest: str, again: frozenset[str]) -> bool:
+    matches = metadata.matches(fingerprint=tile.fingerprint, model_id=model_id, recipe_digest=recipe_digest)
+    return matches and again.isdisjoint(entry.reason for entry in metadata.quarantine)
 
 
 def _check_origin(tile: SkyTile, catalog: Path, committed_from: str) -> None:

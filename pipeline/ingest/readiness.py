@@ -43,7 +43,9 @@ def ready_plan(plan: Plan, settle: float, now: float) -> ReadyPlan:
             waiting[tile.tile_id] = why
             sources.add(tile.source)
     retired = [
-        path for path in plan.retired if (stamp := read_tile_metadata(path)) is None or stamp.source not in sources
+        path
+        for path in plan.retired
+        if (metadata := read_tile_metadata(path)) is None or metadata.source not in sources
     ]
     return ReadyPlan([tile for tile in plan.todo if tile.tile_id not in waiting], plan.done, retired, waiting)
 
