@@ -148,7 +148,7 @@ def add(folder: Path, labels: Sequence[ResolvedLabel], *, author: str, source: s
     """
     if not author.strip():
         raise CatalogError("labels need an author: say who gave them with --author NAME")
-    with _alone(folder):
+    with _locked(folder):
         chain = _chain(folder)
         now = _in_force(chain)
         said = dict(
@@ -175,7 +175,7 @@ def revert(folder: Path, name: str, *, author: str, note: str = "") -> LabelVers
     """
     if not author.strip():
         raise CatalogError("say who takes labels back with --author NAME")
-    with _alone(folder):
+    with _locked(folder):
         chain = _chain(folder)
         history = [version for version, _ in chain]
         wanted = find(folder, name, history)
@@ -278,7 +278,7 @@ def _read(path: Path) -> tuple[LabelVersion, pa.Table]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Wait until nobody else writes into the store."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
