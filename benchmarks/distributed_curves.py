@@ -1,8 +1,8 @@
 """Shows that one process, two processes and a killed training give one loss curve, on simulated images.
 
-Trains cpu_tiny on 600 simulated galaxies four times: in one process; in a gang of two at the same global batch with
-synchronised batch norm; in one process that is killed (SIGKILL) midway and started again; in a gang of which a member
-is killed midway. Stochastic depth and dropout are off, because each process draws them for itself.
+Trains cpu_tiny on 600 simulated galaxies four times: in one process; in a process group of two at the same global batch
+with synchronised batch norm; in one process that is killed (SIGKILL) midway and started again; in a process group of
+which one is killed midway. Stochastic depth and dropout are off, because each process draws them for itself.
 
 Run as `python benchmarks/distributed_curves.py [--table FILE.md] [--plot FILE.png]`: some minutes on two cores.
 """
@@ -72,7 +72,7 @@ def quiet(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
 
 def killing(job: FitJob) -> Callable:
-    """A display that, told of the third epoch, kills a process of the gang."""
+    """A display that, told of the third epoch, kills a process of the group."""
     epochs: list[str] = []
 
     @contextmanager
@@ -83,7 +83,7 @@ def killing(job: FitJob) -> Callable:
                 members = [
                     p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())
                 ]
-                print(f"gang: {len(finished(job.folder))} epochs finished; one of {len(members)} processes is killed")
+                print(f"group: {len(finished(job.folder))} epochs finished; one of {len(members)} processes is killed")
                 members[-1].send_signal(signal.SIGKILL)
 
         yield step
@@ -137,7 +137,7 @@ def table(found: dict[str, TrainingResult]) -> str:
             f"* One process and two: largest difference of the training loss {largest:.1e} nats, of the validation "
             f"loss {validation:.1e}.",
             f"* Killed and resumed, one process: {sameness(one, killed)}.",
-            f"* A member of the gang killed: {sameness(two, lost)}.",
+            f"* A process of the group killed: {sameness(two, lost)}.",
             "",
         ]
     )

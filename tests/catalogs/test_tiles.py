@@ -83,7 +83,7 @@ def test_a_committed_tile_reads_back_with_its_stamp(tmp_path: Path) -> None:
     assert pq.read_metadata(path).row_group(0).column(0).compression == "ZSTD"
 
 
-def test_a_tile_that_can_not_be_read_commits_no_row_and_the_reason(tmp_path: Path) -> None:
+def test_a_tile_that_cannot_be_read_commits_no_row_and_the_reason(tmp_path: Path) -> None:
     stamp = make_stamp("t", 0, 0, quarantined=1, rejected="unreadable_file")
     path = commit(tmp_path, arrow_schema(SLUGS).empty_table(), stamp)
     assert read_tile_metadata(path) == stamp and pq.read_table(path).num_rows == 0
@@ -148,7 +148,7 @@ def test_a_stamp_matches_the_same_input_model_and_recipe_only() -> None:
         assert not stamp.matches(**{**wanted, name: "other"}), name
 
 
-def test_what_can_not_be_trusted_has_no_stamp(tmp_path: Path) -> None:
+def test_what_cannot_be_trusted_has_no_stamp(tmp_path: Path) -> None:
     path = commit_tile(tmp_path, "t", [1, 2, 3])
     whole = path.read_bytes()
     for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:-1], whole[:-40] + bytes(40), b"x" * 5000):

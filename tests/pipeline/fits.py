@@ -20,7 +20,7 @@ from pipeline.training.fit import FitJob, train_rank, write_rows
 from tests.models.toys import CLASSES, RECIPE, toy
 
 TRAIN, VALIDATION = np.arange(64), np.arange(64, 96)
-GANG = WorkerSettings(train_processes=2, threads=1, device="cpu", max_worker_deaths=1)
+TWO_PROCESSES = WorkerSettings(train_processes=2, threads=1, device="cpu", max_worker_deaths=1)
 SMOOTH: dict[str, Any] = {
     "variant": "cpu_tiny",
     "image_size": 32,
@@ -56,7 +56,7 @@ def small_job(folder: Path, *, train: np.ndarray = TRAIN, **values: Any) -> FitJ
 
 
 def doomed_member(job: FitJob, seat: Rank) -> int:
-    """A member of a gang; the second is killed, once, as soon as two epochs are finished."""
+    """A member of a group; the second is killed, once, as soon as two epochs are finished."""
     mark = job.folder / "killed"
     if seat.rank == 1 and not mark.exists():
 

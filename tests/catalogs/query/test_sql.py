@@ -205,7 +205,7 @@ def test_all_but_one_select_is_refused_with_a_clear_word(released: Path, sql: st
 
 @pytest.mark.parametrize("way", ["{}", "EXPLAIN ANALYZE {}", "SELECT 1; {}", "SELECT * FROM query('{}')"])
 @pytest.mark.parametrize("form", ["PARQUET", "CSV"])
-def test_the_files_of_the_release_can_not_be_overwritten(
+def test_the_files_of_the_release_cannot_be_overwritten(
     released: Path, layout: ReleaseLayout, contents: Contents, way: str, form: str
 ) -> None:
     """They are the files that the statement may open, and DuckDB would open them for writing too."""

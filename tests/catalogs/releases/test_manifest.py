@@ -69,7 +69,7 @@ def test_a_path_that_is_listed_twice_is_refused(folder: Path) -> None:
     assert len(verify_manifest(folder)) == 4
 
 
-def test_links_and_names_that_can_not_be_listed_are_not_published(folder: Path) -> None:
+def test_links_and_names_that_cannot_be_listed_are_not_published(folder: Path) -> None:
     (folder / "link").symlink_to("release.json")
     with pytest.raises(CatalogError, match="not link"):
         write_manifest(folder)

@@ -89,7 +89,7 @@ def test_failed_trainings_are_told_and_counted(typed: Typed) -> None:
         ([], "no model in"),
     ],
 )
-def test_what_can_not_be_asked(
+def test_what_cannot_be_asked(
     tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--workspace", str(tmp_path), "benchmark", *words]) == 1

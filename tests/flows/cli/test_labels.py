@@ -102,7 +102,7 @@ def test_votes_become_labels_and_say_what_they_rest_on(typed: Typed, objects: pa
     assert (row["label"], row["note"]) == ("round_smooth", "votes: smooth 0.90, round 0.70")
 
 
-def test_what_can_not_be_done_is_said(typed: Typed, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_said(typed: Typed, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("object_id,label\n1,2\n")
     add = ("labels", "add", str(tmp_path / "a.csv"), "--author", "A")
     assert "expected FOR=NAME" in typed(*add, "--column", "label", status=1)

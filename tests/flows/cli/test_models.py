@@ -79,7 +79,7 @@ def test_from_the_list_to_a_promotion_and_back(ring: Ring, typed: Typed) -> None
     assert had_prefect or "prefect" not in sys.modules
 
 
-def test_what_can_not_be_asked(typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_asked(typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean equal?" in typed("models", "evaluate", "equa", status=1)
     assert "no such file" in typed("models", "evaluate", "equal", "--galaxy10", str(tmp_path / "x.h5"), status=1)
     assert "never was champion" in typed("models", "rollback", "nobody", "--reason", "x", status=1)

@@ -231,7 +231,7 @@ def test_the_first_model_becomes_champion_and_every_change_is_kept(tmp_path: Pat
     assert all(h["utc"].endswith("+00:00") for h in lines)
 
 
-def test_an_unknown_model_can_not_become_champion(tmp_path: Path) -> None:
+def test_an_unknown_model_cannot_become_champion(tmp_path: Path) -> None:
     put(tmp_path, "cpu_tiny-aca3f785b2")
     with pytest.raises(ModelError, match=r"did you mean cpu_tiny-aca3f785b2\?"):
         set_champion(tmp_path, "cpu_tiny-aca3f785b3", reason="typing error")
@@ -461,7 +461,7 @@ def test_no_images_give_no_probabilities(tmp_path: Path) -> None:
     assert predictor_for(tmp_path, "tiny-0001", "cpu").predict(images(0)).probabilities.shape == (0, 4)
 
 
-def test_a_model_without_its_feature_space_can_not_be_loaded(tmp_path: Path) -> None:
+def test_a_model_without_its_feature_space_cannot_be_loaded(tmp_path: Path) -> None:
     (put(tmp_path) / FEATURES).unlink()
     with pytest.raises(ModelError, match=r"features\.safetensors"):
         predictor_for(tmp_path, "tiny-0001", "cpu")
@@ -547,7 +547,7 @@ def test_a_new_model_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert list(predictor_module._slot.values()) == [two]
 
 
-def test_a_model_that_can_not_be_loaded_leaves_the_slot_as_it_was(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_leaves_the_slot_as_it_was(tmp_path: Path) -> None:
     put(tmp_path, "one")
     one = predictor_for(tmp_path, "one", "cpu")
     with pytest.raises(ModelError, match="no model"):

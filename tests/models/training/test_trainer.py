@@ -305,7 +305,7 @@ def test_an_epoch_is_whole_batches_of_whole_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "batch"), [(64, 18), (31, 16 * 4), (3, 16)])
-def test_batches_that_can_not_be_shared_out_are_refused(images: int, batch: int, tmp_path: Path) -> None:
+def test_batches_that_cannot_be_shared_out_are_refused(images: int, batch: int, tmp_path: Path) -> None:
     """Parts of unequal size would weigh images unequally, and an empty part makes the loss NaN."""
     with pytest.raises(ValueError, match=r"batches of \d+ images .* 2 processes need a multiple of 4"):
         train_network(

@@ -84,13 +84,13 @@ def test_values_read_back_are_the_same_settings() -> None:
         ({"validation_fraction": 0.0}, "validation_fraction"),
     ],
 )
-def test_what_can_not_be_is_refused_by_name(values: dict[str, Any], where: str) -> None:
+def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], where: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TrainingSettings(**values)
     assert [error["loc"] for error in caught.value.errors()] == [(where,)]
 
 
-def test_settings_can_not_be_changed_and_all_are_described() -> None:
+def test_settings_cannot_be_changed_and_all_are_described() -> None:
     settings = TrainingSettings()
     with pytest.raises(ValidationError):
         settings.epochs = 3  # type: ignore[misc]

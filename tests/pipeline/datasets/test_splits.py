@@ -173,7 +173,7 @@ def test_a_table_and_a_file_of_the_same_rows_have_the_same_split(tmp_path: Path)
         ([{"ra": 1, "dec": 2, "label": "round"}], "no class number"),
     ],
 )
-def test_tables_that_can_not_be_split(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+def test_tables_that_cannot_be_split(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_label_table(write_table(tmp_path / "t.csv", rows))
     with pytest.raises(UserError, match=r"gone\.csv cannot be read"):

@@ -20,7 +20,7 @@ from pipeline.execution import cluster_lifecycle, clusters
 from pipeline.execution.clusters import open_cluster
 
 
-def test_settings_say_what_can_not_be(tmp_path: Path) -> None:
+def test_settings_say_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"workers\.slurm_walltime = '4 hours'.*expected \[D-\]HH:MM:SS"):
         open_workspace(tmp_path, ["workers.slurm_walltime='4 hours'"])
     slurm = open_workspace(tmp_path, ["workers.kind=slurm", 'workers.slurm_directives=["--qos=high"]']).settings.workers
@@ -51,7 +51,7 @@ def test_threads_are_shared_among_the_processes_of_a_machine_and_left_alone_else
         ({"kind": "slurm"}, "there is no `sbatch` here"),
     ],
 )
-def test_a_cluster_that_can_not_be_had_is_an_error_in_words(
+def test_a_cluster_that_cannot_be_had_is_an_error_in_words(
     settings: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "_CONNECT_SECONDS", 1.0)

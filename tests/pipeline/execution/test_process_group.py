@@ -1,4 +1,4 @@
-"""A gang works, fails and ends as one."""
+"""A group works, fails and ends as one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.execution import process_group as gang
+from pipeline.execution import process_group
 from pipeline.execution.clusters import local_cluster
 from pipeline.execution.process_group import Rank, rank_from_environment, run_process_group
 from tests.pipeline.units import Meeting, meet
@@ -59,10 +59,10 @@ def test_a_world_of_one_is_this_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_gang_starts_again_when_a_member_dies_or_the_port_is_taken(
+def test_the_group_starts_again_when_a_member_dies_or_the_port_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gang, "_GRACE", 0.5)
+    monkeypatch.setattr(process_group, "_GRACE", 0.5)
     job = Meeting(str(tmp_path), ("port taken", "kill", ""))
     receipt = run_process_group(meet, job, INLINE.model_copy(update={"max_worker_deaths": 2}), world=2)
     assert receipt["total"] == 3
@@ -71,7 +71,7 @@ def test_the_gang_starts_again_when_a_member_dies_or_the_port_is_taken(
 
 
 @pytest.mark.slow
-def test_a_gang_that_always_loses_a_member_ends_with_one_error(
+def test_a_group_that_always_loses_a_member_ends_with_one_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where a member's worker dies after it has finished, while the others still wait for it."""
@@ -111,25 +111,34 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
 
 
 def test_missing_workers_are_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gang, "_START_SECONDS", 0.2)
+    monkeypatch.setattr(process_group, "_START_SECONDS", 0.2)
     with local_cluster(WorkerSettings(kind="local", count=1), 1, limit_memory=False) as client:
         limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
         assert list(limits.values()) == [None]
         with pytest.raises(UserError, match="2 workers are needed at the same time, 1 came up"):
-            gang._ranks(client, Meeting(""), 2)
+            process_group._ranks(client, Meeting(""), 2)
         nobody = "tcp://127.0.0.1:1"
         never = client.submit(max, 1, 2, workers=[nobody], allow_other_workers=False)
-        with pytest.raises(gang._Lost, match="died before it began"):
-            gang._receipt(client, [never], {nobody}, None)
+        with pytest.raises(process_group._Lost, match="died before it began"):
+            process_group._receipt(client, [never], {nobody}, None)
 
 
 def test_of_several_errors_the_one_at_the_root_tells() -> None:
     broken = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:23961")
-    assert gang._cause(broken) == gang._cause(ConnectionResetError()) == gang._FailureKind.CONNECTION
-    assert gang._cause(torch.distributed.DistStoreError("timeout")) == gang._FailureKind.CONNECTION
-    assert gang._cause(torch.OutOfMemoryError("no memory")) == gang._FailureKind.OWN
-    assert gang._cause(RuntimeError("shapes cannot be multiplied")) == gang._FailureKind.UNCLEAR
-    assert gang._FailureKind.OWN < gang._FailureKind.DEATH < gang._FailureKind.UNCLEAR < gang._FailureKind.CONNECTION
+    assert (
+        process_group._cause(broken)
+        == process_group._cause(ConnectionResetError())
+        == process_group._FailureKind.CONNECTION
+    )
+    assert process_group._cause(torch.distributed.DistStoreError("timeout")) == process_group._FailureKind.CONNECTION
+    assert process_group._cause(torch.OutOfMemoryError("no memory")) == process_group._FailureKind.OWN
+    assert process_group._cause(RuntimeError("shapes cannot be multiplied")) == process_group._FailureKind.UNCLEAR
+    assert (
+        process_group._FailureKind.OWN
+        < process_group._FailureKind.DEATH
+        < process_group._FailureKind.UNCLEAR
+        < process_group._FailureKind.CONNECTION
+    )
 
 
 def test_the_seat_that_torchrun_gives() -> None:
@@ -152,7 +161,7 @@ def test_the_seat_that_torchrun_gives() -> None:
         ({"MASTER_PORT": "65536"}, "from 1 to 65535"),
     ],
 )
-def test_a_seat_that_can_not_be_is_an_error(changed: dict[str, str], message: str) -> None:
+def test_a_seat_that_cannot_be_is_an_error(changed: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         rank_from_environment({**TORCHRUN, **changed})
 

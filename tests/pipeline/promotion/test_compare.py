@@ -122,7 +122,7 @@ def test_without_a_champion_only_absolute_checks_are_made(ring: Ring, tmp_path: 
     assert [check.name for check in verdict.checks] == ["macro_f1_floor", "recall_floors", "calibration", "coverage"]
 
 
-def test_what_can_not_be_judged(ring: Ring, tmp_path: Path) -> None:
+def test_what_cannot_be_judged(ring: Ring, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is the champion itself"):
         compare(ring.workspace, ring.images, CHAMPION)
     with pytest.raises(ModelError, match="no model 'nobody'"):

@@ -142,7 +142,7 @@ def test_the_whole_way_and_no_step_twice(home: Home) -> None:
     assert other_policy.verdict != again.verdict and champion(home.workspace.models) == first
 
 
-def test_labels_that_can_not_be_used_are_nothing_to_learn(home: Home) -> None:
+def test_labels_that_cannot_be_used_are_nothing_to_learn(home: Home) -> None:
     """Such as those of objects that are no longer there."""
     add(home.workspace.labels, [ResolvedLabel(99, "merging", CLASS_SLUGS.index("merging"), 1.0, 2.0)], author="A")
     labels = due_labels.due(home.workspace)

@@ -137,7 +137,7 @@ def test_an_empty_table(tmp_path: Path, table: Path) -> None:
         ({"TZERO5": "x"}, Reason.UNREADABLE_FILE),
     ],
 )
-def test_tables_that_declare_what_can_not_be(
+def test_tables_that_declare_what_cannot_be(
     tmp_path: Path, table: Path, cards: dict[str, Any], expected: Reason | None
 ) -> None:
     path = with_cards(table, tmp_path / "b.fits", cards)
@@ -177,7 +177,7 @@ def with_cards(original: Path, path: Path, cards: dict[str, Any]) -> Path:
         ("HCOMPRESS_1", {"ZTILE1": 31}, Reason.UNREADABLE_FILE),  # the streams hold 32 columns
     ],
 )
-def test_compressed_images_that_declare_what_can_not_be(
+def test_compressed_images_that_declare_what_cannot_be(
     tmp_path: Path, kind: str, cards: dict[str, Any], expected: Reason
 ) -> None:
     whole = write_compressed(tmp_path / "a.fits.fz", COUNTS, kind)

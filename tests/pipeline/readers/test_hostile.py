@@ -140,7 +140,7 @@ def test_memory_stays_bounded_whatever_files_claim(tmp_path: Path) -> None:
     assert answer["grown"] < _MOST_MIB
 
 
-def test_loops_and_links_to_nowhere_are_inputs_that_can_not_be_read(tmp_path: Path) -> None:
+def test_loops_and_links_to_nowhere_are_inputs_that_cannot_be_read(tmp_path: Path) -> None:
     folder = tmp_path / "in" / "C"
     write_cutout(folder / "good.fits")
     (folder / "loop.fits").symlink_to("loop.fits")

@@ -155,7 +155,7 @@ def test_a_picture_of_one_colour_shows_nothing(tmp_path: Path) -> None:
         (b"file,ra,dec\n\0,1,2\n" + b'"' + b"x" * 200_000, Reason.UNREADABLE_FILE),
     ],
 )
-def test_tables_that_can_not_be_used(tmp_path: Path, content: bytes, expected: Reason) -> None:
+def test_tables_that_cannot_be_used(tmp_path: Path, content: bytes, expected: Reason) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(BadInput) as bad:
         read_table(tmp_path / "t.csv")

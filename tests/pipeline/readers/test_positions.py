@@ -85,7 +85,7 @@ def test_what_is_no_number_is_no_position_and_stays_in_the_list(tmp_path: Path) 
         ("list.txt", b"1 2", "csv"),
     ],
 )
-def test_a_list_that_can_not_be_read_is_told_to_the_user(
+def test_a_list_that_cannot_be_read_is_told_to_the_user(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     path = tmp_path / name

@@ -73,7 +73,7 @@ def test_a_run_that_lost_its_cluster_adds_up_both_times(workspace: Workspace) ->
     assert first.seconds is not None and both.seconds is not None and both.seconds > first.seconds
 
 
-def test_what_can_not_be_read_or_written_costs_its_record_alone(workspace: Workspace) -> None:
+def test_what_cannot_be_read_or_written_costs_its_record_alone(workspace: Workspace) -> None:
     commit_tile(workspace.catalog, A.tile_id, [1])
     with record_run(workspace, "run-1", [], [], **MADE):
         assert not workspace.reports.exists()  # nothing to do, nothing to keep

@@ -149,7 +149,7 @@ def test_with_debug_the_terminal_shows_what_it_did(workspace: Workspace, caplog:
     assert [line["message"] for line in lines_of(run_log.path)[1:-1]] == ["plain"]
 
 
-def test_a_log_that_can_not_be_written_stops_nothing(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_that_cannot_be_written_stops_nothing(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     """A file stands in the place of the folder; later it is gone, and the rest is written."""
     workspace.reports.mkdir()
     (workspace.reports / "logs").write_text("in the way")

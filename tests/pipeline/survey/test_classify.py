@@ -162,7 +162,7 @@ def test_a_damaged_hdf5_tile_commits_no_rows_and_the_reason(small: Small, tmp_pa
     assert [q.source_name for q in stamp.quarantine] == ["in/a.h5"]
 
 
-def test_a_folder_whose_table_can_not_be_used_names_every_picture(small: Small, tmp_path: Path) -> None:
+def test_a_folder_whose_table_cannot_be_used_names_every_picture(small: Small, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "in" / "P", 3)
     (folder / "positions.csv").write_text("a,b\n1,2\n")
     rows, stamp = only(small, tmp_path)

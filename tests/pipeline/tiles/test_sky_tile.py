@@ -151,7 +151,7 @@ def test_files_that_are_no_input_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     folder = write_cutouts(tmp_path / "n" / "C", 1)
     folder.chmod(0)
     try:
@@ -223,7 +223,7 @@ def test_a_file_that_was_away_for_an_instant_while_its_tile_is_read_is_noticed(t
     assert read(tile) == 4
 
 
-def test_a_file_that_can_not_be_read_because_it_changes_is_no_bad_input(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_because_it_changes_is_no_bad_input(tmp_path: Path) -> None:
     """A reader that gives up on the whole file: what it saw is not what the plan has found."""
     path = write_hdf5(tmp_path / "n" / "a.h5", hdf5_columns(40), chunk=1)
     tile, whole, times = tile_of(tmp_path, rows=99), path.read_bytes(), path.stat()

@@ -1,4 +1,4 @@
-"""Fitting in one process, in a gang of two, after a kill, and under torchrun: one curve."""
+"""Fitting in one process, in a group of two, after a kill, and under torchrun: one curve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.training.fit import FitJob, fit
 from pipeline.training.plan import plan_training
 from pipeline.training.train import train
 from tests.conftest import SMALL_TRAINING, Small
-from tests.pipeline.fits import GANG, SMOOTH, doomed_member, small_job
+from tests.pipeline.fits import SMOOTH, TWO_PROCESSES, doomed_member, small_job
 
 EPOCHS = SMOOTH["epochs"]
 ALONE = WorkerSettings(threads=1, device="cpu")
@@ -49,51 +49,51 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
 
 @pytest.fixture(scope="module")
 def told() -> list[tuple[int, str]]:
-    """What the progress of the gang was told."""
+    """What the progress of the group was told."""
     return []
 
 
 @pytest.fixture(scope="module")
-def gang(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]]) -> TrainingResult:
+def group(tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, str]]) -> TrainingResult:
     @contextmanager
     def listen(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         assert total == EPOCHS * 64
         yield lambda done, note: told.append((done, note))
 
     with progress_display(listen):
-        return fit(small_job(tmp_path_factory.mktemp("gang")), GANG)
+        return fit(small_job(tmp_path_factory.mktemp("group")), TWO_PROCESSES)
 
 
 # --- one process and two ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(alone: TrainingResult, gang: TrainingResult) -> None:
+def test_two_processes_give_the_curve_of_one(alone: TrainingResult, group: TrainingResult) -> None:
     """Mixup, any rotation, zoom, shift, mirror images and RandAugment are on."""
-    assert len(alone.history) == len(gang.history) == EPOCHS
-    for one, two in zip(curve(alone), curve(gang), strict=True):
+    assert len(alone.history) == len(group.history) == EPOCHS
+    for one, two in zip(curve(alone), curve(group), strict=True):
         assert two == pytest.approx(one, rel=2e-3, abs=1e-6)
-    assert not same_weights(alone, gang)  # the sums of two processes round otherwise: it was two
-    torch.testing.assert_close(gang.validation_logits, alone.validation_logits, atol=2e-2, rtol=2e-2)
+    assert not same_weights(alone, group)  # the sums of two processes round otherwise: it was two
+    torch.testing.assert_close(group.validation_logits, alone.validation_logits, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.slow
-def test_the_progress_of_a_gang_comes_from_its_journal(gang: TrainingResult, told: list[tuple[int, str]]) -> None:
+def test_the_progress_of_a_group_comes_from_its_journal(group: TrainingResult, told: list[tuple[int, str]]) -> None:
     assert [done for done, _ in told] == [64] * EPOCHS
-    assert [note.split(",")[0] for _, note in told] == [f"loss {record.loss:.3f}" for record in gang.history]
+    assert [note.split(",")[0] for _, note in told] == [f"loss {record.loss:.3f}" for record in group.history]
 
 
 @pytest.mark.slow  # two starts of a cluster
-def test_a_gang_that_lost_a_member_goes_on_from_the_last_epoch_to_the_same_curve(
-    gang: TrainingResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_group_that_lost_a_member_goes_on_from_the_last_epoch_to_the_same_curve(
+    group: TrainingResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = small_job(tmp_path)
-    assert run_process_group(doomed_member, job, GANG, world=2) == EPOCHS
+    assert run_process_group(doomed_member, job, TWO_PROCESSES, world=2) == EPOCHS
     assert "attempt 1 of 2 ended early" in caplog.text
     assert 2 <= int((tmp_path / "killed").read_text()) < EPOCHS  # epochs that were finished when it was killed
-    resumed = fit(job, ALONE)  # reads what the gang has left
-    assert curve(resumed) == curve(gang)
-    assert same_weights(resumed, gang)
+    resumed = fit(job, ALONE)  # reads what the group has left
+    assert curve(resumed) == curve(group)
+    assert same_weights(resumed, group)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_a_gang_that_lost_a_member_goes_on_from_the_last_epoch_to_the_same_curve
         ({"batch_size": 64}, np.arange(31), r"batches of 30 images \(training.batch_size = 64\)"),
     ],
 )
-def test_batches_that_a_gang_can_not_share(
+def test_batches_that_a_group_cannot_share(
     values: dict[str, Any], train: np.ndarray, message: str, tmp_path: Path
 ) -> None:
     job = small_job(tmp_path, train=train, **values)
     with pytest.raises(UserError, match=message):
-        fit(job, GANG)
+        fit(job, TWO_PROCESSES)
     assert not job.checkpoint.exists()
 
 
@@ -146,7 +146,7 @@ def test_pixels_of_another_size_are_refused(tmp_path: Path) -> None:
 # --- torchrun -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # the group itself is tried in test_gang
+@pytest.mark.slow  # the group itself is tried in test_process_group
 def test_torchrun_trains_and_publishes_what_one_process_does(small: Small, tmp_path: Path) -> None:
     """Two models one after the other, by the same two processes; the first process publishes."""
     overrides = [*SMALL_TRAINING, *STEADY]

@@ -289,7 +289,7 @@ def test_an_ensemble_gives_the_weights_of_its_first_member(sky: Sky) -> None:
         train(other, sky.images)
 
 
-def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
+def test_what_cannot_be_learned_from(sky: Sky, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no version '77'"):
         sky.training_set("training.labels=77")
     nobody = (f'folders.labels="{tmp_path}"', "training.labels=newest")

@@ -286,7 +286,7 @@ def test_objects_that_changed_or_are_gone_are_left_out_and_counted(tmp_path: Pat
         sky.training_set()
 
 
-def test_what_can_not_be_learned_from(sky: Sky, tmp_path: Path) -> None:
+def test_what_cannot_be_learned_from(sky: Sky, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no release in .* to take labels from; run `morphcat survey`"):
         sky.training_set(f'folders.catalog="{tmp_path}"')
     with pytest.raises(ModelError, match="no model"):
