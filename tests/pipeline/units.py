@@ -61,7 +61,7 @@ def threads(job: Sum) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Meeting:
-    """A job of a group: what its second member does in each attempt; every member of each leaves a file with its pid."""
+    """A job of a group: what its second process does in each attempt; each process leaves a file with its pid."""
 
     folder: str
     attempts: tuple[str, ...] = ("",)
