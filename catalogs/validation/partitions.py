@@ -26,7 +26,7 @@ IDS_IN_MEMORY = 1 << 25  # of one pass over the object ids: 256 MB
 
 @dataclass
 class PartitionScan:
-    """What a partition file holds. `tiles` and `index_sum` add up digests of rows modulo 2^64 (`audit_rows.row_sums`).
+    """What a partition file holds. `tiles` and `index_sum` add up digests of rows modulo 2^64 (`rows.row_sums`).
 
     `tiles` : rows and sum of digests by tile id. `index_sum` : of the object ids. `readable` is False when rows could
     not be looked at; the other numbers then mean nothing.

@@ -1,6 +1,6 @@
 """Audit of what hangs on the primary catalogue: counts in its properties, margin cache, id index, export.
 
-Rows of the partition files were looked at before (`audit_leaves`); here they are compared with their copies elsewhere.
+Rows of the partition files were checked before (`partitions`); here they are compared with their copies elsewhere.
 """
 
 from __future__ import annotations

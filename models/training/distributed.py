@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 _LOOPBACK = "127.0.0.1"
@@ -84,8 +84,10 @@ ALONE = Group()
 
 
 @contextmanager
-def joined(rank: int, world: int, address: str, device: torch.device) -> Iterator[Group]:
+def joined(rank: int, world: int, address: str, device: torch.device, name: str = "group") -> Iterator[Group]:
     """Form the group; `address` is tcp://host:port where rank 0 listens. gloo on CPUs, nccl on GPUs.
+
+    `name` is that of the training: the same processes may form one group after another.
 
     Raises ConnectionError when the port is taken.
     """
@@ -95,7 +97,7 @@ def joined(rank: int, world: int, address: str, device: torch.device) -> Iterato
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    meeting = _meeting(rank, world, address)
+    meeting = _meeting(rank, world, address, name)
     dist.init_process_group(backend, rank=rank, world_size=world, timeout=_PATIENCE, **meeting)
     try:
         yield Group(rank, world)
@@ -103,15 +105,21 @@ def joined(rank: int, world: int, address: str, device: torch.device) -> Iterato
         dist.destroy_process_group()
 
 
-def _meeting(rank: int, world: int, address: str) -> dict[str, Any]:
+def _meeting(rank: int, world: int, address: str, name: str) -> dict[str, Any]:
     """Where the processes meet, as an argument of `init_process_group`.
 
     By itself torch listens on every interface of the machine, and gloo on the one of the machine's name. Neither asks
     for a password, so processes that meet on the loopback interface are kept there.
     """
     place = urlsplit(address)
-    if place.hostname != _LOOPBACK or place.port is None or "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
-        return {"init_method": address}  # several machines, or torchrun, which listens itself
+    if "TORCHELASTIC_USE_AGENT_STORE" in os.environ and place.hostname and place.port:
+        # torchrun listens itself, and its store outlives a group: without names of its own, the next group would read
+        # the addresses of the last one and wait for connections that nobody accepts.
+        agent = TCPStore(place.hostname, place.port, world, is_master=False, timeout=_PATIENCE)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return {"store": PrefixStore(f"{name}/{attempt}", agent)}
+    if place.hostname != _LOOPBACK or place.port is None:
+        return {"init_method": address}  # several machines
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     listening: dict[str, Any] = {}

@@ -149,7 +149,7 @@ def _train(
     size = job.preprocessing.image_size
     pixels = map_pixels(job.pixels, (len(labels), 3, size, size))
     try:
-        with joined(rank.rank, rank.world, f"tcp://{rank.address}:{rank.port}", device) as group:
+        with joined(rank.rank, rank.world, f"tcp://{rank.address}:{rank.port}", device, job.name) as group:
             return train_network(
                 _build(job),
                 LabelledPixels(pixels, labels, train),

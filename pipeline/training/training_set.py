@@ -46,7 +46,7 @@ _ORIGINS = pa.schema(
 class ExtraExamples:
     """Objects of the sky with labels, to join a training set; k of them.
 
-    rows : a row of the release each, with the columns of `sky_rows.ROW_COLUMNS` and `simulated`, bool.
+    rows : a row of the release each, with the columns of `catalog_pixels.ROW_COLUMNS` and `simulated`, bool.
     labels : int64 (k,), numbers of classes.
     fields : their pixels: row i is the i-th of `fields.usable`.
     origin : where the labels come from, in a word; `origin_columns` are further columns of `_ORIGINS`.

@@ -78,7 +78,7 @@ _NOT_IN_SWEEPS = ("brick_primary", "bx", "by")
 def objects_of(scene: Scene, painted: NDArray[np.void]) -> NDArray[np.void]:
     """All objects that a catalogue of the block lists, OBJECT (N,), by y: those within the bricks' own areas.
 
-    painted : what became of the targets (brick_mosaic.PAINTED).
+    painted : what became of the targets (mosaic.PAINTED).
     """
     parts = [_targets(scene, painted), _duplicates(scene), _stars(scene), _background_galaxies(scene)]
     found = np.concatenate(parts)

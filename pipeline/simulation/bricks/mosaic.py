@@ -54,7 +54,7 @@ class _Canvas:
         self.first_row = -MARGIN_PX
 
     def add(self, image: NDArray[np.floating], column: int, row: int) -> None:
-        """Add an image (3, h, w) whose first pixel lies at (column, row) of the mosaic, as far as it is on here."""
+        """Add an image (3, h, w) whose first pixel lies at (column, row) of the mosaic, as far as it overlaps."""
         x, y = column + MARGIN_PX, row - self.first_row
         _, height, width = self.light.shape
         x1, y1 = max(x, 0), max(y, 0)

@@ -112,7 +112,7 @@ def write_bricks(
 
 
 def _no_progress(steps: int) -> None:
-    """Nobody asked to be told."""
+    """Report nothing."""
 
 
 def _write_tables(block: Block, found: list[BrickRows], root: Path, layout: Layout, tables: Tables) -> None:

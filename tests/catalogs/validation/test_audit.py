@@ -19,7 +19,7 @@ from catalogs.errors import CatalogError
 from catalogs.paths import ReleaseLayout, partition_path
 from catalogs.schema import QualityFlag
 from catalogs.tiles import tile_path
-from catalogs.validation import partitions as audit_leaves
+from catalogs.validation import partitions as audit_partitions
 from catalogs.validation.audit import CHECKS, AuditReport, audit, verify
 from catalogs.validation.partitions import repeated_ids, scan_partition
 from catalogs.validation.rows import row_sums
@@ -334,7 +334,7 @@ def test_what_is_no_release_is_an_error(layout: ReleaseLayout, tmp_path: Path) -
 def test_repeated_ids_are_found_in_one_pass_or_many(
     layout: ReleaseLayout, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(audit_leaves, "IDS_IN_MEMORY", limit)
+    monkeypatch.setattr(audit_partitions, "IDS_IN_MEMORY", limit)
     assert repeated_ids(layout, layout.partitions()) == (0, [])
     for partition in pixels(layout)[:3]:
         rewrite(layout.partition_file(partition.order, partition.pixel), with_value("object_id", 77))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
-from flows.cli.survey import _told
+from flows.cli.survey import _with_exit_status
 from tests.pipeline.skies import night, release
 
 CELL = 13
@@ -36,6 +36,6 @@ def test_the_report_is_printed_and_nothing_is_written(workspace: Path, capsys: p
 
 def test_alarms_are_said_and_do_not_change_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     said = [f"around ra {i}.0, dec +1.0: high_ood 1.0% → 9.0%" for i in range(7)]
-    assert _told({"alarm": "", "drift": said})[1] == 0
+    assert _with_exit_status({"alarm": "", "drift": said})[1] == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"morphcat: drift: {said[0]}" and len(lines) == 6 and "and 2 more" in lines[-1]

@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.config.workers import WorkerSettings
 from pipeline.core.errors import UserError
-from pipeline.execution import dask_executor as fan_out
-from pipeline.execution import task
+from pipeline.execution import dask_executor, task
 from pipeline.execution.dask_executor import WINDOW
 from pipeline.execution.executor import run_tasks
 from pipeline.execution.task import TaskResult
@@ -69,7 +68,7 @@ def test_only_failures_of_the_system_are_tried_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units that wait on a worker as it dies are innocent; one that is stuck is ended with its worker."""
-    monkeypatch.setattr(fan_out, "_FETCH_SECONDS", 2.0)
+    monkeypatch.setattr(dask_executor, "_FETCH_SECONDS", 2.0)
     bad = {2: "kill", 5: "kill", 7: "stuck"}
     jobs = [Sum(i, str(tmp_path), bad.get(i, "slow")) for i in range(12)]
     settings = LOCAL.model_copy(update={"max_worker_deaths": 1, "unit_seconds": 4})
@@ -86,7 +85,7 @@ def test_units_that_kill_their_workers_take_no_other_along(tmp_path: Path, monke
 @pytest.mark.slow
 def test_a_result_that_dies_with_its_worker_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished unit's result lies on its worker until it is fetched."""
-    monkeypatch.setattr(fan_out, "_FETCH_SECONDS", 4.0)
+    monkeypatch.setattr(dask_executor, "_FETCH_SECONDS", 4.0)
     dying = {1, 4}
     jobs = [Sum(i, str(tmp_path), "last words" if i in dying else "slow") for i in range(8)]
     done = outcomes(jobs, LOCAL)
