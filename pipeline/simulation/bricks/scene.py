@@ -30,7 +30,9 @@ from pipeline.simulation.stamps import MEDIAN_SEEING, draw_reach
 CLOSEST_PX = 84.0  # targets lie 20 arcsec apart, or more, also after they were moved off the lines between bricks
 LARGE_SHARE = 0.04  # of the targets; a stamp of twice the field of view suits them
 LARGE_REACH_PX = (116.0, 170.0)
-BRIGHTEST_SMUDGE = 19.3  # r of background galaxies, fainter than the limit for morphology whatever the extinction
+BRIGHTEST_BACKGROUND_GALAXY = (
+    19.3  # r of background galaxies, fainter than the limit for morphology whatever the extinction
+)
 BRIGHT_MAG, MEDIUM_MAG = 13.0, 16.0  # the survey masks stars brighter than these in two ways
 BRIGHT_STARS, MEDIUM_STARS = 3, 8  # in a brick of 3600 pixels
 CLUSTER_STARS = 60  # on bricks of 3600 pixels
@@ -98,7 +100,9 @@ def scene_of(block: Block, galaxies: int) -> Scene:
     seeing = np.clip(MEDIAN_SEEING * rng.normal(1.0, 0.08) + rng.normal(0.0, 0.06, 3), 1.0, 1.7)
     field = np.random.default_rng([block.seed, _FIELD])
     stars = draw_stars(field, block.height, block.width, NATIVE_PIXSCALE)
-    background = draw_background_galaxies(field, block.height, block.width, NATIVE_PIXSCALE, BRIGHTEST_SMUDGE)
+    background = draw_background_galaxies(
+        field, block.height, block.width, NATIVE_PIXSCALE, BRIGHTEST_BACKGROUND_GALAXY
+    )
     cluster, members = _cluster(block)
     joined = Stars(
         *block.off_lines(np.concatenate([stars.x, members.x]), np.concatenate([stars.y, members.y])),
